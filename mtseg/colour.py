@@ -1,0 +1,96 @@
+"""Photometric augmentation: albumentations image-only transforms by name, reseeded for every sample."""
+
+import difflib
+import inspect
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import field
+from functools import lru_cache
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue
+
+from mtseg.part import part
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for its newest version
+
+
+@part
+class Colour:
+    """One photometric transform: an albumentations image-only transform, its probability and parameters.
+
+    Raises ValueError for a name that is not an image-only transform (geometry would desert the recorded
+    warp), for a parameter that the transform does not have, and for one that does not give (H, W, 3) uint8 back.
+    """
+
+    name: str
+    p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    params: dict[str, JsonValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        transform = self.build(p=1.0)
+        probe = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        try:
+            seen = transform(image=probe)["image"]
+        except Exception as error:
+            raise ValueError(f"{self.name} with {self.params} fails on an image: {error}") from error
+        if not (isinstance(seen, np.ndarray) and seen.dtype == np.uint8 and seen.shape == probe.shape):
+            raise ValueError(
+                f"{self.name} does not give an (H, W, 3) uint8 image back; normalisation and tensors come later"
+            )
+
+    def build(self, p: float | None = None) -> Any:
+        """The albumentations transform itself; `p` replaces the part's own probability."""
+        known = _image_only()
+        if self.name not in known:
+            near = difflib.get_close_matches(self.name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{self.name!r} is not an image-only transform of albumentations{hint} choose from: {', '.join(known)}"
+            )
+        accepted = inspect.signature(known[self.name]).parameters
+        for key in self.params:
+            if key not in accepted:
+                raise ValueError(f"{self.name} has no parameter {key!r}; it has: {', '.join(accepted)}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # albumentations only warns where it then ignores a value
+                return known[self.name](**self.params, p=self.p if p is None else p)
+        except Exception as error:
+            raise ValueError(f"{self.name} refuses {self.params}: {_one_line(error)}") from error
+
+
+@lru_cache(maxsize=1)
+def _image_only() -> dict[str, Any]:
+    import albumentations as A
+
+    def usable(value: Any) -> bool:
+        return inspect.isclass(value) and issubclass(value, A.ImageOnlyTransform)
+
+    return {name: value for name, value in sorted(vars(A).items()) if usable(value) and not inspect.isabstract(value)}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class Painter:
+    """A pipeline of colours. Building it is slow; painting with it is not."""
+
+    def __init__(self, colours: Sequence[Colour]) -> None:
+        import albumentations as A
+
+        self._pipeline = A.Compose([colour.build() for colour in colours]) if colours else None
+
+    def paint(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """`image` (H, W, 3) under colours that depend on `rng` alone.
+
+        albumentations 2.0.8 repeats its draws in every worker and epoch unless it is reseeded per image.
+        """
+        if self._pipeline is None:
+            return image
+        self._pipeline.set_random_seed(int(rng.integers(2**32)))
+        return np.asarray(self._pipeline(image=image)["image"], dtype=np.uint8)

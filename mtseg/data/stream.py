@@ -1,0 +1,198 @@
+"""The batch of a step: a pure function of (seed, step), whatever the number of workers or the step begun at."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtseg.colour import Painter
+from mtseg.data.source import Source, Splits
+from mtseg.geometry import Matrix, View, content, draw_image, draw_label
+from mtseg.part import part
+from mtseg.randomness import generator
+from mtseg.views import Views
+
+C = TypeVar("C", "Crops", "Batch")
+
+
+@part
+class BatchSizes:
+    """Images a step, over all processes: `labelled` with their masks, `unlabelled` for consistency."""
+
+    labelled: Annotated[int, Field(ge=1)] = 4
+    unlabelled: Annotated[int, Field(ge=1)] = 4
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Views of a batch of images as they leave a worker.
+
+    image:  (B, H, W, 3) uint8
+    warp:   (B, 3, 3) float64, view -> image, normalised; stays on the CPU
+    source: (B, 2) int64, height and width of the whole image in pixels; stays on the CPU
+    index:  (B,) int64, which image of its pool; stays on the CPU
+    label:  (B, H, W) uint8, class or IGNORE; None where there is none
+    """
+
+    image: Tensor
+    warp: Tensor
+    source: Tensor
+    index: Tensor
+    label: Tensor | None = None
+
+    def view(self, views: Views) -> View:
+        """The crops as network input: normalised on their device, with what is known of them."""
+        size = (self.image.shape[1], self.image.shape[2])
+        return View(
+            views.normalise(self.image), self.warp, content(self.warp, size, self.source, device=self.image.device)
+        )
+
+    def to(self, device: torch.device) -> "Crops":
+        label = None if self.label is None else self.label.to(device, non_blocking=True)
+        return replace(self, image=self.image.to(device, non_blocking=True), label=label)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on. `teacher` and each of `students` show the same unlabelled images."""
+
+    labelled: Crops
+    teacher: Crops | None
+    students: tuple[Crops, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        teacher = None if self.teacher is None else self.teacher.to(device)
+        return Batch(self.labelled.to(device), teacher, tuple(crops.to(device) for crops in self.students))
+
+    def pin_memory(self) -> "Batch":
+        return _pinned(self)
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, tuple):
+        return tuple(map(_pinned, value))
+    if isinstance(value, Crops | Batch):
+        return type(value)(**{f.name: _pinned(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+class Stream(Dataset[Batch]):
+    """Batch number `step`, for each step of a run; `branches` is how many student views an unlabelled image gets."""
+
+    def __init__(self, splits: Splits, *, views: Views, sizes: BatchSizes, branches: int, seed: int) -> None:
+        self.splits, self.views, self.sizes = splits, views, sizes
+        self.branches, self.seed = branches, seed
+        self._painters: dict[str, Painter] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_painters": {}}  # pipelines are rebuilt where they are used
+
+    def __getitem__(self, step: int) -> Batch:
+        labelled = self._labelled(step)
+        if not self.branches:
+            return Batch(labelled, None, ())
+        teacher = self._teacher(step)
+        return Batch(labelled, teacher, tuple(self._student(step, n, teacher) for n in range(self.branches)))
+
+    def _labelled(self, step: int) -> Crops:
+        source, geometry = self.splits.labelled, self.views.labelled.geometry
+        index = self._indices("labelled", len(source), self.sizes.labelled, step)
+        images, warps = self._draws(source, index, geometry.sample, "labelled", step)
+        labels = [
+            draw_label(_matching(source, i, image), warp, self.views.crop)
+            for i, image, warp in zip(index, images, warps, strict=True)
+        ]
+        return replace(self._crops(images, warps, index, "labelled", step), label=torch.from_numpy(np.stack(labels)))
+
+    def _teacher(self, step: int) -> Crops:
+        source, geometry = self.splits.unlabelled, self.views.teacher.geometry
+        index = self._indices("unlabelled", len(source), self.sizes.unlabelled, step)
+        images, warps = self._draws(source, index, geometry.sample, "teacher", step)
+        return self._crops(images, warps, index, "teacher", step)
+
+    def _student(self, step: int, branch: int, teacher: Crops) -> Crops:
+        source, index, geometry = self.splits.unlabelled, teacher.index.tolist(), self.views.student.geometry
+        if geometry == "shared":
+            images, warps = [source.image(i) for i in index], list(teacher.warp.numpy())
+            crops = self._crops(images, warps, index, "student", step, branch)
+            return replace(crops, warp=teacher.warp)  # the same object: nothing is resampled
+        images, warps = self._draws(source, index, geometry.sample, "student", step, branch)
+        return self._crops(images, warps, index, "student", step, branch)
+
+    def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
+        """Which images: consecutive slices of one fresh permutation of the pool after another."""
+        places = range(step * size, (step + 1) * size)
+        passes = {p // count: generator(self.seed, f"order of {pool}", p // count).permutation(count) for p in places}
+        return [int(passes[p // count][p % count]) for p in places]
+
+    def _draws(
+        self, source: Source, index: Iterable[int], sample: Any, view: str, *counters: int
+    ) -> tuple[list[NDArray[np.uint8]], list[Matrix]]:
+        """The images at `index` and a freshly sampled warp for each."""
+        images = [source.image(i) for i in index]
+        warps = [
+            sample(generator(self.seed, f"geometry of {view}", *counters, slot), crop=self.views.crop, image=shape)
+            for slot, shape in enumerate(image.shape[:2] for image in images)
+        ]
+        return images, warps
+
+    def _crops(
+        self, images: list[NDArray[np.uint8]], warps: list[Matrix], index: list[int], view: str, *counters: int
+    ) -> Crops:
+        painter = self._painter(view)
+        seen = [
+            painter.paint(
+                draw_image(image, warp, self.views.crop),
+                generator(self.seed, f"colour of {view}", *counters, slot),
+            )
+            for slot, (image, warp) in enumerate(zip(images, warps, strict=True))
+        ]
+        return Crops(
+            image=torch.from_numpy(np.stack(seen)),
+            warp=torch.from_numpy(np.stack(warps)),
+            source=torch.tensor([image.shape[:2] for image in images]),
+            index=torch.tensor(index),
+        )
+
+    def _painter(self, view: str) -> Painter:
+        if view not in self._painters:
+            self._painters[view] = Painter(getattr(self.views, view).colour)
+        return self._painters[view]
+
+
+def _matching(source: Source, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    label = source.label(index)
+    if label.shape != image.shape[:2]:
+        raise ValueError(
+            f"{source.name(index)}: the image is {image.shape[:2]} and its label {label.shape} (height, width); "
+            "they must be equal: resize the label with nearest neighbour, or take the image it was drawn on"
+        )
+    return label
+
+
+def loader(stream: Stream, steps: range, *, workers: int, pin: bool) -> DataLoader[Batch]:
+    """The batches of `steps` in order, made by `workers` processes (0: in this one)."""
+    return DataLoader(
+        stream,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=single_threaded,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def single_threaded(worker: int) -> None:
+    """Workers run side by side, so each keeps to one thread."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,211 @@
+"""Geometry of views: sampling one matrix a view, drawing it with OpenCV, and the View that remembers it.
+
+Normalised coordinates everywhere: a map's corners (the outer edges of its corner pixels) are at -1 and +1,
+so one matrix is right at every resolution. Pixel i of n has its centre at (2 i + 1) / n - 1; this is
+`align_corners=False` of torch and the pixel-edge convention of `cv2.resize`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from mtseg.data.source import IGNORE
+from mtseg.part import part
+
+Matrix = NDArray[np.float64]  # (3, 3), acts on columns (x, y, 1)
+Size = tuple[int, int]  # height, width in pixels
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+ANTIALIAS_FROM = 1.25  # source pixels per view pixel above which bilinear sampling alone would alias
+SNAP = 1e-6  # pixels; what a matrix may be off whole pixels and still mean them
+
+
+def pixels(size: Size) -> Matrix:
+    """Normalised coordinates -> pixel indices (centre of the first pixel = 0) of a map of `size`."""
+    h, w = size
+    return np.array([[w / 2, 0, (w - 1) / 2], [0, h / 2, (h - 1) / 2], [0, 0, 1]], dtype=np.float64)
+
+
+@part
+class Geometry:
+    """What is drawn at random for the geometry of a view: scale, rotation, shear, flips and the crop's place.
+
+    `scale` is in view pixels per image pixel (2 enlarges), uniform in its range; `rotation` and `shear` are
+    degrees, uniform in +- the value; flips are probabilities. The crop lies anywhere inside the image where
+    it fits, and holds the whole image anywhere inside itself where the image is the smaller.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    shear: Annotated[float, Field(ge=0, le=60)] = 0.0
+    flip: Probability = 0.5
+    flip_vertical: Probability = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"scale: [{low}, {high}] is not a range; give 0 < low <= high, such as [0.5, 2.0]")
+
+    def sample(self, rng: np.random.Generator, *, crop: Size, image: Size) -> Matrix:
+        """A view's warp, view -> image, for a view of size `crop` on an image of size `image`."""
+        scale = rng.uniform(*self.scale)
+        angle, lean = (math.radians(rng.uniform(-bound, bound)) for bound in (self.rotation, self.shear))
+        mirror_x, mirror_y = (-1.0 if rng.random() < p else 1.0 for p in (self.flip, self.flip_vertical))
+        rotate = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        shear = np.array([[1.0, math.tan(lean)], [0.0, 1.0]])
+        linear = rotate @ shear @ np.diag([mirror_x, mirror_y]) / scale
+        return _placed(linear, rng.uniform(-1, 1, size=2), crop=crop, image=image)
+
+
+def _placed(linear: NDArray[np.float64], where: NDArray[np.float64], *, crop: Size, image: Size) -> Matrix:
+    """The warp of a crop whose linear part, in pixels, is `linear`; `where` in [-1, 1] is its place."""
+    view_half, image_half = np.array(crop[::-1]) / 2, np.array(image[::-1]) / 2
+    box_half = np.abs(linear) @ view_half  # of the crop's bounding box in the image
+    offset = where * np.abs(image_half - box_half)
+    if np.array_equal(np.abs(linear), np.eye(2)):  # unscaled, upright: land on whole pixels, lose nothing
+        offset = np.round(image_half + offset - box_half) + box_half - image_half
+    warp = np.eye(3)
+    warp[:2, :2] = linear * view_half / image_half[:, None]
+    warp[:2, 2] = offset / image_half
+    return warp
+
+
+def draw_image(image: NDArray[np.uint8], warp: Matrix, size: Size) -> NDArray[np.uint8]:
+    """The view of `image` (H, W, C) through `warp`, at `size`: one `cv2.warpAffine`, bilinear.
+
+    Where the view shrinks the image, the window under it is averaged down first (INTER_AREA). Outside the
+    image lies its mirror image, which `View.known` leaves out.
+    """
+    to_pixels = pixels(image.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
+    shrink = math.sqrt(abs(np.linalg.det(to_pixels[:2, :2])))
+    if shrink > ANTIALIAS_FROM:
+        image, warp = _averaged_down(image, warp, to_pixels, size, shrink)
+        to_pixels = pixels(image.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
+    return _warp_affine(image, to_pixels, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
+
+
+def draw_label(label: NDArray[np.uint8], warp: Matrix, size: Size) -> NDArray[np.uint8]:
+    """The view of a label map (H, W) through `warp`, at `size`: nearest neighbour, IGNORE outside the image."""
+    to_pixels = pixels(label.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
+    return _warp_affine(label, to_pixels, size, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+
+
+def _warp_affine(
+    source: NDArray[np.uint8], to_pixels: Matrix, size: Size, interpolation: int, border: int
+) -> NDArray[np.uint8]:
+    drawn = cv2.warpAffine(
+        source,
+        to_pixels[:2],
+        (size[1], size[0]),
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=border,
+        borderValue=(IGNORE,) * 4,
+    )
+    return np.asarray(drawn, dtype=np.uint8)
+
+
+def _averaged_down(
+    image: NDArray[np.uint8], warp: Matrix, to_pixels: Matrix, size: Size, shrink: float
+) -> tuple[NDArray[np.uint8], Matrix]:
+    """The part of `image` under the view, averaged down by about `shrink`, and the view's warp onto it."""
+    h, w = image.shape[:2]
+    corners = to_pixels[:2] @ np.array([[0, size[1], 0, size[1]], [0, 0, size[0], size[0]], [1, 1, 1, 1]])
+    margin = math.ceil(2 * shrink)  # the taps of the warp, so that it never reads past the window inside the image
+    x0, y0 = (max(0, math.floor(low) - margin) for low in corners.min(axis=1))
+    x1, y1 = min(w, math.ceil(corners[0].max()) + margin), min(h, math.ceil(corners[1].max()) + margin)
+    small = (max(1, round((x1 - x0) / shrink)), max(1, round((y1 - y0) / shrink)))
+    window = cv2.resize(image[y0:y1, x0:x1], small, interpolation=cv2.INTER_AREA)
+    window_in_image = np.array(
+        [[(x1 - x0) / w, 0, (x0 + x1) / w - 1], [0, (y1 - y0) / h, (y0 + y1) / h - 1], [0, 0, 1]]
+    )
+    return np.asarray(window, dtype=np.uint8), np.linalg.inv(window_in_image) @ warp
+
+
+@dataclass(frozen=True)
+class View:
+    """Maps of a batch of images, each seen through its own warp.
+
+    data:  (B, C, H, W), any float range
+    warp:  (B, 3, 3) float64 on the CPU, view -> the image's own frame (corners of the whole image at +-1).
+           On the CPU always: geometry is composed exactly and never waits for the device.
+    known: (B, 1, H, W) bool, where the view has content
+    """
+
+    data: Tensor
+    warp: Tensor
+    known: Tensor
+
+    @property
+    def size(self) -> Size:
+        return self.data.shape[-2], self.data.shape[-1]
+
+    def seen_from(self, other: View) -> View:
+        """These maps in `other`'s frame (inverse warping): the same image points at `other`'s pixels.
+
+        `known` is then true where `other` has content and every tap of the interpolation here has.
+        A view with the very same warp is returned without resampling.
+        """
+        if self.warp is other.warp:
+            return View(self.data, self.warp, self.known & other.known)
+        data, covered = resample(self.data, self.known, torch.linalg.inv(self.warp) @ other.warp, other.size)
+        return View(data, other.warp, covered & other.known)
+
+
+def source_frame(like: View) -> View:
+    """The images' own frame as a view of `like`'s size: warp = identity, known everywhere, no data."""
+    batch, (h, w) = like.data.shape[0], like.size
+    warp = torch.eye(3, dtype=torch.float64).expand(batch, 3, 3)
+    known = torch.ones((batch, 1, h, w), dtype=torch.bool, device=like.known.device)
+    return View(like.data.new_empty((batch, 0, h, w)), warp, known)
+
+
+def resample(data: Tensor, known: Tensor, theta: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Sample maps at the places that `theta` gives, bilinearly.
+
+    data (B, C, h, w), known (B, 1, h, w) bool, theta (B, 3, 3) float64 on the CPU: new frame -> data's frame,
+    normalised. Returns data (B, C, *size) and covered (B, 1, *size) bool: whether all taps are known.
+    A theta that takes pixel centres to pixel centres copies, to the bit.
+    """
+    mode = "nearest" if _whole_pixels(theta, data.shape[-2:], size) else "bilinear"
+    matrix = theta[:, :2].to(device=data.device, dtype=data.dtype, non_blocking=True)
+    grid = F.affine_grid(matrix, [data.shape[0], 1, *size], align_corners=False)
+    moved = F.grid_sample(data, grid, mode=mode, padding_mode="border", align_corners=False)
+    # Zeros outside the map and at unknown pixels: the sample is 1 exactly where every tap is known.
+    weight = F.grid_sample(known.to(data.dtype), grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return moved, weight > 1 - 1e-3
+
+
+def _whole_pixels(theta: Tensor, source: torch.Size | Size, size: Size) -> bool:
+    to_pixels = pixels((source[0], source[1])) @ theta.numpy() @ np.linalg.inv(pixels(size))
+    whole = np.abs(to_pixels - np.round(to_pixels)).max() < SNAP
+    upright = np.allclose(np.abs(to_pixels[:, :2, :2]), np.eye(2), atol=SNAP)
+    return bool(whole and upright)
+
+
+def content(warp: Tensor, size: Size, source: Tensor, device: torch.device) -> Tensor:
+    """Where views of `size` have content: every tap of their interpolation lies inside the image.
+
+    warp (B, 3, 3) float64 view -> image; source (B, 2) height and width of each image in pixels, both on
+    the CPU. Returns (B, 1, *size) bool on `device`.
+    """
+    h, w = size
+    limit = (1 - (1 - 1e-2) / source.flip(1)).to(device, torch.float32)  # (B, 2): x, y of the outermost centres
+    matrix = warp.to(device, torch.float32)
+    y = torch.linspace(1 / h - 1, 1 - 1 / h, h, device=device)[:, None]
+    x = torch.linspace(1 / w - 1, 1 - 1 / w, w, device=device)[None, :]
+    inside = torch.ones((warp.shape[0], h, w), dtype=torch.bool, device=device)
+    for axis in range(2):
+        a, b, c = matrix[:, axis].unbind(1)
+        place = a[:, None, None] * x + b[:, None, None] * y + c[:, None, None]
+        inside &= place.abs() <= limit[:, axis, None, None]
+    return inside[:, None]
