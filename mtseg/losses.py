@@ -1,0 +1,87 @@
+"""Losses: the supervised one, and the distances between student and teacher. All in float32, one value a pixel.
+
+A distance maps the student's logits and the teacher's probabilities, (B, K, *S) each, to (B, *S). Its reduction
+over the K classes is part of its definition, since the consistency weight is stated for it. The paper's rule
+for the weight: `squared` with `over_classes: mean` wants K to K^2, `kl` wants 1 to 10. `over_classes: sum` is
+K times the mean, lies in [0, 2] whatever K is, and so wants 1 to K: a weight chosen for 2 classes fits 150.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from mtseg.data.source import IGNORE
+from mtseg.part import part
+
+
+def average(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of `values` where `counted` (bool, same shape) holds; 0, with zero gradient, where nothing counts."""
+    return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
+
+
+@part
+class CrossEntropy:
+    """Cross-entropy over the labelled pixels; IGNORE counts nowhere. A batch without labels gives 0."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
+        label = label.long()
+        values = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+        return average(values, label != IGNORE)
+
+
+@part
+class Squared:
+    """|softmax(student) - teacher|^2, meaned (Tarvainen & Valpola 2017, eq. 1) or summed over classes."""
+
+    kind: Literal["squared"] = "squared"
+    over_classes: Literal["mean", "sum"]
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        squared = (logits.float().softmax(1) - target).square()
+        return squared.mean(1) if self.over_classes == "mean" else squared.sum(1)
+
+
+@part
+class Kl:
+    """KL(teacher || student), summed over classes as a divergence is; gradient to the student only."""
+
+    kind: Literal["kl"] = "kl"
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        return _kl(target, logits.float().log_softmax(1))
+
+
+@part
+class Tau:
+    """The paper's family between MSE (tau = 0) and KL (tau = 1), appendix C.
+
+    C_tau = Z KL(p_tau || q_tau), p_tau = tau p + (1 - tau) / K with p the teacher and q the student,
+    Z = 2 / (K tau)^2, so that C_0 is the squared difference meaned over classes and C_1 is 2 / K^2 KL.
+    """
+
+    kind: Literal["tau"] = "tau"
+    tau: Annotated[float, Field(ge=0, le=1)]
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.tau == 0:
+            return Squared(over_classes="mean")(logits, target)
+        classes = logits.shape[1]
+        # Doubles: the divergence shrinks with tau^2, and so would its digits.
+        mixed = self.tau * target.double() + (1 - self.tau) / classes
+        uniform = mixed.new_tensor((1 - self.tau) / classes).log()
+        log_student = torch.logaddexp(logits.double().log_softmax(1) + math.log(self.tau), uniform)
+        return (2 / (classes * self.tau) ** 2 * _kl(mixed, log_student)).float()
+
+
+Distance = Annotated[Squared | Kl | Tau, Field(discriminator="kind")]
+
+
+def _kl(target: Tensor, log_student: Tensor) -> Tensor:
+    return (torch.xlogy(target, target) - target * log_student).sum(1)

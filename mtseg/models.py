@@ -1,0 +1,167 @@
+"""Networks: segmentation-models-pytorch by architecture and encoder name, padded to any image size."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, JsonValue
+from torch import Tensor, nn
+
+from mtseg.part import part
+
+# Arguments of smp's architectures that other keys say, or that change what the network returns.
+NOT_OPTIONS = (
+    "encoder_name",
+    "encoder_weights",
+    "classes",
+    "in_channels",
+    "aux_params",
+    "activation",
+    "kwargs",
+)
+
+
+@part
+class Smp:
+    """A network of segmentation-models-pytorch.
+
+    `arch` is one of its architectures (`unet`, `deeplabv3plus`, `segformer`, ...), `encoder` one of its encoders
+    or `tu-NAME` for timm's. `weights`: `none`, `imagenet` (downloaded once, explicitly, by build) or a file,
+    .safetensors or .pth, of encoder weights. `options` are further arguments of the architecture.
+    """
+
+    kind: Literal["smp"] = "smp"
+    arch: str = "deeplabv3plus"
+    encoder: str = "resnet50"
+    weights: Path = Path("imagenet")
+    options: dict[str, JsonValue] = field(default_factory=dict)
+
+    def build(self, classes: int, *, pretrained: bool = True) -> "Padded":
+        """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes, H, W).
+
+        `pretrained=False` leaves the initial weights out, for a network that is about to be loaded.
+        Raises ValueError for an unknown name or option, and for weights that are missing or do not fit.
+        """
+        network = _architecture(self.arch, self.options)(
+            encoder_name=self._known_encoder(),
+            encoder_weights=None,
+            classes=classes,
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()},
+        )
+        if pretrained and str(self.weights) != "none":
+            depth = len(network.encoder.out_channels) - 1
+            load_encoder(network.encoder, self._encoder_weights(depth), source=str(self.weights))
+        return Padded(network)
+
+    def _known_encoder(self) -> str:
+        import segmentation_models_pytorch as smp
+        import timm
+
+        known = [*smp.encoders.encoders, *(f"tu-{name}" for name in timm.list_models())]
+        name, dot, tag = self.encoder.partition(".") if self.encoder.startswith("tu-") else (self.encoder, "", "")
+        return _one_of("model.encoder", name, known) + dot + tag  # timm: NAME.PRETRAINED_TAG
+
+    def _encoder_weights(self, depth: int) -> Mapping[str, Tensor]:
+        if str(self.weights) != "imagenet":
+            return read_weights(self.weights)
+        return _downloaded(self.encoder, depth)
+
+
+Model = Annotated[Smp, Field()]
+
+
+class Padded(nn.Module):
+    """A network that needs sides divisible by its stride, for any size: edges are replicated, then cut off."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.stride = int(network.encoder.output_stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h, w = images.shape[-2:]
+        down, right = -h % self.stride, -w % self.stride
+        if down or right:
+            images = F.pad(images, (0, right, 0, down), mode="replicate")
+        logits: Tensor = self.network(images)
+        return logits[..., :h, :w]
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(encoder parameters, all others): what is pretrained, and what starts from nothing."""
+    encoder = {id(p) for name, p in model.named_parameters() if ".encoder." in f".{name}"}
+    parameters = list(model.parameters())
+    return [p for p in parameters if id(p) in encoder], [p for p in parameters if id(p) not in encoder]
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """Tensors by name from a .safetensors file, or from a .pt/.pth file without executing anything in it."""
+    if not path.is_file():
+        raise ValueError(f"model.weights: no file {path}; give 'none', 'imagenet' or a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"model.weights: {path} is not a readable file of tensors ({type(error).__name__})") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"model.weights: {path} holds no plain state dict of tensors; save model.state_dict()")
+    return state
+
+
+def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy `weights` into `encoder`; extra tensors (a classifier's head) are left, missing ones are an error."""
+    own = nn.Module.state_dict(encoder)
+    prefix = "model." if all(name.startswith("model.") for name in own) else ""  # timm's, inside smp's wrapper
+    found = {name: weights.get(name, weights.get(name.removeprefix(prefix))) for name in own}
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    missing = [name for name in needed if found[name] is None]
+    misshapen = [name for name in needed if found[name] is not None and found[name].shape != own[name].shape]  # type: ignore[union-attr]
+    if missing or misshapen:
+        raise ValueError(
+            f"model.weights: {source} does not fit the encoder: {len(missing)} of {len(needed)} tensors are missing "
+            f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; use the weights of this encoder"
+        )
+    # nn.Module's own: encoders override load_state_dict to drop keys by name.
+    nn.Module.load_state_dict(encoder, {name: found[name] if found[name] is not None else own[name] for name in own})
+
+
+def _downloaded(encoder: str, depth: int) -> Mapping[str, Tensor]:
+    import segmentation_models_pytorch as smp
+
+    try:
+        donor = smp.encoders.get_encoder(encoder, depth=depth, weights="imagenet")
+    except Exception as error:
+        raise ValueError(
+            f"model.weights: the ImageNet weights of {encoder!r} could not be downloaded ({type(error).__name__}); "
+            "go online once, or place a file of them here and name it: model.weights=FILE.safetensors "
+            "(model.weights=none starts from random weights)"
+        ) from error
+    return nn.Module.state_dict(donor)
+
+
+def _architecture(name: str, options: Mapping[str, Any]) -> Any:
+    import segmentation_models_pytorch as smp
+
+    known = dict(smp.MODEL_ARCHITECTURES_MAPPING)
+    architecture = known[_one_of("model.arch", name, list(known))]
+    settable = [key for key in inspect.signature(architecture).parameters if key not in NOT_OPTIONS]
+    for key in options:
+        _one_of("model.options", key, settable)
+    return architecture
+
+
+def _one_of(key: str, value: str, known: list[str]) -> str:
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, n=3)
+    among = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
+    raise ValueError(f"{key}: {value!r} is not known; {among}")

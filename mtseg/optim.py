@@ -1,0 +1,64 @@
+"""Optimizers: two parameter groups, encoder and the rest, whose learning rates are functions of the step alone."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from mtseg.models import split_parameters
+from mtseg.part import part
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+@part
+class Sgd:
+    """SGD with momentum. `decoder_lr` is the rate of all that is not the encoder; null: the same `lr`."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: Positive
+    decoder_lr: Positive | None = None
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegative = 1e-4
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the model's parameters, at the base learning rates."""
+        groups = _groups(model, self.lr, self.decoder_lr)
+        return torch.optim.SGD(
+            groups, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True
+        )
+
+
+@part
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019). `decoder_lr` is the rate of all that is not the encoder; null: `lr`."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: Positive
+    decoder_lr: Positive | None = None
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.01
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the model's parameters, at the base learning rates."""
+        groups = _groups(model, self.lr, self.decoder_lr)
+        return torch.optim.AdamW(groups, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+
+
+Optimizer = Annotated[Sgd | AdamW, Field(discriminator="kind")]
+
+
+def _groups(model: nn.Module, lr: float, decoder_lr: float | None) -> list[dict[str, object]]:
+    encoder, rest = split_parameters(model)
+    rates = (lr, lr if decoder_lr is None else decoder_lr)
+    return [{"params": group, "lr": rate, "base_lr": rate} for group, rate in zip((encoder, rest), rates, strict=True)]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate = its base rate * `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
