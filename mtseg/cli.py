@@ -1,0 +1,104 @@
+"""Commands: train, eval, compare. Heavy libraries are imported where used, so that --help answers at once."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mtseg.config import Config
+
+WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers, [lists], {maps: as in YAML})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script: `mtseg train|eval|compare ...`. Returns the exit code."""
+    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "eval": evaluate, "compare": compare}
+    parser = argparse.ArgumentParser(prog="mtseg", description="Semi-supervised semantic segmentation.")
+    parser.add_argument("command", choices=commands, help="what to do; `mtseg COMMAND --help` says how")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="its words")
+    parsed = parser.parse_args(arguments)
+    return commands[parsed.command](parsed.rest)
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Train one run, or continue the run in its folder."""
+    parser = argparse.ArgumentParser(prog="train", description=train.__doc__)
+    parser.add_argument("words", nargs="+", help=WORDS)
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what follows from it")
+    parsed = parser.parse_intermixed_args(arguments)
+    return _answer(lambda: _train(parsed.words, parsed.dry_run))
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> int:
+    """Score student and teacher of a run: per-class IoU, mIoU and pixel accuracy, as a table and a JSON file."""
+    parser = argparse.ArgumentParser(prog="eval", description=evaluate.__doc__)
+    parser.add_argument("run", help="the run's folder (its out=)")
+    parser.add_argument("words", nargs="*", help="settings to change, such as eval.split=test or data.root=PATH")
+    parsed = parser.parse_args(arguments)
+    return _answer(lambda: _evaluate(parsed.run, parsed.words))
+
+
+def compare(arguments: Sequence[str] | None = None) -> int:
+    """Train supervised-only, then the method, on the same labels, model and steps; end with a table and a picture."""
+    parser = argparse.ArgumentParser(prog="compare", description=compare.__doc__)
+    parser.add_argument("words", nargs="+", help=WORDS)
+    parsed = parser.parse_args(arguments)
+    return _answer(lambda: _compare(parsed.words))
+
+
+def _answer(work: Callable[[], None]) -> int:
+    """Run `work`; what a user got wrong becomes one message and exit code 1."""
+    try:
+        work()
+    except ValueError as error:
+        print(f"mtseg: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(words: Sequence[str], dry_run: bool) -> None:
+    from mtseg.config import load, written
+    from mtseg.report import facts
+    from mtseg.trainer import fit
+
+    config = load(words)
+    if dry_run:
+        print(written(config))
+        print("\n".join(f"{key:>22}: {value}" for key, value in facts(config).items()))
+        return
+    _share_cores(config)
+    fit(config)
+
+
+def _evaluate(run: str, words: Sequence[str]) -> None:
+    from pathlib import Path
+
+    from mtseg.report import print_table, score_run
+
+    config, found = score_run(Path(run), words)
+    path = Path(run) / f"eval_{config.eval.split}.json"
+    path.write_text(json.dumps(found, indent=1))
+    print_table(found, title=f"{run}: {config.eval.split}, whole images, step {found['step']}")
+    print(f"written to {path}")
+
+
+def _compare(words: Sequence[str]) -> None:
+    from mtseg.compare import compare as run_both
+    from mtseg.config import load
+
+    config = load(words)
+    _share_cores(config)
+    run_both(config)
+
+
+def _share_cores(config: "Config") -> None:
+    """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise."""
+    import torch
+
+    from mtseg.trainer import pick_device
+
+    if pick_device(config.device).type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - config.workers))

@@ -1,0 +1,91 @@
+"""The Config tree: everything that decides what a run does, checked before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mtseg.data.camvid import Camvid
+from mtseg.data.scenes import Scenes
+from mtseg.data.stream import BatchSizes
+from mtseg.evaluate import Evaluation
+from mtseg.method import Method
+from mtseg.models import Smp
+from mtseg.optim import Optimizer
+from mtseg.part import part
+from mtseg.schedules import Poly, Schedule
+from mtseg.settings import dump, gather, read_yaml, to_yaml, validate
+from mtseg.views import Views
+
+Data = Annotated[Scenes | Camvid, Field(discriminator="kind")]
+Count = Annotated[int, Field(ge=1)]
+
+# What may differ between a run and its continuation: where and how it is computed, not what.
+PLACE_AND_PACE = ("out", "workers", "device", "resume", "log_every", "checkpoint_every", "keep")
+
+
+@part
+class Config:
+    """A run. `steps` are updates of the student; `schedule` scales the optimizer's learning rates.
+
+    `out` is the run's folder. `resume`: `auto` continues what is there, `never` refuses a folder with a run.
+    `clip` is the largest gradient norm (null: no clipping). A checkpoint is written every `checkpoint_every`
+    steps and at the end; the newest `keep` are kept.
+    """
+
+    data: Data
+    views: Views
+    model: Smp
+    method: Method
+    optimizer: Optimizer
+    schedule: Schedule = Poly()
+    batch: BatchSizes = BatchSizes()
+    steps: Count
+    clip: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    eval: Evaluation = Evaluation()
+    out: Path
+    resume: Literal["auto", "never"] = "auto"
+    log_every: Count = 20
+    checkpoint_every: Count = 500
+    keep: Count = 2
+    workers: Annotated[int, Field(ge=0)] = 2
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+
+def load(words: Sequence[str]) -> Config:
+    """The config of command-line words: YAML files merged in order, then key.sub=value words.
+
+    Raises ValueError with a line for every unknown key, wrong value or impossible combination.
+    """
+    return validate(Config, gather(words))
+
+
+def of_run(run: Path) -> Config:
+    """The config that the run in folder `run` was started with."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run}: no config.yaml, so no run; name the folder that was given as out=")
+    return validate(Config, read_yaml(path), origin=str(path))
+
+
+def written(config: Config) -> str:
+    """The resolved config as YAML, defaults included."""
+    return to_yaml(dump(config))
+
+
+def differences(before: Config, after: Config) -> list[str]:
+    """A line `key: before -> after` for each setting that decides what is computed and is not the same."""
+    old, new = _flat(dump(before)), _flat(dump(after))
+    keys = [key for key in {**old, **new} if key.partition(".")[0] not in PLACE_AND_PACE]
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

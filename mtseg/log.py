@@ -1,0 +1,102 @@
+"""What a run tells: lines or a progress bar on the console, metrics.jsonl, TensorBoard scalars."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Scalars = dict[str, float]
+
+
+class Log:
+    """The record of a run from step `start` on. Use as a context manager.
+
+    `length` is how many bytes of metrics.jsonl belong to the steps before `start`; what a stopped run wrote
+    after its last checkpoint is cut off, so that no step stands there twice.
+    """
+
+    def __init__(self, folder: Path, *, total: int, start: int = 0, length: int = 0, quiet: bool = False) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        path.touch()
+        os.truncate(path, length)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._console = Console(quiet=quiet)
+        self._live = self._console.is_terminal and not quiet
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task(folder.name, total=total, completed=start, shown="")
+        self._total = total
+
+    def __enter__(self) -> "Log":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        self._board.close()
+        self._file.close()
+
+    def say(self, text: str) -> None:
+        """A line for the reader of the console."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def scalars(self, step: int, values: Scalars, *, aside: dict[str, Any] | None = None) -> None:
+        """Record `values` at `step`; those of `aside` go to metrics.jsonl alone. NaN is written as null."""
+        line = {"step": step} | {key: _plain(value) for key, value in (values | (aside or {})).items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+
+    def train(self, step: int, values: Scalars, *, speed: float) -> None:
+        """Record a training step's `values` and show them; `speed` is in images a second."""
+        self.scalars(step, values)
+        self._board.add_scalar("train/images_per_second", speed, step)
+        shown = "  ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in values.items())
+        shown += f"  {speed:.0f} images/s"
+        self._progress.update(self._task, completed=step, shown=shown)
+        if not self._live:
+            self.say(f"step {step}/{self._total}  {shown}")
+
+    def length(self) -> int:
+        """Bytes of metrics.jsonl so far."""
+        return self._file.tell()
+
+
+class Clock:
+    """Images a second since the last question."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def speed(self, images: int) -> float:
+        """`images` over the time since the last call."""
+        now = time.perf_counter()
+        before, self._since = self._since, now
+        return images / max(now - before, 1e-9)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    with (folder / "metrics.jsonl").open() as file:
+        return [json.loads(line) for line in file]
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,57 @@
+"""Segmentation metrics from one streamed int64 confusion matrix."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtseg.data.source import IGNORE
+
+
+class Confusion:
+    """Pixel counts by (label, prediction); IGNORE pixels count nowhere. Exact up to 2^63 pixels."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.counts = torch.zeros((classes, classes), dtype=torch.int64)
+
+    def update(self, prediction: Tensor, label: Tensor) -> None:
+        """Add the pixels of `prediction` in [0, K) and `label` in [0, K) or IGNORE, integers of the same shape.
+
+        Raises ValueError where a label is neither a class nor IGNORE.
+        """
+        k = self.classes
+        prediction, label = prediction.flatten().cpu(), label.flatten().cpu().int()
+        wrong = (label >= k) & (label != IGNORE)
+        if wrong.any():
+            raise ValueError(
+                f"label {int(label[wrong][0])} on {int(wrong.sum())} pixels is no class of the {k} (0 to {k - 1}) "
+                f"and not {IGNORE} (ignore); map it to one of them"
+            )
+        keys = label.clamp(max=k) * k + prediction  # the last row collects what is ignored
+        self.counts += torch.bincount(keys, minlength=k * (k + 1))[: k * k].view(k, k)
+
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each class, (K,); NaN for a class in neither labels nor predictions."""
+        counts = self.counts.numpy().astype(np.float64)
+        hits = counts.diagonal()
+        return _share(hits, counts.sum(0) + counts.sum(1) - hits)
+
+    def mean_iou(self) -> float:
+        """Mean over the classes that occur; NaN if none does."""
+        iou = self.iou()
+        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """Share of each class's labelled pixels that are right, (K,); NaN for a class without labels."""
+        counts = self.counts.numpy().astype(np.float64)
+        return _share(counts.diagonal(), counts.sum(1))
+
+    def pixel_accuracy(self) -> float:
+        """Share of all labelled pixels that are right; NaN if there are none."""
+        counts = self.counts.numpy().astype(np.float64)
+        return float(_share(counts.trace(), counts.sum()))
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full_like(np.asarray(whole), np.nan), where=np.asarray(whole) > 0)

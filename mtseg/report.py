@@ -1,0 +1,137 @@
+"""What a run amounts to, for reading: its facts before, its scores after, and pictures of its predictions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from mtseg import checkpoint
+from mtseg.config import Config, dump, of_run
+from mtseg.data.source import IGNORE, Source
+from mtseg.evaluate import evaluate, scores, source_of
+from mtseg.settings import gather, merge, validate
+from mtseg.trainer import build, pick_device
+from mtseg.views import Views
+
+Image = NDArray[np.uint8]
+
+
+def facts(config: Config) -> dict[str, str]:
+    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists."""
+    splits = config.data.build()
+    network = config.model.build(len(splits.classes), pretrained=False)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
+    branches = len(config.method.branches)
+    return {
+        "classes": f"{len(splits.classes)}: {', '.join(splits.classes)}",
+        "labelled images": f"{labelled}, {config.batch.labelled} a step, "
+        f"{config.steps * config.batch.labelled / labelled:.1f} passes",
+        "unlabelled images": f"{unlabelled}, {config.batch.unlabelled} a step, "
+        f"{config.steps * config.batch.unlabelled / unlabelled:.1f} passes"
+        if branches
+        else "not used",
+        "val, test images": f"{len(splits.val)}, {len(splits.test)}",
+        "parameters": f"{parameters / 1e6:.2f} million",
+        "student forward": f"{config.batch.labelled + branches * config.batch.unlabelled} crops of "
+        f"{config.views.crop[0]}x{config.views.crop[1]} a step",
+        "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
+        "device": str(pick_device(config.device)),
+    }
+
+
+def restored(run: Path, words: Sequence[str] = ()) -> tuple[Config, Any, dict[str, torch.nn.Module], int]:
+    """A run's config (with `words` laid on it), built data, networks by name, and the step they are from."""
+    config = validate(Config, merge(dump(of_run(run)), gather(words)))
+    splits, device = config.data.build(), pick_device(config.device)
+    saved, damaged = checkpoint.load_newest(run / "checkpoints")
+    for sentence in damaged:
+        Console(stderr=True).print(sentence)
+    state = build(config, splits, device, pretrained=False)
+    state.student.load_state_dict(saved.student)
+    state.teacher.module.load_state_dict(saved.teacher)
+    return config, splits, {"student": state.student, "teacher": state.teacher.module}, saved.step
+
+
+def score_run(run: Path, words: Sequence[str] = ()) -> tuple[Config, dict[str, Any]]:
+    """Evaluate student and teacher of a run's newest checkpoint; the scores and where they come from."""
+    config, splits, networks, step = restored(run, words)
+    source = source_of(splits, config.eval.split)
+    found: dict[str, Any] = {"run": str(run), "step": step, "split": config.eval.split, "images": len(source)}
+    for name, network in networks.items():
+        confusion = evaluate(
+            network,
+            source,
+            classes=len(splits.classes),
+            views=config.views,
+            batch=config.eval.batch,
+            device=pick_device(config.device),
+        )
+        found[name] = scores(confusion, splits.classes)
+    return config, found
+
+
+def print_table(found: dict[str, Any], *, title: str) -> None:
+    """Per-class IoU, mIoU and pixel accuracy of student and teacher, in percent."""
+    table = Table(title=title)
+    table.add_column("class")
+    for name in ("student", "teacher"):
+        table.add_column(f"{name} IoU", justify="right")
+    for row in found["student"]["IoU"]:
+        table.add_row(row, *(percent(found[name]["IoU"][row]) for name in ("student", "teacher")))
+    table.add_section()
+    for key, label in (("mIoU", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+        table.add_row(label, *(percent(found[name][key]) for name in ("student", "teacher")))
+    Console().print(table)
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with two decimals; `absent` for a class that does not occur."""
+    return "absent" if value is None else f"{100 * value:.2f}"
+
+
+@torch.no_grad()
+def predicted(network: torch.nn.Module, image: Image, views: Views) -> tuple[Image, NDArray[np.float32]]:
+    """The class (H, W) uint8 and its probability (H, W) of every pixel of an image (H, W, 3) uint8."""
+    device = next(network.parameters()).device
+    logits = network.eval()(views.normalise(torch.from_numpy(image)[None].to(device)))
+    confidence, classes = logits[0].softmax(0).max(0)
+    return classes.byte().cpu().numpy(), confidence.cpu().numpy()
+
+
+def coloured(label: Image, palette: Image) -> Image:
+    """A label map (H, W) in the colours of its classes, IGNORE in white; (H, W, 3)."""
+    colours = np.full((256, 3), IGNORE, np.uint8)
+    colours[: len(palette)] = palette
+    return colours[label]
+
+
+def gallery(
+    path: Path, source: Source, networks: dict[str, torch.nn.Module], *, palette: Image, views: Views, rows: int = 6
+) -> None:
+    """Draw `path`: a row an image, with the truth, every network's prediction and the last one's confidence."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chosen = np.linspace(0, len(source) - 1, min(rows, len(source))).round().astype(int).tolist()
+    titles = ["image", "truth", *networks, f"confidence of {list(networks)[-1]}"]
+    h, w = source.image(0).shape[:2]
+    figure = Figure(figsize=(2.6 * len(titles), 2.6 * h / w * len(chosen) + 0.4), layout="constrained")
+    axes = figure.subplots(len(chosen), len(titles), squeeze=False)
+    for row, index in zip(axes, chosen, strict=True):
+        image = source.image(index)
+        answers = [predicted(network, image, views) for network in networks.values()]
+        panels = [image, coloured(source.label(index), palette), *(coloured(a, palette) for a, _ in answers)]
+        for axis, panel in zip(row, panels, strict=False):
+            axis.imshow(panel, interpolation="nearest")
+        row[-1].imshow(answers[-1][1], vmin=0, vmax=1, cmap="magma")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    FigureCanvasAgg(figure).print_png(str(path))
