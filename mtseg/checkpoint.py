@@ -32,8 +32,9 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     A crash at any moment leaves the earlier checkpoints whole and this one absent: the directory gets its name
     only after its files, and last its manifest of sizes and SHA-256, are on the disk.
     """
+    for left in folder.glob(".tmp-*"):  # by a process that died here
+        shutil.rmtree(left)
     aside = folder / f".tmp-{checkpoint.step}-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for name, tensors in (("student", checkpoint.student), ("teacher", checkpoint.teacher)):
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / _weights(name))
@@ -53,7 +54,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoints under `folder`, oldest first, whole or not."""
-    return sorted(folder.glob("step-*"))
+    named = [place for place in folder.glob("step-*") if place.name.removeprefix("step-").isdigit()]
+    return sorted(named, key=lambda place: int(place.name.removeprefix("step-")))
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
@@ -65,7 +67,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     for place in reversed(steps(folder)):
         try:
             return _load(place), damaged
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except Exception as error:  # what a damaged file raises is up to its reader
             damaged.append(f"{place} is damaged and passed over: {error}")
     raise ValueError("\n".join([f"{folder}: no whole checkpoint", *damaged]))
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ class Log:
         )
         self._task = self._progress.add_task(folder.name, total=total, completed=start, shown="")
         self._total = total
+        self._since = (start, time.perf_counter())
 
     def __enter__(self) -> "Log":
         self._progress.start()
@@ -64,9 +64,12 @@ class Log:
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
 
-    def train(self, step: int, values: Scalars, *, speed: float) -> None:
-        """Record a training step's `values` and show them; `speed` is in images a second."""
+    def train(self, step: int, values: Scalars, *, images_per_step: int) -> None:
+        """Record a training step's `values` and show them, with the images a second since the last record."""
         self.scalars(step, values)
+        before, then = self._since
+        speed = (step - before) * images_per_step / max(time.perf_counter() - then, 1e-9)
+        self._since = (step, time.perf_counter())
         self._board.add_scalar("train/images_per_second", speed, step)
         shown = "  ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in values.items())
         shown += f"  {speed:.0f} images/s"
@@ -74,22 +77,20 @@ class Log:
         if not self._live:
             self.say(f"step {step}/{self._total}  {shown}")
 
+    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
+        """Record and show the scores of the networks in `found`, by name."""
+        self.scalars(
+            step,
+            {f"{split}_{name}/mIoU": scores["mIoU"] for name, scores in found.items()},
+            aside={f"{split}_{name}": scores for name, scores in found.items()},
+        )
+        shown = ", ".join(f"{name} {100 * scores['mIoU']:.2f}" for name, scores in found.items())
+        self.say(f"step {step}/{self._total}  {split} mIoU: {shown}")
+        self._since = (step, time.perf_counter())  # the time of an evaluation is not the training's
+
     def length(self) -> int:
         """Bytes of metrics.jsonl so far."""
         return self._file.tell()
-
-
-class Clock:
-    """Images a second since the last question."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def speed(self, images: int) -> float:
-        """`images` over the time since the last call."""
-        now = time.perf_counter()
-        before, self._since = self._since, now
-        return images / max(now - before, 1e-9)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

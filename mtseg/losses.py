@@ -73,8 +73,9 @@ class Tau:
         if self.tau == 0:
             return Squared(over_classes="mean")(logits, target)
         classes = logits.shape[1]
-        # Doubles: the divergence shrinks with tau^2, and so would its digits.
-        mixed = self.tau * target.double() + (1 - self.tau) / classes
+        # Doubles, normalised as doubles: the divergence shrinks with tau^2, and so would its digits.
+        teacher = target.double() / target.double().sum(1, keepdim=True)
+        mixed = self.tau * teacher + (1 - self.tau) / classes
         uniform = mixed.new_tensor((1 - self.tau) / classes).log()
         log_student = torch.logaddexp(logits.double().log_softmax(1) + math.log(self.tau), uniform)
         return (2 / (classes * self.tau) ** 2 * _kl(mixed, log_student)).float()

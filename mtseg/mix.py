@@ -28,7 +28,8 @@ class CutMix:
     """A rectangle of another image replaces that of this one (Yun et al. 2019; French et al. 2020).
 
     With probability `p` for each image; its share of the area is uniform in `area`, its width over its height
-    log-uniform in [1 / aspect, aspect]; it lies wholly inside.
+    log-uniform in [1 / aspect, aspect]; it lies wholly inside: one too long for the image is as long as that,
+    and as much wider.
     """
 
     kind: Literal["cutmix"] = "cutmix"
@@ -47,8 +48,9 @@ class CutMix:
         mask = torch.zeros((batch, 1, h, w), dtype=torch.bool)
         for image in range(batch):
             share, stretch = rng.uniform(*self.area), math.exp(rng.uniform(-1, 1) * math.log(self.aspect) / 2)
-            height = max(1, min(h, round(math.sqrt(share * h * w) / stretch)))
-            width = max(1, min(w, round(math.sqrt(share * h * w) * stretch)))
+            stretch = min(max(stretch, math.sqrt(share * w / h)), math.sqrt(w / h / share))
+            height = max(1, round(math.sqrt(share * h * w) / stretch))
+            width = max(1, round(math.sqrt(share * h * w) * stretch))
             top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
             if rng.random() < self.p:
                 mask[image, :, top : top + height, left : left + width] = True

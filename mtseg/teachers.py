@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mtseg.part import part
 
@@ -70,8 +71,13 @@ class EmaTeacher:
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Class probabilities (B, K, *S) in float32 of normalised `images` (B, C, *S); no gradient."""
-        self.module.train(self.rule.mode == "train")
-        return self.module(images).float().softmax(1)
+        train = self.rule.mode == "train"
+        self.module.train(train)
+        # Train mode writes into batch norm's buffers: into copies, unless they are to be the teacher's own.
+        aside = train and self.rule.buffers != "own"
+        copies = {name: buffer.clone() for name, buffer in self.module.named_buffers()} if aside else {}
+        logits: Tensor = functional_call(self.module, copies, (images,))
+        return logits.float().softmax(1)
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """The training loop. It knows steps; it knows neither methods nor data sets. Read from `fit` down."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from mtseg.config import Config, differences, of_run, written
 from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Stream, loader
 from mtseg.evaluate import evaluate, scores, source_of
-from mtseg.log import Clock, Log
+from mtseg.log import Log
 from mtseg.optim import set_lr
 from mtseg.randomness import generator, reseed_torch
 from mtseg.teachers import EmaTeacher
@@ -40,18 +40,21 @@ def fit(config: Config, *, quiet: bool = False) -> Scores:
     device = pick_device(config.device)
     splits = config.data.build()
     _claim(config)
-    resumed = _newest(config.out)
-    state = build(config, splits, device, pretrained=resumed is None)
-    length = 0 if resumed is None else _restore(state, resumed[0])
+    saved, damaged = _newest(config.out)
+    state = build(config, splits, device, pretrained=saved is None)
+    length = 0 if saved is None else _restore(state, saved)
     with Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log:
-        for sentence in resumed[1] if resumed else []:
+        for sentence in damaged + ([f"continuing {config.out} at step {state.step}"] if saved else []):
             log.say(sentence)
-        if state.step:
-            log.say(f"continuing {config.out} at step {state.step}")
         found = None
-        for evaluated in _steps(config, splits, state, log, device):
-            found = evaluated
-            if state.step % config.checkpoint_every == 0 or state.step == config.steps:
+        for batch in _batches(config, splits, start=state.step, device=device):
+            terms = train_step(config, state, batch.to(device))
+            if _due(config.log_every, state, config):
+                log.train(state.step, _read(terms, state.step), images_per_step=_images(config))
+            if _due(config.eval.every, state, config):
+                found = _evaluated(config, splits, state, device)
+                log.evaluated(state.step, config.eval.split, found)
+            if _due(config.checkpoint_every, state, config):
                 _save(config, state, log)
         return found or _evaluated(config, splits, state, device)
 
@@ -61,28 +64,6 @@ def build(config: Config, splits: Splits, device: torch.device, *, pretrained: b
     reseed_torch(config.seed, "initial weights")
     student = config.model.build(len(splits.classes), pretrained=pretrained).to(device)
     return State(student, config.method.teacher.build(student), config.optimizer.build(student))
-
-
-def _steps(config: Config, splits: Splits, state: State, log: Log, device: torch.device) -> Iterator[Scores | None]:
-    """Train to the last step; after each, yields its scores if it was one to evaluate."""
-    stream = Stream(
-        splits, views=config.views, sizes=config.batch, branches=len(config.method.branches), seed=config.seed
-    )
-    batches = loader(stream, range(state.step, config.steps), workers=config.workers, pin=device.type == "cuda")
-    clock, images = Clock(), 0
-    for batch in batches:
-        terms = train_step(config, state, batch.to(device))
-        images += config.batch.labelled + config.batch.unlabelled * len(batch.students)
-        if state.step % config.log_every == 0 or state.step == config.steps:
-            log.train(state.step, _read(terms, state.step), speed=clock.speed(images))
-            images = 0
-        if state.step % config.eval.every == 0 or state.step == config.steps:
-            found = _evaluated(config, splits, state, device)
-            _record(config, log, state.step, found)
-            clock.speed(0)
-            yield found
-        else:
-            yield None
 
 
 def train_step(config: Config, state: State, batch: Batch) -> dict[str, Tensor | float]:
@@ -111,10 +92,10 @@ def train_step(config: Config, state: State, batch: Batch) -> dict[str, Tensor |
     state.teacher.update(state.student)
     state.step += 1
 
-    terms: dict[str, Tensor | float] = {"train/loss": loss, "train/loss_sup": supervised}
+    terms: dict[str, Tensor | float] = {"train/loss": loss.detach(), "train/loss_sup": supervised.detach()}
     if tasks:
         known = torch.stack([task.target.known.float().mean() for task in tasks]).mean()
-        terms |= {"train/loss_cons": consistency, "train/weight": weight, "train/known": known}
+        terms |= {"train/loss_cons": consistency.detach(), "train/weight": weight, "train/known": known}
     return terms | {"train/lr": state.optimizer.param_groups[-1]["lr"]}
 
 
@@ -126,6 +107,20 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {name} is not on this machine ({torch.cuda.device_count()} GPUs); use device=cpu")
     return device
+
+
+def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
+    branches = len(config.method.branches)
+    stream = Stream(splits, views=config.views, sizes=config.batch, branches=branches, seed=config.seed)
+    return loader(stream, range(start, config.steps), workers=config.workers, pin=device.type == "cuda")
+
+
+def _images(config: Config) -> int:
+    return config.batch.labelled + config.batch.unlabelled * len(config.method.branches)
+
+
+def _due(every: int, state: State, config: Config) -> bool:
+    return state.step % every == 0 or state.step == config.steps
 
 
 def _read(terms: dict[str, Tensor | float], step: int) -> dict[str, float]:
@@ -147,19 +142,6 @@ def _evaluated(config: Config, splits: Splits, state: State, device: torch.devic
     }
 
 
-def _record(config: Config, log: Log, step: int, found: Scores) -> None:
-    split = config.eval.split
-    log.scalars(
-        step,
-        {f"{split}_{name}/mIoU": found[name]["mIoU"] for name in found},
-        aside={f"{split}_{name}": found[name] for name in found},
-    )
-    log.say(
-        f"step {step}/{config.steps}  {split} mIoU: "
-        + ", ".join(f"{name} {100 * found[name]['mIoU']:.2f}" for name in found)
-    )
-
-
 def _claim(config: Config) -> None:
     """Make the run's folder, or check that the run in it is this one."""
     path = config.out / "config.yaml"
@@ -176,9 +158,10 @@ def _claim(config: Config) -> None:
     path.write_text(written(config))
 
 
-def _newest(out: Path) -> tuple[checkpoint.Checkpoint, list[str]] | None:
+def _newest(out: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The run's newest whole checkpoint and what was passed over for it; none in a folder without checkpoints."""
     folder = out / "checkpoints"
-    return checkpoint.load_newest(folder) if checkpoint.steps(folder) else None
+    return checkpoint.load_newest(folder) if checkpoint.steps(folder) else (None, [])
 
 
 def _save(config: Config, state: State, log: Log) -> None:

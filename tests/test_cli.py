@@ -1,0 +1,133 @@
+"""The commands as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import TINY
+
+from mtseg import cli
+from mtseg.log import read
+from mtseg.report import coloured
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return str(path)
+
+
+def test_eval_gives_the_trainers_last_numbers_and_writes_them(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["train", config, f"out={run}"]) == 0
+    assert cli.main(["eval", str(run)]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((run / "eval_val.json").read_text())
+    last = [line for line in read(run) if "val_teacher" in line][-1]
+    assert found["step"] == last["step"] == 4
+    assert found["images"] == 2
+    for name in ("student", "teacher"):
+        assert found[name] == last[f"val_{name}"]
+        assert f"{100 * found[name]['mIoU']:.2f}" in shown
+
+
+def test_eval_takes_another_split_by_word(config, tmp_path):
+    run = tmp_path / "run"
+    cli.main(["train", config, f"out={run}"])
+    assert cli.main(["eval", str(run), "eval.split=test"]) == 0
+    assert json.loads((run / "eval_test.json").read_text())["images"] == 3
+
+
+def test_the_scores_of_an_evaluation_do_not_depend_on_its_batch(config, tmp_path):
+    run = tmp_path / "run"
+    cli.main(["train", config, f"out={run}"])
+    found = []
+    for batch in (1, 2, 3):
+        cli.main(["eval", str(run), "eval.split=test", f"eval.batch={batch}"])
+        found.append(json.loads((run / "eval_test.json").read_text())["teacher"]["mIoU"])
+    assert found == pytest.approx([found[0]] * 3, abs=1e-3)
+
+
+def test_dry_run_prints_the_resolved_config_and_what_follows_and_trains_nothing(config, tmp_path, capsys):
+    assert cli.main(["train", config, f"out={tmp_path / 'run'}", "optimizer.lr=1e-3", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    resolved, _, facts = shown.partition("\n\n")
+    assert yaml.safe_load(resolved)["optimizer"]["lr"] == 0.001
+    assert "decoder_lr: null" in resolved  # a default that no file names
+    assert "2, 2 a step, 4.0 passes" in facts
+    assert "million" in facts
+    assert not (tmp_path / "run").exists()
+
+
+def test_compare_trains_both_on_equal_terms_and_leaves_a_table_and_a_picture(config, tmp_path, capsys):
+    out = tmp_path / "both"
+    assert cli.main(["compare", config, f"out={out}"]) == 0
+    rows, shown = json.loads((out / "comparison.json").read_text()), capsys.readouterr().out
+    for name, run, network in (
+        ("supervised-only", "supervised", "student"),
+        ("supervised-only, averaged weights", "supervised", "teacher"),
+        ("student", "method", "student"),
+        ("teacher", "method", "teacher"),
+    ):
+        last = [line for line in read(out / run) if "val_teacher" in line][-1]
+        assert rows[name] == last[f"val_{network}"]["mIoU"]
+        assert f"{100 * rows[name]:.2f}" in shown
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    configs = [yaml.safe_load((out / run / "config.yaml").read_text()) for run in ("supervised", "method")]
+    assert configs[0]["method"].pop("branches") == []
+    configs[1]["method"].pop("branches")
+    assert {**configs[0], "out": ""} == {**configs[1], "out": ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "nowhere.yaml"], "no such file"),
+        (["train", "{config}", "out=x", "optimizer.lrr=1"], "optimizer.lrr: unknown key (value 1); did you mean 'lr'"),
+        (["train", "{config}", "out=x", "data.labels=99"], "labels"),
+        (["train", "{config}", "out=x", "device=cuda:9"], "cuda:9"),
+        (["train", "{config}"], "missing key 'out'"),
+        (["eval", "nowhere"], "no config.yaml"),
+        (["compare", "{config}", "out=x", "method.branches=[]"], "supervised-only already"),
+    ],
+)
+def test_a_mistake_ends_in_words_and_exit_code_1(words, says, config, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([word.format(config=config) for word in words]) == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["train", "eval", "compare"])
+def test_the_tools_answer_help_without_loading_torch(tool):
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path('tools/{tool}.py', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'cv2' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_importing_the_package_opens_no_connection():
+    code = (
+        "import socket\n"
+        "def refuse(*a, **k): raise AssertionError('a socket was opened')\n"
+        "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
+        "from mtseg.colour import Painter; Painter([])\n"
+        "import mtseg.compare"
+    )
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], cwd=ROOT, check=True)
+
+
+def test_label_pictures_use_the_palette_and_show_ignored_pixels_white():
+    import numpy as np
+
+    palette = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    picture = coloured(np.array([[0, 1, 255]], np.uint8), palette)
+    assert picture.tolist() == [[[1, 2, 3], [4, 5, 6], [255, 255, 255]]]

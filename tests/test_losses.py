@@ -1,0 +1,279 @@
+"""Losses: equal to their formulas in plain numpy, values and slopes; finite, bounded, and blind to what is not counted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtseg.data.source import IGNORE
+from mtseg.losses import CrossEntropy, Kl, Squared, Tau, average
+
+Array = NDArray[np.float64]
+Formula = Callable[[Array, Array], Array]  # logits, target (B, K, *S) -> (B, *S)
+
+SHAPES = [(5, ()), (2, (3, 4))]  # classification and segmentation: the same rule
+CLASSES = [2, 10, 150]
+
+
+def softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def squared_mean(logits: Array, target: Array) -> Array:
+    return ((softmax(logits) - target) ** 2).sum(1) / logits.shape[1]
+
+
+def squared_sum(logits: Array, target: Array) -> Array:
+    return ((softmax(logits) - target) ** 2).sum(1)
+
+
+def kl(logits: Array, target: Array) -> Array:
+    return (target * (np.log(target) - np.log(softmax(logits)))).sum(1)
+
+
+def tau(value: float) -> Formula:
+    def distance(logits: Array, target: Array) -> Array:
+        classes = logits.shape[1]
+        p = value * target + (1 - value) / classes
+        q = value * softmax(logits) + (1 - value) / classes
+        return 2 / (classes**2 * value**2) * (p * np.log(p / q)).sum(1)
+
+    return distance
+
+
+DISTANCES: list[Any] = [
+    pytest.param(Squared(over_classes="mean"), squared_mean, id="squared-mean"),
+    pytest.param(Squared(over_classes="sum"), squared_sum, id="squared-sum"),
+    pytest.param(Kl(), kl, id="kl"),
+    *(pytest.param(Tau(tau=t), tau(t), id=f"tau-{t}") for t in (0.01, 0.1, 0.5, 0.9, 1.0)),
+]
+ALL = [Squared(over_classes="mean"), Squared(over_classes="sum"), Kl(), *(Tau(tau=t) for t in (0, 1e-3, 0.5, 1))]
+
+
+def draw(seed: int, batch: int, classes: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Logits and a target of probabilities, (B, K, *S) float32."""
+    torch.manual_seed(seed)
+    logits, other = 2 * torch.randn(2, batch, classes, *size)
+    return logits, other.softmax(1)
+
+
+def exact(logits: Tensor, target: Tensor) -> tuple[Array, Array]:
+    """The same numbers as doubles; the target sums to 1 again, which singles meet to 1e-7 only."""
+    p = target.double().numpy()
+    return logits.detach().double().numpy(), p / p.sum(1, keepdims=True)
+
+
+def slope(formula: Callable[[Array], float], at: Array) -> Array:
+    """Central differences of a scalar formula, one entry after another."""
+    result = np.empty_like(at)
+    for place in np.ndindex(at.shape):
+        step = np.zeros_like(at)
+        step[place] = 1e-5
+        result[place] = (formula(at + step) - formula(at - step)) / 2e-5
+    return result
+
+
+# --- the supervised loss
+
+
+def literal_cross_entropy(logits: Array, label: NDArray[Any]) -> float:
+    """Mean of -log softmax at the label, one labelled pixel after another."""
+    values = []
+    for place in np.ndindex(label.shape):
+        if label[place] != IGNORE:
+            pixel = logits[(place[0], slice(None), *place[1:])]
+            values.append(np.log(np.exp(pixel).sum()) - pixel[label[place]])
+    return float(np.mean(values))
+
+
+def labels(batch: int, classes: int, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    label = torch.randint(classes, (batch, *size))
+    label.view(-1)[::3] = IGNORE
+    return label.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize(("batch", "size"), SHAPES)
+def test_cross_entropy_is_the_mean_over_labelled_pixels(
+    batch: int, size: tuple[int, ...], classes: int, dtype: torch.dtype
+) -> None:
+    logits, _ = draw(0, batch, classes, size)
+    label = labels(batch, classes, size, dtype)
+    ours = CrossEntropy()(logits, label)
+    assert ours.item() == pytest.approx(literal_cross_entropy(logits.double().numpy(), label.numpy()), rel=1e-5)
+    torch.testing.assert_close(ours, F.cross_entropy(logits, label.long(), ignore_index=IGNORE))
+    counted = label != IGNORE  # and torch's own where nothing is ignored
+    torch.testing.assert_close(ours, F.cross_entropy(logits.movedim(1, -1)[counted], label[counted].long()))
+
+
+@pytest.mark.parametrize(("batch", "size"), SHAPES)
+def test_cross_entropy_slope_is_that_of_the_formula(batch: int, size: tuple[int, ...]) -> None:
+    logits, _ = draw(1, batch, 3, size)
+    label = labels(batch, 3, size, torch.uint8)
+    CrossEntropy()(logits.requires_grad_(), label).backward()
+    expected = slope(lambda z: literal_cross_entropy(z, label.numpy()), logits.detach().double().numpy())
+    np.testing.assert_allclose(logits.grad, expected, atol=1e-6)
+
+
+def test_cross_entropy_without_labels_is_exactly_zero_with_zero_gradient() -> None:
+    logits = (100 * torch.randn(2, 4, 3, 5)).requires_grad_()
+    loss = CrossEntropy()(logits, torch.full((2, 3, 5), IGNORE, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_cross_entropy_does_not_see_logits_at_ignored_pixels() -> None:
+    logits, _ = draw(2, 2, 5, (6, 7))
+    label = labels(2, 5, (6, 7), torch.uint8)
+    ignored = (label == IGNORE)[:, None]
+    changed = torch.where(ignored, 50 * torch.randn_like(logits), logits)
+    assert torch.equal(CrossEntropy()(logits, label), CrossEntropy()(changed, label))
+    changed.requires_grad_()
+    CrossEntropy()(changed, label).backward()
+    assert changed.grad is not None
+    assert changed.grad[ignored.expand_as(changed)].abs().max() == 0
+
+
+# --- distances
+
+
+@pytest.mark.parametrize(("distance", "formula"), DISTANCES)
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize(("batch", "size"), SHAPES)
+def test_distance_equals_its_formula(
+    distance: Any, formula: Formula, batch: int, size: tuple[int, ...], classes: int
+) -> None:
+    logits, target = draw(3, batch, classes, size)
+    ours = distance(logits, target)
+    assert ours.shape == (batch, *size)
+    assert ours.dtype == torch.float32
+    np.testing.assert_allclose(ours, formula(*exact(logits, target)), rtol=1e-4, atol=2e-7)
+
+
+@pytest.mark.parametrize(("distance", "formula"), DISTANCES)
+@pytest.mark.parametrize(("batch", "size"), [(2, ()), (2, (2, 1))])
+def test_distance_slope_is_that_of_its_formula(
+    distance: Any, formula: Formula, batch: int, size: tuple[int, ...]
+) -> None:
+    logits, target = draw(4, batch, 4, size)
+    distance(logits.requires_grad_(), target).sum().backward()
+    at, p = exact(logits, target)
+    expected = slope(lambda z: float(formula(z, p).sum()), at)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(logits.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_tau_tends_to_the_squared_difference_meaned_over_classes(classes: int) -> None:
+    logits, target = draw(5, 2, classes, (3, 4))
+    limit = Squared(over_classes="mean")(logits, target)
+    assert torch.equal(Tau(tau=0)(logits, target), limit)
+    for small in (1e-3, 1e-4, 1e-5):
+        # The next term of the expansion in tau is of relative size tau K max(p, q).
+        torch.testing.assert_close(Tau(tau=small)(logits, target), limit, rtol=small * classes, atol=2e-6)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_tau_slope_tends_to_that_of_the_squared_difference(classes: int) -> None:
+    slopes = []
+    for distance in (Tau(tau=1e-5), Squared(over_classes="mean")):
+        logits, target = draw(6, 2, classes, (3, 4))
+        distance(logits.requires_grad_(), target).sum().backward()
+        slopes.append(logits.grad)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=3e-5 * classes, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+def test_tau_of_one_is_two_over_classes_squared_kl(classes: int) -> None:
+    logits, target = draw(7, 2, classes, (3, 4))
+    torch.testing.assert_close(Tau(tau=1)(logits, target), 2 / classes**2 * Kl()(logits, target), rtol=1e-4, atol=2e-7)
+
+
+@pytest.mark.parametrize("distance", [*ALL, Tau(tau=1e-5)], ids=str)
+def test_distance_is_zero_between_equals_and_positive_otherwise(distance: Any) -> None:
+    logits, target = draw(8, 4, 6, (5, 5))
+    torch.testing.assert_close(distance(logits, logits.softmax(1)), torch.zeros(4, 5, 5), rtol=0, atol=2e-6)
+    assert distance(logits, target).min() > 0
+
+
+@pytest.mark.parametrize("distance", ALL, ids=str)
+@pytest.mark.parametrize("classes", CLASSES)
+def test_distance_is_finite_for_one_hot_targets_and_confident_logits(distance: Any, classes: int) -> None:
+    logits = torch.full((classes, classes), -100.0).fill_diagonal_(100.0).requires_grad_()
+    for target in (torch.eye(classes), torch.eye(classes).roll(1, 0), torch.full((classes, classes), 1 / classes)):
+        logits.grad = None
+        values = distance(logits, target)
+        values.sum().backward()
+        assert values.isfinite().all()
+        assert logits.grad is not None
+        assert logits.grad.isfinite().all()  # type: ignore[unreachable]
+
+
+def test_kl_of_a_confident_mistake_is_its_log_odds() -> None:
+    """KL(e_1 || softmax(100, -100)) = log(1 + e^200) = 200."""
+    assert Kl()(torch.tensor([[100.0, -100.0]]), torch.tensor([[0.0, 1.0]])).item() == pytest.approx(200)
+
+
+@pytest.mark.parametrize("classes", [*CLASSES, 1000])
+def test_squared_summed_over_classes_lies_in_0_to_2_whatever_their_number(classes: int) -> None:
+    logits, target = draw(9, 8, classes, (4, 4))
+    values = Squared(over_classes="sum")(20 * logits, target)
+    assert 0 <= values.min() <= values.max() <= 2
+    torch.testing.assert_close(values, classes * Squared(over_classes="mean")(20 * logits, target))
+    opposed = F.one_hot(torch.tensor([0]), classes).float()
+    at_most = Squared(over_classes="sum")(200 * opposed, opposed.roll(1, 1))
+    assert at_most.item() == pytest.approx(2)  # reached, so the bound cannot be smaller
+
+
+@pytest.mark.parametrize("distance", ALL, ids=str)
+def test_distance_of_half_precision_logits_is_that_of_the_same_numbers_in_single(distance: Any) -> None:
+    logits, target = draw(10, 2, 5, (3, 3))
+    half = logits.bfloat16()
+    assert torch.equal(distance(half, target), distance(half.float(), target))
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1])
+def test_tau_outside_0_to_1_is_refused(wrong: float) -> None:
+    with pytest.raises(ValueError, match="tau"):
+        Tau(tau=wrong)
+
+
+# --- the mean over counted pixels
+
+
+@pytest.mark.parametrize("size", [(), (4, 5)])
+def test_average_is_the_mean_of_counted_values(size: tuple[int, ...]) -> None:
+    torch.manual_seed(11)
+    values, counted = torch.randn(6, *size), torch.rand(6, *size) < 0.5
+    kept = [v for v, c in zip(values.flatten().tolist(), counted.flatten().tolist(), strict=True) if c]
+    assert 0 < len(kept) < values.numel()
+    assert average(values, counted).item() == pytest.approx(sum(kept) / len(kept), rel=1e-5)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+def test_average_ignores_what_is_not_a_number_where_nothing_counts(poison: float) -> None:
+    torch.manual_seed(12)
+    clean, counted = torch.randn(3, 4), torch.rand(3, 4) < 0.5
+    values = clean.masked_fill(~counted, poison).requires_grad_()
+    mean = average(values, counted)
+    mean.backward()
+    assert torch.equal(mean, average(clean, counted))
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, counted / counted.sum())
+
+
+def test_average_of_nothing_is_zero_with_zero_gradient() -> None:
+    values = torch.full((2, 3), float("nan"), requires_grad=True)
+    mean = average(values, torch.zeros(2, 3, dtype=torch.bool))
+    mean.backward()
+    assert mean.item() == 0
+    assert torch.equal(values.grad, torch.zeros(2, 3))  # type: ignore[arg-type]

@@ -1,0 +1,239 @@
+"""The training loop: resuming, gradients, reproducibility, and what it refuses."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from runs import tiny
+from safetensors.torch import load_file
+
+from mtseg import checkpoint
+from mtseg.config import Config
+from mtseg.data.stream import Stream
+from mtseg.trainer import State, build, fit, train_step
+
+CPU = torch.device("cpu")
+METHODS = {
+    "mean teacher": ["method.teacher.kind=ema"],
+    "paper's teacher": ["method.teacher={kind: ema, mode: train, buffers: own, early_decay: 0.5, early_steps: 2}"],
+    "cutmix, shared geometry": ["method.branches=[{mix: {kind: cutmix}}]", "views.student.geometry=shared"],
+    "source frame, KL": ["method.frame=source", "method.distance={kind: kl}"],
+    "supervised": ["method.branches=[]"],
+    "adamw, cosine, clipping": ["optimizer={kind: adamw, lr: 0.01}", "schedule={kind: cosine, warmup: 2}", "clip=0.5"],
+}
+
+
+def begin(config: Config) -> tuple[State, Stream]:
+    splits = config.data.build()
+    branches = len(config.method.branches)
+    stream = Stream(splits, views=config.views, sizes=config.batch, branches=branches, seed=config.seed)
+    return build(config, splits, CPU), stream
+
+
+def files(run: Path, step: int) -> dict[str, bytes]:
+    """All that a run leaves: weights, optimizer and metrics."""
+    place = run / "checkpoints" / f"step-{step:08d}"
+    found = {name: (place / name).read_bytes() for name in ("student.safetensors", "teacher.safetensors")}
+    return found | {"metrics": (run / "metrics.jsonl").read_bytes()}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Make training die after `step` updates, before anything of that step is written."""
+
+    def dying(config: Config, state: State, batch: object) -> dict[str, object]:
+        terms = train_step(config, state, batch)  # type: ignore[arg-type]
+        if state.step == step:
+            raise Stopped
+        return terms
+
+    monkeypatch.setattr("mtseg.trainer.train_step", dying)
+
+
+@pytest.mark.parametrize("words", METHODS.values(), ids=METHODS)
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_to_the_bit(words, tmp_path, monkeypatch):
+    whole, broken = tiny(tmp_path / "whole", *words), tiny(tmp_path / "broken", *words)
+    expected = fit(whole, quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            fit(broken, quiet=True)
+    assert [path.name for path in checkpoint.steps(broken.out / "checkpoints")] == ["step-00000002"]
+    assert fit(broken, quiet=True) == expected
+    assert files(broken.out, 4) == files(whole.out, 4)
+    optimizers = [checkpoint.load_newest(run.out / "checkpoints")[0].rest["optimizer"] for run in (whole, broken)]
+    for one, other in zip(*(list(o["state"].values()) for o in optimizers), strict=True):
+        assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+
+
+def test_resuming_with_another_number_of_workers_changes_nothing(tmp_path, monkeypatch):
+    whole = tiny(tmp_path / "whole")
+    fit(whole, quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            fit(tiny(tmp_path / "broken", "workers=2"), quiet=True)
+    fit(tiny(tmp_path / "broken", "workers=1"), quiet=True)
+    assert files(tmp_path / "broken", 4) == files(whole.out, 4)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_result_is_the_same(tmp_path, monkeypatch):
+    words = ["steps=6"]
+    whole, broken = tiny(tmp_path / "whole", *words), tiny(tmp_path / "broken", *words)
+    fit(whole, quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Stopped):
+            fit(broken, quiet=True)
+    newest = checkpoint.steps(broken.out / "checkpoints")[-1] / "student.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-3] ^= 4
+    newest.write_bytes(data)
+    fit(broken, quiet=True)
+    assert files(broken.out, 6) == files(whole.out, 6)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    config = tiny(tmp_path / "run")
+    expected = fit(config, quiet=True)
+    before = files(config.out, 4)
+    monkeypatch.setattr("mtseg.trainer.train_step", lambda *_: pytest.fail("a finished run took a step"))
+    assert fit(config, quiet=True) == expected
+    assert files(config.out, 4) == before
+
+
+def test_the_seed_decides_the_run(tmp_path):
+    runs = {name: tiny(tmp_path / name, f"seed={seed}") for name, seed in (("a", 1), ("b", 1), ("c", 2))}
+    for config in runs.values():
+        fit(config, quiet=True)
+    a, b, c = (files(config.out, 4) for config in runs.values())
+    assert a == b
+    assert a["student.safetensors"] != c["student.safetensors"]
+
+
+@pytest.mark.parametrize("words", [METHODS["mean teacher"], METHODS["source frame, KL"]], ids=["student", "source"])
+def test_consistency_alone_moves_every_weight_of_the_student_and_none_of_the_teacher(words, tmp_path):
+    """The labelled term is cut off, so that any gradient there is comes from the teacher's targets."""
+    config = tiny(tmp_path, *words, "method.ramp={kind: constant}")
+    state, stream = begin(config)
+    train_step(config, state, stream[0])  # residual branches begin with a scale of 0, and so without a gradient
+    batch = stream[1]
+    with torch.no_grad():
+        for parameter in state.teacher.module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)  # a teacher that disagrees
+    batch.labelled.label.fill_(255)  # type: ignore[union-attr]
+    teacher = [parameter.clone() for parameter in state.teacher.module.parameters()]
+    gradients = {}
+    for name, parameter in state.student.named_parameters():
+        parameter.register_hook(lambda gradient, name=name: gradients.update({name: gradient.abs().max().item()}))
+    terms = train_step(config, state, batch)
+    assert float(terms["train/loss_sup"]) == 0
+    assert float(terms["train/loss_cons"]) > 0
+    silent = [name for name, _ in state.student.named_parameters() if not gradients.get(name, 0) > 0]
+    assert silent == []
+    assert all(p.grad is None and not p.requires_grad for p in state.teacher.module.parameters())
+    for before, after, student in zip(
+        teacher, state.teacher.module.parameters(), state.student.parameters(), strict=True
+    ):
+        torch.testing.assert_close(after, 0.5 * before + 0.5 * student)  # a = 1 - 1 / 2, and nothing else
+
+
+@pytest.mark.parametrize("buffers", ["average", "copy"])
+def test_with_decay_zero_the_teacher_is_the_student_buffers_included(buffers, tmp_path):
+    config = tiny(tmp_path, f"method.teacher={{kind: ema, decay: 0.0, buffers: {buffers}}}")
+    fit(config, quiet=True)
+    saved, _ = checkpoint.load_newest(config.out / "checkpoints")
+    assert saved.student.keys() == saved.teacher.keys()
+    assert any("running_mean" in name for name in saved.student)
+    for name, value in saved.student.items():
+        assert torch.equal(value, saved.teacher[name]), name
+
+
+def test_supervised_training_ignores_the_unlabelled_images(tmp_path):
+    """The same labelled batches give the same student whatever the pool of unlabelled images is."""
+    students = []
+    for name, word in (("all", "data.unlabelled=all"), ("rest", "data.unlabelled=rest")):
+        config = tiny(tmp_path / name, "method.branches=[]", word)
+        fit(config, quiet=True)
+        students.append(load_file(config.out / "checkpoints/step-00000004/student.safetensors"))
+    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
+
+
+def test_metrics_hold_every_step_and_evaluation_once_and_only_finite_json(tmp_path):
+    config = tiny(tmp_path / "run")
+    fit(config, quiet=True)
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (config.out / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "val_teacher/mIoU" in line] == [2, 4]
+    assert list((config.out / "tensorboard").iterdir())
+
+
+def test_the_logged_loss_is_the_sum_of_its_terms(tmp_path):
+    config = tiny(tmp_path / "run")
+    fit(config, quiet=True)
+    lines = [json.loads(line) for line in (config.out / "metrics.jsonl").open()]
+    for line in (line for line in lines if "train/loss" in line):
+        expected = line["train/loss_sup"] + line["train/weight"] * line["train/loss_cons"]
+        assert line["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_learning_rate_is_the_schedule_of_each_group(tmp_path):
+    config = tiny(tmp_path, "optimizer={kind: sgd, lr: 0.01, decoder_lr: 0.1}", "schedule={kind: poly, power: 1.0}")
+    state, stream = begin(config)
+    for step in range(4):
+        train_step(config, state, stream[step])
+        rates = [group["lr"] for group in state.optimizer.param_groups]
+        assert rates == pytest.approx([0.01 * (1 - step / 4), 0.1 * (1 - step / 4)])
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    """With SGD without momentum or decay the update is lr times the clipped gradient."""
+    optimizer = "optimizer={kind: sgd, lr: 1.0, momentum: 0.0, weight_decay: 0.0}"
+    lengths = {}
+    for clip in ("null", "0.01"):
+        config = tiny(tmp_path, optimizer, f"clip={clip}")
+        state, stream = begin(config)
+        before = [p.detach().clone() for p in state.student.parameters()]
+        train_step(config, state, stream[0])
+        moved = [(p.detach() - q).square().sum() for p, q in zip(state.student.parameters(), before, strict=True)]
+        lengths[clip] = float(torch.stack(moved).sum().sqrt())
+    assert lengths["0.01"] == pytest.approx(0.01, rel=1e-3)
+    assert lengths["null"] > 0.02
+
+
+def test_another_run_in_the_folder_is_refused_with_the_difference(tmp_path):
+    fit(tiny(tmp_path / "run"), quiet=True)
+    with pytest.raises(ValueError, match=r"method\.weight: 2\.0 -> 3\.0"):
+        fit(tiny(tmp_path / "run", "method.weight=3"), quiet=True)
+    with pytest.raises(ValueError, match="resume is never"):
+        fit(tiny(tmp_path / "run", "resume=never"), quiet=True)
+
+
+def test_a_run_without_one_whole_checkpoint_is_never_started_over_silently(tmp_path):
+    config = tiny(tmp_path / "run")
+    fit(config, quiet=True)
+    for place in checkpoint.steps(config.out / "checkpoints"):
+        os.truncate(place / "state.pt", 10)
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        fit(config, quiet=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_step(tmp_path):
+    with pytest.raises(ValueError, match=r"the loss is nan at step \d"):
+        fit(tiny(tmp_path / "run", "optimizer.lr=1e30"), quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_teacher_of_the_demo_is_ahead_of_supervised_only(seed, tmp_path):
+    from mtseg.compare import compare, table_rows
+    from mtseg.config import load
+
+    rows = table_rows(compare(load(["configs/demo.yaml", f"seed={seed}", f"out={tmp_path}"])))
+    assert rows["teacher"] > rows["supervised-only"] + 0.04
+    assert rows["teacher"] > rows["supervised-only, averaged weights"]
