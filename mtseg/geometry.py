@@ -71,7 +71,11 @@ def _placed(linear: NDArray[np.float64], where: NDArray[np.float64], *, crop: Si
     """The warp of a crop whose linear part, in pixels, is `linear`; `where` in [-1, 1] is its place."""
     view_half, image_half = np.array(crop[::-1]) / 2, np.array(image[::-1]) / 2
     box_half = np.abs(linear) @ view_half  # of the crop's bounding box in the image
-    offset = where * np.abs(image_half - box_half)
+    held_half = np.abs(np.linalg.inv(linear)) @ image_half  # of the image's bounding box in the crop
+    if (held_half <= view_half).all():
+        offset = linear @ (where * (view_half - held_half))
+    else:
+        offset = where * np.abs(image_half - box_half)
     if np.array_equal(np.abs(linear), np.eye(2)):  # unscaled, upright: land on whole pixels, lose nothing
         offset = np.round(image_half + offset - box_half) + box_half - image_half
     warp = np.eye(3)

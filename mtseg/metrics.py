@@ -18,11 +18,16 @@ class Confusion:
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of `prediction` in [0, K) and `label` in [0, K) or IGNORE, integers of the same shape.
 
-        Raises ValueError where a label is neither a class nor IGNORE.
+        Raises ValueError where a label is neither a class nor IGNORE, and where the shapes differ.
         """
+        if prediction.shape != label.shape:
+            raise ValueError(
+                f"the label is {tuple(label.shape)} and the prediction {tuple(prediction.shape)} (height, width); "
+                "they must be equal: the label must be as large as its image"
+            )
         k = self.classes
-        prediction, label = prediction.flatten().cpu(), label.flatten().cpu().int()
-        wrong = (label >= k) & (label != IGNORE)
+        prediction, label = prediction.flatten().cpu(), label.flatten().cpu().long()
+        wrong = ((label < 0) | (label >= k)) & (label != IGNORE)
         if wrong.any():
             raise ValueError(
                 f"label {int(label[wrong][0])} on {int(wrong.sum())} pixels is no class of the {k} (0 to {k - 1}) "

@@ -2,10 +2,14 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +142,8 @@ def _downloaded(encoder: str, depth: int) -> Mapping[str, Tensor]:
     import segmentation_models_pytorch as smp
 
     try:
-        donor = smp.encoders.get_encoder(encoder, depth=depth, weights="imagenet")
+        with _without_retries():
+            donor = smp.encoders.get_encoder(encoder, depth=depth, weights="imagenet")
     except Exception as error:
         raise ValueError(
             f"model.weights: the ImageNet weights of {encoder!r} could not be downloaded ({type(error).__name__}); "
@@ -146,6 +151,24 @@ def _downloaded(encoder: str, depth: int) -> Mapping[str, Tensor]:
             "(model.weights=none starts from random weights)"
         ) from error
     return nn.Module.state_dict(donor)
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Where the hub cannot be reached, let its client look in its cache only; it would retry for half a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    host = urlsplit(constants.ENDPOINT).hostname
+    try:
+        if not getproxies():
+            socket.create_connection((host, 443), timeout=3).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _architecture(name: str, options: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -39,10 +38,11 @@ def fit(config: Config, *, quiet: bool = False) -> Scores:
     """
     device = pick_device(config.device)
     splits = config.data.build()
-    _claim(config)
-    saved, damaged = _newest(config.out)
+    saved, damaged = _continued(config)
     state = build(config, splits, device, pretrained=saved is None)
     length = 0 if saved is None else _restore(state, saved)
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.yaml").write_text(written(config))
     with Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log:
         for sentence in damaged + ([f"continuing {config.out} at step {state.step}"] if saved else []):
             log.say(sentence)
@@ -142,26 +142,23 @@ def _evaluated(config: Config, splits: Splits, state: State, device: torch.devic
     }
 
 
-def _claim(config: Config) -> None:
-    """Make the run's folder, or check that the run in it is this one."""
-    path = config.out / "config.yaml"
-    if path.is_file():
-        if config.resume == "never":
-            raise ValueError(f"out: {config.out} holds a run already and resume is never; choose another out=")
-        changed = differences(of_run(config.out), config)
-        if changed:
-            lines = "\n  ".join(changed)
-            raise ValueError(
-                f"out: {config.out} holds a run with other settings; choose another out=, or restore them:\n  {lines}"
-            )
-    config.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(written(config))
+def _continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of the run to continue, and what was passed over for it; none for a new run.
 
-
-def _newest(out: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The run's newest whole checkpoint and what was passed over for it; none in a folder without checkpoints."""
-    folder = out / "checkpoints"
-    return checkpoint.load_newest(folder) if checkpoint.steps(folder) else (None, [])
+    A folder with checkpoints holds a run, and is refused to another one.
+    """
+    folder = config.out / "checkpoints"
+    if not checkpoint.steps(folder):
+        return None, []
+    if config.resume == "never":
+        raise ValueError(f"out: {config.out} holds a run already and resume is never; choose another out=")
+    changed = differences(of_run(config.out), config)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise ValueError(
+            f"out: {config.out} holds a run with other settings; choose another out=, or restore them:\n  {lines}"
+        )
+    return checkpoint.load_newest(folder)
 
 
 def _save(config: Config, state: State, log: Log) -> None:

@@ -26,7 +26,9 @@ def test_images_and_masks_are_those_of_the_files_and_void_is_ignored(tmp_path):
     assert len(CLASSES) == len(PALETTE) == len({tuple(colour) for colour in PALETTE}) == 11
 
 
-@pytest.mark.parametrize(("labels", "count"), [("all", 367), ("1/2", 183), ("1/4", 91), ("1/8", 45), ("1/16", 22), (7, 7)])
+@pytest.mark.parametrize(
+    ("labels", "count"), [("all", 367), ("1/2", 183), ("1/4", 91), ("1/8", 45), ("1/16", 22), (7, 7)]
+)
 def test_a_share_is_rounded_down(labels, count):
     chosen = choose(367, labels, seed=3)
     assert len(set(chosen)) == len(chosen) == count

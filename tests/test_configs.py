@@ -14,7 +14,14 @@ ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
 WHOLE = [path for path in FILES if path.parent.name in ("configs", "recipe")]
 PARTS = [path for path in FILES if path not in WHOLE]
-SMALL = ["steps=2", "eval.every=2", "workers=0", "batch={labelled: 2, unlabelled: 2}", "model.weights=none", "device=cpu"]
+SMALL = [
+    "steps=2",
+    "eval.every=2",
+    "workers=0",
+    "batch={labelled: 2, unlabelled: 2}",
+    "model.weights=none",
+    "device=cpu",
+]
 
 
 def camvid(root: Path, *, images: int = 34, size: tuple[int, int] = (90, 120)) -> Path:
@@ -104,5 +111,3 @@ def test_a_part_can_be_built_and_refused_in_python_too():
     with pytest.raises(ValueError, match="own"):
         Ema(mode="eval", buffers="own")
     assert validate(Ema, {"kind": "ema", "decay": 0.5}) == Ema(decay=0.5)
-
-

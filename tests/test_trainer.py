@@ -214,6 +214,23 @@ def test_another_run_in_the_folder_is_refused_with_the_difference(tmp_path):
         fit(tiny(tmp_path / "run", "resume=never"), quiet=True)
 
 
+def test_a_folder_in_which_no_run_came_to_a_checkpoint_is_free(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            fit(tiny(tmp_path / "run"), quiet=True)
+    again, fresh = tiny(tmp_path / "run", "method.weight=3"), tiny(tmp_path / "fresh", "method.weight=3")
+    fit(again, quiet=True)
+    fit(fresh, quiet=True)
+    assert files(again.out, 4) == files(fresh.out, 4)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        fit(tiny(tmp_path / "run", "model.weights=nowhere.pth"), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_one_whole_checkpoint_is_never_started_over_silently(tmp_path):
     config = tiny(tmp_path / "run")
     fit(config, quiet=True)
