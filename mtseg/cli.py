@@ -1,4 +1,4 @@
-"""Commands: train, eval, compare. Heavy libraries are imported where used, so that --help answers at once."""
+"""Commands: train, eval, compare, table. Heavy libraries are imported where used, so that --help answers at once."""
 
 import argparse
 import json
@@ -14,8 +14,13 @@ WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script: `mtseg train|eval|compare ...`. Returns the exit code."""
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "eval": evaluate, "compare": compare}
+    """The console script: `mtseg train|eval|compare|table ...`. Returns the exit code."""
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "train": train,
+        "eval": evaluate,
+        "compare": compare,
+        "table": table,
+    }
     parser = argparse.ArgumentParser(prog="mtseg", description="Semi-supervised semantic segmentation.")
     parser.add_argument("command", choices=commands, help="what to do; `mtseg COMMAND --help` says how")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="its words")
@@ -47,6 +52,14 @@ def compare(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="+", help=WORDS)
     parsed = parser.parse_args(arguments)
     return _answer(lambda: _compare(parsed.words))
+
+
+def table(arguments: Sequence[str] | None = None) -> int:
+    """Print one Markdown table over finished comparisons that differ in their seed."""
+    parser = argparse.ArgumentParser(prog="table", description=table.__doc__)
+    parser.add_argument("folders", nargs="+", help="folders of comparisons (their out=)")
+    parsed = parser.parse_args(arguments)
+    return _answer(lambda: _table(parsed.folders))
 
 
 def _answer(work: Callable[[], None]) -> int:
@@ -92,6 +105,14 @@ def _compare(words: Sequence[str]) -> None:
     config = load(words)
     _share_cores(config)
     run_both(config)
+
+
+def _table(folders: Sequence[str]) -> None:
+    from pathlib import Path
+
+    from mtseg.compare import table as over_seeds
+
+    print(over_seeds([Path(folder) for folder in folders]))
 
 
 def _share_cores(config: "Config") -> None:

@@ -34,7 +34,9 @@ class Colour:
         transform = self.build(p=1.0)
         probe = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         try:
-            seen = transform(image=probe)["image"]
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                seen = transform(image=probe)["image"]
         except Exception as error:
             raise ValueError(f"{self.name} with {self.params} fails on an image: {error}") from error
         if not (isinstance(seen, np.ndarray) and seen.dtype == np.uint8 and seen.shape == probe.shape):
@@ -47,9 +49,9 @@ class Colour:
         known = _image_only()
         if self.name not in known:
             near = difflib.get_close_matches(self.name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"{self.name!r} is not an image-only transform of albumentations{hint} choose from: {', '.join(known)}"
+                f"{self.name!r} is not an image-only transform of albumentations; {hint}choose from: {', '.join(known)}"
             )
         accepted = inspect.signature(known[self.name]).parameters
         for key in self.params:
@@ -68,9 +70,9 @@ def _image_only() -> dict[str, Any]:
     import albumentations as A
 
     def usable(value: Any) -> bool:
-        return inspect.isclass(value) and issubclass(value, A.ImageOnlyTransform)
+        return inspect.isclass(value) and issubclass(value, A.ImageOnlyTransform) and value is not A.ImageOnlyTransform
 
-    return {name: value for name, value in sorted(vars(A).items()) if usable(value) and not inspect.isabstract(value)}
+    return {name: value for name, value in sorted(vars(A).items()) if usable(value)}
 
 
 def _one_line(error: Exception) -> str:

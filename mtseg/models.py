@@ -49,14 +49,17 @@ class Smp:
         """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes, H, W).
 
         `pretrained=False` leaves the initial weights out, for a network that is about to be loaded.
-        Raises ValueError for an unknown name or option, and for weights that are missing or do not fit.
+        Raises ValueError for an unknown name or option, and for weights that are missing or do not fit; so does
+        the network's first forward where its maps are not as large as its images.
         """
-        network = _architecture(self.arch, self.options)(
-            encoder_name=self._known_encoder(),
-            encoder_weights=None,
-            classes=classes,
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()},
-        )
+        architecture, encoder = _architecture(self.arch, self.options), self._known_encoder()
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
+        try:
+            network = architecture(encoder_name=encoder, encoder_weights=None, classes=classes, **options)
+        except Exception as error:  # of any type: the library checks few of its arguments
+            raise ValueError(
+                f"model: {self.arch} with encoder {encoder} and options {self.options} cannot be built: {error}"
+            ) from error
         if pretrained and str(self.weights) != "none":
             depth = len(network.encoder.out_channels) - 1
             load_encoder(network.encoder, self._encoder_weights(depth), source=str(self.weights))
@@ -93,6 +96,11 @@ class Padded(nn.Module):
         if down or right:
             images = F.pad(images, (0, right, 0, down), mode="replicate")
         logits: Tensor = self.network(images)
+        if logits.shape[-2:] != images.shape[-2:]:  # to cut these would be to train on an enlarged corner
+            raise ValueError(
+                f"model: the maps are {tuple(logits.shape[-2:])} for images of {tuple(images.shape[-2:])} (height, "
+                f"width); divide model.options.upsampling by {logits.shape[-1] / images.shape[-1]:g}"
+            )
         return logits[..., :h, :w]
 
 

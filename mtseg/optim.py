@@ -25,6 +25,10 @@ class Sgd:
     nesterov: bool = False
     weight_decay: NonNegative = 1e-4
 
+    def __post_init__(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: true looks ahead along a momentum of 0; set momentum, such as 0.9, or drop it")
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the model's parameters, at the base learning rates."""
         groups = _groups(model, self.lr, self.decoder_lr)

@@ -68,16 +68,17 @@ def test_dry_run_prints_the_resolved_config_and_what_follows_and_trains_nothing(
 def test_compare_trains_both_on_equal_terms_and_leaves_a_table_and_a_picture(config, tmp_path, capsys):
     out = tmp_path / "both"
     assert cli.main(["compare", config, f"out={out}"]) == 0
-    rows, shown = json.loads((out / "comparison.json").read_text()), capsys.readouterr().out
+    found, shown = json.loads((out / "comparison.json").read_text()), capsys.readouterr().out
     for name, run, network in (
         ("supervised-only", "supervised", "student"),
         ("supervised-only, averaged weights", "supervised", "teacher"),
         ("student", "method", "student"),
         ("teacher", "method", "teacher"),
     ):
-        last = [line for line in read(out / run) if "val_teacher" in line][-1]
-        assert rows[name] == last[f"val_{network}"]["mIoU"]
-        assert f"{100 * rows[name]:.2f}" in shown
+        values = [line[f"val_{network}"]["mIoU"] for line in read(out / run) if "val_teacher" in line]
+        assert len(values) == 2
+        assert found["mIoU"][name] == {"last": values[-1], "best": max(values)}
+        assert f"{100 * values[-1]:.2f}" in shown
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     configs = [yaml.safe_load((out / run / "config.yaml").read_text()) for run in ("supervised", "method")]
     assert configs[0]["method"].pop("branches") == []
@@ -85,9 +86,53 @@ def test_compare_trains_both_on_equal_terms_and_leaves_a_table_and_a_picture(con
     assert {**configs[0], "out": ""} == {**configs[1], "out": ""}
 
 
+def comparison(folder: Path, seed: int, supervised: float, teacher: float) -> Path:
+    """A finished comparison with these last scores; the best are 0.1 higher."""
+    values = {
+        "supervised-only": supervised,
+        "supervised-only, averaged weights": 0.3,
+        "student": 0.4,
+        "teacher": teacher,
+    }
+    rows = {name: {"last": value, "best": value + 0.1} for name, value in values.items()}
+    folder.mkdir()
+    facts = {"split": "val", "seed": seed, "steps": 9, "mIoU": rows}
+    (folder / "comparison.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_a_table_has_the_mean_and_the_sample_deviation_over_seeds(tmp_path, capsys):
+    import numpy as np
+
+    supervised, teacher = [0.30, 0.33, 0.41], [0.45, 0.42, 0.52]
+    folders = [
+        str(comparison(tmp_path / str(seed), seed, *pair))
+        for seed, pair in enumerate(zip(supervised, teacher, strict=True))
+    ]
+    assert cli.main(["table", *folders]) == 0
+    rows = {cells[1].strip(): cells for cells in (line.split("|") for line in capsys.readouterr().out.splitlines()[2:])}
+    ahead = 100 * (np.array(teacher) - np.array(supervised))
+    for name, values in (
+        ("supervised-only", 100 * np.array(supervised)),
+        ("teacher", 100 * np.array(teacher)),
+        ("teacher over supervised-only", ahead),
+    ):
+        assert rows[name][3].strip() == f"{values.mean():.1f} +- {values.std(ddof=1):.1f}"
+    assert rows["teacher"][4].strip().startswith(f"{np.mean(teacher) * 100 + 10:.1f}")
+
+
+def test_comparisons_of_different_lengths_are_no_table(tmp_path, capsys):
+    folders = [comparison(tmp_path / name, 0, 0.3, 0.4) for name in "ab"]
+    path = folders[1] / "comparison.json"
+    path.write_text(path.read_text().replace('"steps": 9', '"steps": 8'))
+    assert cli.main(["table", *map(str, folders)]) == 1
+    assert "differ in split or steps" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["table", "nowhere"], "no comparison.json"),
         (["train", "nowhere.yaml"], "no such file"),
         (["train", "{config}", "out=x", "optimizer.lrr=1"], "optimizer.lrr: unknown key (value 1); did you mean 'lr'"),
         (["train", "{config}", "out=x", "data.labels=99"], "labels"),
@@ -103,7 +148,7 @@ def test_a_mistake_ends_in_words_and_exit_code_1(words, says, config, tmp_path, 
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tool", ["train", "eval", "compare"])
+@pytest.mark.parametrize("tool", ["train", "eval", "compare", "table"])
 def test_the_tools_answer_help_without_loading_torch(tool):
     code = (
         "import runpy, sys; sys.argv = ['x', '--help']\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtseg.config import Config, differences, load, of_run, written
+from mtseg.config import differences, load, of_run, written
 from mtseg.settings import gather, validate
 from mtseg.trainer import fit
 

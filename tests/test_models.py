@@ -1,0 +1,399 @@
+"""Networks: any image size, encoder weights from files and offline, names that explain themselves; and the optimizers."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mtseg.models import Smp, load_encoder, read_weights, split_parameters
+from mtseg.optim import AdamW, Sgd, set_lr
+
+TINY = "tu-test_resnet"  # timm's own encoder for tests: 0.5 M parameters
+CLASSES = 3
+
+# Architecture, encoder, depth, further options, and the multiple of pixels that its sides must be of.
+NETWORKS: list[Any] = [
+    ("unet", TINY, 3, {"decoder_channels": [16, 8, 8]}, 8),
+    ("unet", TINY, 4, {"decoder_channels": [16, 8, 8, 8]}, 16),
+    ("unet", "mobilenet_v2", 5, {"decoder_channels": [16, 8, 8, 8, 8]}, 32),
+    ("deeplabv3plus", TINY, 3, {"decoder_channels": 16}, 8),
+    ("deeplabv3plus", TINY, 4, {"decoder_channels": 16}, 16),
+    ("deeplabv3plus", "resnet18", 5, {"decoder_channels": 16}, 16),
+    ("deeplabv3plus", TINY, 5, {"decoder_channels": 16, "encoder_output_stride": 8}, 8),
+    ("fpn", TINY, 3, {"decoder_pyramid_channels": 16, "upsampling": 1}, 8),
+    ("fpn", TINY, 4, {"decoder_pyramid_channels": 16, "upsampling": 2}, 16),
+    ("fpn", "mobilenet_v2", 5, {"decoder_pyramid_channels": 16}, 32),
+]
+
+
+def small(**changes: Any) -> Smp:
+    options = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+    return Smp(**{"arch": "unet", "encoder": TINY, "weights": "none", "options": options, **changes})
+
+
+def built(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    return small(**changes).build(CLASSES)
+
+
+# --- any size
+
+
+@pytest.mark.parametrize(("arch", "encoder", "depth", "options", "multiple"), NETWORKS)
+def test_images_of_any_size_are_padded_by_their_edges_and_cut_back(
+    arch: str, encoder: str, depth: int, options: dict[str, Any], multiple: int
+) -> None:
+    torch.manual_seed(0)
+    model = Smp(arch=arch, encoder=encoder, weights=Path("none"), options={"encoder_depth": depth, **options}).build(4)
+    model.eval()
+    for h, w in ((64, 32), (37, 50), (31, 33), (5, 64), (1, 1)):
+        images = torch.randn(2, 3, h, w)
+        pad = ((0, 0), (0, 0), (0, -h % multiple), (0, -w % multiple))
+        with torch.no_grad():
+            ours = model(images)
+            by_hand = model.network(torch.from_numpy(np.pad(images.numpy(), pad, mode="edge")))
+        assert ours.shape == (2, 4, h, w)
+        assert torch.equal(ours, by_hand[:, :, :h, :w])
+        assert by_hand.shape[2:] == (h + pad[2][1], w + pad[3][1])  # pixel for pixel: a corner cut is no scaled map
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [("fpn", {"encoder_depth": 3}), ("fpn", {"encoder_depth": 4}), ("pspnet", {"encoder_depth": 4})],
+    ids=str,
+)
+def test_network_whose_maps_are_not_as_large_as_its_images_is_refused_with_the_remedy(arch: str, options: Any) -> None:
+    """Cutting such maps to the image's size would train on an enlarged corner of them."""
+    model = built(arch=arch, options=options).eval()
+    with pytest.raises(ValueError, match=r"model\.options\.upsampling"):
+        model(torch.zeros(1, 3, 64, 64))
+
+
+# --- parameter groups
+
+
+@pytest.mark.parametrize(("arch", "encoder", "depth", "options", "multiple"), NETWORKS[::3])
+def test_parameters_are_split_into_encoder_and_rest_each_exactly_once(
+    arch: str, encoder: str, depth: int, options: dict[str, Any], multiple: int
+) -> None:
+    model = Smp(arch=arch, encoder=encoder, weights=Path("none"), options={"encoder_depth": depth, **options}).build(4)
+    of_encoder, rest = split_parameters(model)
+    assert {id(p) for p in of_encoder} == {id(p) for p in model.network.encoder.parameters()}
+    together = [id(p) for p in (*of_encoder, *rest)]
+    assert len(together) == len(set(together))
+    assert set(together) == {id(p) for p in model.parameters()}
+    assert rest
+
+
+def test_only_a_module_called_encoder_is_the_encoder() -> None:
+    model = nn.ModuleDict({"encoder": nn.Linear(1, 1), "encoder_neck": nn.Linear(1, 1), "head": nn.Linear(1, 1)})
+    model["head"].weight = model["encoder"].weight  # shared: counted once
+    of_encoder, rest = split_parameters(model)
+    assert {id(p) for p in of_encoder} == {id(p) for p in model["encoder"].parameters()}
+    assert len(rest) == 3
+
+
+# --- encoder weights from files
+
+
+def randomised(encoder: nn.Module) -> dict[str, Tensor]:
+    """Weights of the same shapes that no initialisation would give."""
+    torch.manual_seed(99)
+    return {
+        name: torch.randn_like(tensor) if tensor.is_floating_point() else tensor + 5
+        for name, tensor in nn.Module.state_dict(encoder).items()
+    }
+
+
+def save(weights: dict[str, Tensor], path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save(weights, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+@pytest.mark.parametrize("encoder", [TINY, "resnet18", "mobilenet_v2"])
+def test_encoder_weights_come_back_from_a_file_and_the_decoder_is_untouched(
+    encoder: str, suffix: str, tmp_path: Path
+) -> None:
+    fresh = built(encoder=encoder)
+    weights = randomised(fresh.network.encoder)
+    path = save(weights, tmp_path / f"encoder{suffix}")
+    loaded = built(encoder=encoder, weights=path)
+    own = nn.Module.state_dict(loaded.network.encoder)
+    assert own.keys() == weights.keys()
+    assert all(torch.equal(own[name], weights[name]) for name in own)
+    for name, tensor in loaded.network.decoder.state_dict().items():
+        assert torch.equal(tensor, fresh.network.decoder.state_dict()[name])
+
+
+def test_weights_as_timm_publishes_them_fit_head_and_deeper_stages_left_over(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    published = timm.create_model("test_resnet", pretrained=False).state_dict()
+    loaded = built(weights=save(published, tmp_path / "timm.safetensors"))
+    own = nn.Module.state_dict(loaded.network.encoder)
+    assert len(own) < len(published)
+    assert all(torch.equal(tensor, published[name.removeprefix("model.")]) for name, tensor in own.items())
+
+
+def test_weights_inside_a_checkpoints_state_dict_are_found(tmp_path: Path) -> None:
+    weights = randomised(built().network.encoder)
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": weights, "epoch": 3}, path)
+    own = nn.Module.state_dict(built(weights=path).network.encoder)
+    assert all(torch.equal(own[name], weights[name]) for name in own)
+
+
+def test_a_network_about_to_be_loaded_reads_no_weights() -> None:
+    assert small(weights=Path("no/such/file.pth")).build(CLASSES, pretrained=False)
+
+
+def test_missing_and_misshapen_tensors_are_named_and_nothing_is_loaded() -> None:
+    encoder = built().network.encoder
+    before = {name: tensor.clone() for name, tensor in nn.Module.state_dict(encoder).items()}
+    names = list(before)
+    lacking = randomised(encoder)
+    del lacking[names[0]]
+    with pytest.raises(ValueError, match=rf"somewhere.*1 of .* missing \['{names[0]}'\], 0 have"):
+        load_encoder(encoder, lacking, source="somewhere")
+    wrong = randomised(encoder)
+    wrong[names[0]] = wrong[names[0]][:-1]
+    with pytest.raises(ValueError, match=rf"0 of .*, 1 have another shape \['{names[0]}'\]"):
+        load_encoder(encoder, wrong, source="somewhere")
+    assert all(torch.equal(before[name], tensor) for name, tensor in nn.Module.state_dict(encoder).items())
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    path = save(randomised(built(encoder="resnet18").network.encoder), tmp_path / "resnet18.safetensors")
+    with pytest.raises(ValueError, match=r"resnet18\.safetensors does not fit the encoder"):
+        built(weights=path)
+
+
+def test_a_file_without_counters_of_batches_fits() -> None:
+    """Weights older than num_batches_tracked, and converted ones, lack it."""
+    encoder = built().network.encoder
+    weights = {name: t for name, t in randomised(encoder).items() if not name.endswith("num_batches_tracked")}
+    load_encoder(encoder, weights, source="old")
+    own = nn.Module.state_dict(encoder)
+    assert all(torch.equal(own[name], tensor) for name, tensor in weights.items())
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "inside a state dict"])
+def test_code_in_a_weights_file_is_refused_and_not_executed(how: str, tmp_path: Path) -> None:
+    proof, path = tmp_path / "executed", tmp_path / "weights.pth"
+    payload = Payload(proof)
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        torch.save(payload if how == "torch.save" else {"weight": torch.zeros(1), "more": payload}, path)
+    with pytest.raises(ValueError, match=r"weights\.pth is not a readable file of tensors"):
+        read_weights(path)
+    assert not proof.exists()
+    pickle.loads(pickle.dumps(payload))
+    assert proof.exists()  # the payload does what it says
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404 not found</html>", b"\x00" * 500])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_tensors_is_refused_by_name(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path.name} is not a readable file of tensors"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("thing", [torch.zeros(3), [torch.zeros(3)], {"a": 1}, {"state_dict": {"a": "b"}}], ids=str)
+def test_a_file_of_something_else_than_named_tensors_is_refused(thing: Any, tmp_path: Path) -> None:
+    torch.save(thing, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="no plain state dict"):
+        read_weights(tmp_path / "weights.pth")
+
+
+def test_a_missing_file_is_named_with_the_alternatives(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no file .*nowhere\.pth.*'none', 'imagenet'"):
+        built(weights=tmp_path / "nowhere.pth")
+
+
+# --- ImageNet weights
+
+
+def test_imagenet_weights_are_those_of_the_donor_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    make = smp.encoders.get_encoder
+    torch.manual_seed(7)
+    donor = make(TINY, depth=3, weights=None)
+
+    def get_encoder(name: str, **settings: Any) -> nn.Module:
+        asked.append((name, settings))
+        return donor
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", get_encoder)
+    own = nn.Module.state_dict(built(weights="imagenet").network.encoder)
+    assert asked == [(TINY, {"depth": 3, "weights": "imagenet"})]
+    assert all(torch.equal(own[name], tensor) for name, tensor in nn.Module.state_dict(donor).items())
+    asked.clear()
+    built(weights="none")
+    small(weights="imagenet").build(CLASSES, pretrained=False)
+    assert asked == []  # never downloaded unless asked for
+
+
+def test_imagenet_weights_without_a_network_say_what_to_place_and_how_to_name_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Max retries exceeded with url: (Caused by a resolution error, line 1\nline 2)")
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", offline)
+    with pytest.raises(ValueError) as caught:
+        built(weights="imagenet")
+    message = str(caught.value)
+    for part in (TINY, "ImageNet", "ConnectionError", "model.weights=FILE.safetensors", "model.weights=none"):
+        assert part in message
+    assert "\n" not in message
+    assert "Max retries" not in message
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key", "right"),
+    [
+        ({"arch": "unett"}, "model.arch", "'unet'"),
+        ({"arch": "deeplabv3+"}, "model.arch", "'deeplabv3plus'"),
+        ({"arch": "Unet"}, "model.arch", "'unet'"),
+        ({"encoder": "resnet-18"}, "model.encoder", "'resnet18'"),
+        ({"encoder": "tu-resnet10"}, "model.encoder", "'tu-resnet101'"),
+        ({"encoder": "resnet10t"}, "model.encoder", "'tu-resnet10t'"),
+        ({"options": {"encoder_dept": 3}}, "model.options", "'encoder_depth'"),
+        ({"options": {"decoder_chanels": [1]}}, "model.options", "'decoder_channels'"),
+        ({"arch": "zzz"}, "model.arch", "known: unet"),
+    ],
+    ids=str,
+)
+def test_an_unknown_name_is_refused_with_a_near_one(wrong: Any, key: str, right: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        built(**wrong)
+    assert key in str(caught.value)
+    assert right in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["classes", "in_channels", "encoder_weights", "aux_params", "activation", "kwargs"])
+def test_an_option_that_another_key_decides_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.options: '{key}' is not known"):
+        built(options={key: 1})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"options": {"encoder_depth": 4}},  # five decoder channels by default
+        {"options": {"encoder_depth": "three"}},
+        {"options": {"decoder_channels": 7}},
+        {"encoder": "tu-resnet18.no_such_tag"},
+    ],
+    ids=str,
+)
+def test_a_value_that_the_architecture_cannot_take_is_the_users_error(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"model: unet .* cannot be built"):
+        built(**wrong)
+
+
+def test_options_reach_the_architecture() -> None:
+    counts = [
+        sum(p.numel() for p in built(options={"encoder_depth": 3, "decoder_channels": c}).network.decoder.parameters())
+        for c in ([16, 8, 8], [32, 16, 16])
+    ]
+    assert counts[0] < counts[1]
+
+
+# --- optimizers: two groups with rates of their own
+
+
+def one_step(rule: Any, factor: float = 1.0) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    """A network before and after one step along gradients of all ones."""
+    model = built()
+    optimizer = rule.build(model)
+    set_lr(optimizer, factor)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer, before, dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("decoder_lr", [None, 0.5])
+@pytest.mark.parametrize("factor", [1.0, 0.3, 0.0])
+def test_sgd_moves_encoder_and_decoder_at_their_own_rates(decoder_lr: float | None, factor: float) -> None:
+    rule = Sgd(lr=0.1, decoder_lr=decoder_lr, momentum=0, weight_decay=0.01)
+    _, before, after = one_step(rule, factor)
+    for name, tensor in before.items():
+        rate = factor * (0.1 if ".encoder." in name or decoder_lr is None else decoder_lr)
+        torch.testing.assert_close(after[name].detach(), tensor - rate * (1 + 0.01 * tensor))
+
+
+@pytest.mark.parametrize("decoder_lr", [None, 0.05])
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+def test_adamw_moves_encoder_and_decoder_at_their_own_rates(decoder_lr: float | None, factor: float) -> None:
+    """Its first step is the rate times the gradient's sign, beside the decoupled decay."""
+    rule = AdamW(lr=0.01, decoder_lr=decoder_lr, weight_decay=0.1)
+    _, before, after = one_step(rule, factor)
+    for name, tensor in before.items():
+        rate = factor * (0.01 if ".encoder." in name or decoder_lr is None else decoder_lr)
+        torch.testing.assert_close(after[name].detach(), tensor * (1 - 0.1 * rate) - rate, rtol=1e-5, atol=1e-6)
+
+
+def test_learning_rates_are_the_base_rates_times_the_factor_however_often_it_is_set() -> None:
+    optimizer = AdamW(lr=0.01, decoder_lr=0.1).build(built())
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
+    for factor in (0.5, 0.5, 0.0, 0.9):
+        set_lr(optimizer, factor)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * factor, 0.1 * factor])
+
+
+def test_momentum_and_nesterov_are_torchs() -> None:
+    steps = []
+    for settings in ({"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.0}):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        optimizer = Sgd(lr=1.0, weight_decay=0, **settings).build(model)
+        for _ in range(2):
+            model.weight.grad = torch.ones(1, 1)
+            optimizer.step()
+        steps.append(-model.weight.item())
+    # Gradient 1 twice: 1 + 1.9; nesterov looks 0.9 of the velocity ahead: 1.9 + (1 + 0.9 * 1.9).
+    assert steps == pytest.approx([2.9, 1.9 + 2.71, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: Sgd(lr=0), "lr"),
+        (lambda: Sgd(lr=0.1, momentum=1.0), "momentum"),
+        (lambda: Sgd(lr=0.1, momentum=0, nesterov=True), "nesterov"),
+        (lambda: AdamW(lr=0.1, decoder_lr=-1), "decoder_lr"),
+        (lambda: AdamW(lr=0.1, betas=(0.9, 1.0)), "betas"),
+    ],
+)
+def test_rates_out_of_range_are_refused_before_anything_is_built(make: Any, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        make()
