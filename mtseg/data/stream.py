@@ -1,8 +1,7 @@
 """The batch of a step: a pure function of (seed, step), whatever the number of workers or the step begun at."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -19,7 +18,7 @@ from mtseg.part import part
 from mtseg.randomness import generator
 from mtseg.views import Views
 
-C = TypeVar("C", "Crops", "Batch")
+Shot = tuple[int, NDArray[np.uint8]]  # an image's index in its pool, and the image (H, W, 3)
 
 
 @part
@@ -58,6 +57,11 @@ class Crops:
         label = None if self.label is None else self.label.to(device, non_blocking=True)
         return replace(self, image=self.image.to(device, non_blocking=True), label=label)
 
+    def pin_memory(self) -> "Crops":
+        """Pins only what `to` moves: a pinned copy of a shared warp would no longer be the very same object."""
+        label = None if self.label is None else self.label.pin_memory()
+        return replace(self, image=self.image.pin_memory(), label=label)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -72,17 +76,8 @@ class Batch:
         return Batch(self.labelled.to(device), teacher, tuple(crops.to(device) for crops in self.students))
 
     def pin_memory(self) -> "Batch":
-        return _pinned(self)
-
-
-def _pinned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if isinstance(value, tuple):
-        return tuple(map(_pinned, value))
-    if isinstance(value, Crops | Batch):
-        return type(value)(**{f.name: _pinned(getattr(value, f.name)) for f in fields(value)})
-    return value
+        teacher = None if self.teacher is None else self.teacher.pin_memory()
+        return Batch(self.labelled.pin_memory(), teacher, tuple(crops.pin_memory() for crops in self.students))
 
 
 class Stream(Dataset[Batch]):
@@ -100,33 +95,28 @@ class Stream(Dataset[Batch]):
         labelled = self._labelled(step)
         if not self.branches:
             return Batch(labelled, None, ())
-        teacher = self._teacher(step)
-        return Batch(labelled, teacher, tuple(self._student(step, n, teacher) for n in range(self.branches)))
+        shots = self._read("unlabelled", self.splits.unlabelled, self.sizes.unlabelled, step)
+        teacher = self._crops("teacher", shots, self._warps("teacher", shots, step), step)
+        return Batch(labelled, teacher, tuple(self._student(n, shots, teacher, step) for n in range(self.branches)))
 
     def _labelled(self, step: int) -> Crops:
-        source, geometry = self.splits.labelled, self.views.labelled.geometry
-        index = self._indices("labelled", len(source), self.sizes.labelled, step)
-        images, warps = self._draws(source, index, geometry.sample, "labelled", step)
+        source = self.splits.labelled
+        shots = self._read("labelled", source, self.sizes.labelled, step)
+        warps = self._warps("labelled", shots, step)
         labels = [
             draw_label(_matching(source, i, image), warp, self.views.crop)
-            for i, image, warp in zip(index, images, warps, strict=True)
+            for (i, image), warp in zip(shots, warps, strict=True)
         ]
-        return replace(self._crops(images, warps, index, "labelled", step), label=torch.from_numpy(np.stack(labels)))
+        return replace(self._crops("labelled", shots, warps, step), label=torch.from_numpy(np.stack(labels)))
 
-    def _teacher(self, step: int) -> Crops:
-        source, geometry = self.splits.unlabelled, self.views.teacher.geometry
-        index = self._indices("unlabelled", len(source), self.sizes.unlabelled, step)
-        images, warps = self._draws(source, index, geometry.sample, "teacher", step)
-        return self._crops(images, warps, index, "teacher", step)
-
-    def _student(self, step: int, branch: int, teacher: Crops) -> Crops:
-        source, index, geometry = self.splits.unlabelled, teacher.index.tolist(), self.views.student.geometry
-        if geometry == "shared":
-            images, warps = [source.image(i) for i in index], list(teacher.warp.numpy())
-            crops = self._crops(images, warps, index, "student", step, branch)
+    def _student(self, branch: int, shots: list[Shot], teacher: Crops, step: int) -> Crops:
+        if self.views.student.geometry == "shared":
+            crops = self._crops("student", shots, list(teacher.warp.numpy()), step, branch)
             return replace(crops, warp=teacher.warp)  # the same object: nothing is resampled
-        images, warps = self._draws(source, index, geometry.sample, "student", step, branch)
-        return self._crops(images, warps, index, "student", step, branch)
+        return self._crops("student", shots, self._warps("student", shots, step, branch), step, branch)
+
+    def _read(self, pool: str, source: Source, size: int, step: int) -> list[Shot]:
+        return [(i, source.image(i)) for i in self._indices(pool, len(source), size, step)]
 
     def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
         """Which images: consecutive slices of one fresh permutation of the pool after another."""
@@ -134,33 +124,32 @@ class Stream(Dataset[Batch]):
         passes = {p // count: generator(self.seed, f"order of {pool}", p // count).permutation(count) for p in places}
         return [int(passes[p // count][p % count]) for p in places]
 
-    def _draws(
-        self, source: Source, index: Iterable[int], sample: Any, view: str, *counters: int
-    ) -> tuple[list[NDArray[np.uint8]], list[Matrix]]:
-        """The images at `index` and a freshly sampled warp for each."""
-        images = [source.image(i) for i in index]
-        warps = [
-            sample(generator(self.seed, f"geometry of {view}", *counters, slot), crop=self.views.crop, image=shape)
-            for slot, shape in enumerate(image.shape[:2] for image in images)
+    def _warps(self, view: str, shots: list[Shot], *counters: int) -> list[Matrix]:
+        """A freshly sampled warp for each image."""
+        geometry = getattr(self.views, view).geometry
+        return [
+            geometry.sample(
+                generator(self.seed, f"geometry of {view}", *counters, slot),
+                crop=self.views.crop,
+                image=(image.shape[0], image.shape[1]),
+            )
+            for slot, (_, image) in enumerate(shots)
         ]
-        return images, warps
 
-    def _crops(
-        self, images: list[NDArray[np.uint8]], warps: list[Matrix], index: list[int], view: str, *counters: int
-    ) -> Crops:
+    def _crops(self, view: str, shots: list[Shot], warps: list[Matrix], *counters: int) -> Crops:
         painter = self._painter(view)
         seen = [
             painter.paint(
                 draw_image(image, warp, self.views.crop),
                 generator(self.seed, f"colour of {view}", *counters, slot),
             )
-            for slot, (image, warp) in enumerate(zip(images, warps, strict=True))
+            for slot, ((_, image), warp) in enumerate(zip(shots, warps, strict=True))
         ]
         return Crops(
             image=torch.from_numpy(np.stack(seen)),
             warp=torch.from_numpy(np.stack(warps)),
-            source=torch.tensor([image.shape[:2] for image in images]),
-            index=torch.tensor(index),
+            source=torch.tensor([image.shape[:2] for _, image in shots]),
+            index=torch.tensor([i for i, _ in shots]),
         )
 
     def _painter(self, view: str) -> Painter:
