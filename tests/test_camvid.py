@@ -1,6 +1,7 @@
 """The CamVid reader and the choice of labelled images."""
 
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_a_share_is_rounded_down(labels, count):
 def test_the_choice_is_nested_and_seeded():
     for seed in range(5):
         choices = [set(choose(367, labels, seed)) for labels in ("1/16", "1/8", "1/4", "1/2", "all")]
-        assert all(small < large for small, large in zip(choices, choices[1:], strict=False))
+        assert all(small < large for small, large in pairwise(choices))
     assert len({tuple(choose(367, "1/16", seed)) for seed in range(20)}) == 20
 
 
@@ -81,7 +82,7 @@ def test_a_link_out_of_the_root_is_refused(tmp_path):
     (root / "train" / "link.png").symlink_to(outside)
     with (root / "train.txt").open("a") as file:
         file.write("\ntrain/link.png trainannot/x.png")
-    with pytest.raises(ValueError, match="line 35.*outside"):
+    with pytest.raises(ValueError, match=r"line 35.*outside"):
         Camvid(root=root).build()
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from runs import TINY
+from test_configs import camvid
 
 from mtseg import cli
 from mtseg.log import read
@@ -146,6 +148,23 @@ def test_a_mistake_ends_in_words_and_exit_code_1(words, says, config, tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert cli.main([word.format(config=config) for word in words]) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("fault", ["size", "value", "truncated"])
+def test_a_bad_file_is_named_in_one_line_from_a_worker_too(fault, workers, tmp_path, capsys):
+    root = camvid(tmp_path / "data", images=4)
+    victim = root / "train" / "0001TP_006720.jpg" if fault == "truncated" else root / "trainannot/0001TP_006720.png"
+    if fault == "truncated":
+        victim.write_bytes(victim.read_bytes()[:500])
+    else:
+        Image.new("L", (120, 90) if fault == "value" else (90, 120), 200 if fault == "value" else 0).save(victim)
+    words = [str(ROOT / "configs/demo.yaml"), str(ROOT / "configs/data/camvid.yaml"), f"data.root={root}"]
+    words += ["data.labels=all", "batch.labelled=4", f"workers={workers}", f"out={tmp_path / 'run'}"]
+    assert cli.main(["train", *words]) == 1
+    message = capsys.readouterr().err.strip()
+    assert victim.stem in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("tool", ["train", "eval", "compare", "table"])

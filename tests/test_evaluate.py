@@ -1,4 +1,4 @@
-"""Evaluation: a loop over single images with torchmetrics, for mixed sizes and any batch; the network is left as found."""
+"""Evaluation: single images in a loop with torchmetrics, mixed sizes, any batch; the network left as found."""
 
 import json
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ Nothing here uses `geometry.pixels`: where a pixel's centre lies is written out 
 """
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,7 +181,9 @@ def taps(data: Reals, known: NDArray[np.bool_], theta: Reals, size: Size) -> tup
     """Bilinear samples in float64, tap by tap, and the weight of the taps outside or unknown, (*size) each."""
     h, w = data.shape
     value, unknown = np.zeros(size), np.zeros(size)
-    for (i, j), x, y in zip(np.ndindex(size), *(at.ravel() for at in in_pixels(positions(theta, size), (h, w)))):
+    column_of, row_of = in_pixels(positions(theta, size), (h, w))
+    for i, j in np.ndindex(size):
+        x, y = column_of[i, j], row_of[i, j]
         for row, column in product(*((int(np.floor(at)), int(np.floor(at)) + 1) for at in (y, x))):
             weight = (1 - abs(y - row)) * (1 - abs(x - column))
             if 0 <= row < h and 0 <= column < w and known[row, column]:
@@ -466,6 +469,6 @@ def test_a_sample_is_a_function_of_its_generator() -> None:
     ],
     ids=str,
 )
-def test_bounds_that_make_no_sense_are_refused_by_name(wrong: dict[str, object]) -> None:
+def test_bounds_that_make_no_sense_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Geometry(**wrong)

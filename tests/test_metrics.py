@@ -1,4 +1,4 @@
-"""Metrics: those of torchmetrics on random maps, streamed or at once, with absent classes, ignored pixels, huge counts."""
+"""Metrics: those of torchmetrics on random maps, streamed or at once; absent classes, ignored pixels, huge counts."""
 
 from fractions import Fraction
 

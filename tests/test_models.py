@@ -1,4 +1,4 @@
-"""Networks: any image size, encoder weights from files and offline, names that explain themselves; and the optimizers."""
+"""Networks: any image size, encoder weights from files or offline, errors that name the remedy; and optimizers."""
 
 import pickle
 from pathlib import Path
@@ -202,13 +202,13 @@ def test_code_in_a_weights_file_is_refused_and_not_executed(how: str, tmp_path: 
     proof, path = tmp_path / "executed", tmp_path / "weights.pth"
     payload = Payload(proof)
     if how == "pickle":
-        path.write_bytes(pickle.dumps(payload))
+        path.write_bytes(pickle.dumps(payload, protocol=2))
     else:
         torch.save(payload if how == "torch.save" else {"weight": torch.zeros(1), "more": payload}, path)
     with pytest.raises(ValueError, match=r"weights\.pth is not a readable file of tensors"):
         read_weights(path)
     assert not proof.exists()
-    pickle.loads(pickle.dumps(payload))
+    pickle.loads(pickle.dumps(payload, protocol=2))
     assert proof.exists()  # the payload does what it says
 
 

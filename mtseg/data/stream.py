@@ -1,5 +1,6 @@
 """The batch of a step: a pure function of (seed, step), whatever the number of workers or the step begun at."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtseg.colour import Painter
-from mtseg.data.source import Source, Splits
+from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.geometry import Matrix, View, content, draw_image, draw_label
 from mtseg.part import part
 from mtseg.randomness import generator
@@ -104,7 +105,7 @@ class Stream(Dataset[Batch]):
         shots = self._read("labelled", source, self.sizes.labelled, step)
         warps = self._warps("labelled", shots, step)
         labels = [
-            draw_label(_matching(source, i, image), warp, self.views.crop)
+            draw_label(self._label(source, i, image), warp, self.views.crop)
             for (i, image), warp in zip(shots, warps, strict=True)
         ]
         return replace(self._crops("labelled", shots, warps, step), label=torch.from_numpy(np.stack(labels)))
@@ -121,8 +122,25 @@ class Stream(Dataset[Batch]):
     def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
         """Which images: consecutive slices of one fresh permutation of the pool after another."""
         places = range(step * size, (step + 1) * size)
-        passes = {p // count: generator(self.seed, f"order of {pool}", p // count).permutation(count) for p in places}
+        order = f"order of {pool}"
+        passes = {n: generator(self.seed, order, n).permutation(count) for n in {p // count for p in places}}
         return [int(passes[p // count][p % count]) for p in places]
+
+    def _label(self, source: Source, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The label of `image`. Raises ValueError where its size or a value in it is wrong, naming the image."""
+        label, classes = source.label(index), len(self.splits.classes)
+        if label.shape != image.shape[:2]:
+            raise ValueError(
+                f"{source.name(index)}: the image is {image.shape[:2]} and its label {label.shape} (height, width); "
+                "they must be equal: resize the label with nearest neighbour, or take the image it was drawn on"
+            )
+        wrong = label[(label >= classes) & (label != IGNORE)]
+        if wrong.size:
+            raise ValueError(
+                f"{source.name(index)}: label {wrong[0]} on {wrong.size} pixels is no class of the {classes} "
+                f"(0 to {classes - 1}) and not {IGNORE} (ignore); map it to one of them"
+            )
+        return label
 
     def _warps(self, view: str, shots: list[Shot], *counters: int) -> list[Matrix]:
         """A freshly sampled warp for each image."""
@@ -158,20 +176,26 @@ class Stream(Dataset[Batch]):
         return self._painters[view]
 
 
-def _matching(source: Source, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    label = source.label(index)
-    if label.shape != image.shape[:2]:
-        raise ValueError(
-            f"{source.name(index)}: the image is {image.shape[:2]} and its label {label.shape} (height, width); "
-            "they must be equal: resize the label with nearest neighbour, or take the image it was drawn on"
-        )
-    return label
+class _Answers(Dataset[Batch | ValueError]):
+    """A stream whose errors are values, so that a worker's reaches the reader without the worker's traceback."""
+
+    def __init__(self, stream: Dataset[Batch]) -> None:
+        self.stream = stream
+
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        try:
+            return self.stream[step]
+        except ValueError as error:
+            return error
 
 
-def loader(stream: Stream, steps: range, *, workers: int, pin: bool) -> DataLoader[Batch]:
-    """The batches of `steps` in order, made by `workers` processes (0: in this one)."""
-    return DataLoader(
-        stream,
+def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool) -> Iterator[Batch]:
+    """The batches of `steps` in order, made by `workers` processes (0: in this one).
+
+    Raises the ValueError that making one of them raised.
+    """
+    answers = DataLoader(
+        _Answers(stream),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
@@ -179,6 +203,10 @@ def loader(stream: Stream, steps: range, *, workers: int, pin: bool) -> DataLoad
         worker_init_fn=single_threaded,
         prefetch_factor=4 if workers else None,
     )
+    for answer in answers:
+        if isinstance(answer, ValueError):
+            raise answer
+        yield answer
 
 
 def single_threaded(worker: int) -> None:
