@@ -22,5 +22,5 @@ install: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@

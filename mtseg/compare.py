@@ -107,9 +107,9 @@ def _draw(config: Config) -> None:
     path = config.out / "comparison.png"
     gallery(
         path,
+        splits,
         source_of(splits, config.eval.split),
-        {"supervised-only": without["student"], "teacher": networks["teacher"]},
-        palette=splits.palette,
+        networks={"supervised-only": without["student"], "teacher": networks["teacher"]},
         views=config.views,
     )
     Console().print(f"picture: {path}", highlight=False)

@@ -191,9 +191,7 @@ def resample(data: Tensor, known: Tensor, theta: Tensor, size: Size) -> tuple[Te
 
 def _whole_pixels(theta: Tensor, source: torch.Size | Size, size: Size) -> bool:
     to_pixels = pixels((source[0], source[1])) @ theta.numpy() @ np.linalg.inv(pixels(size))
-    whole = np.abs(to_pixels - np.round(to_pixels)).max() < SNAP
-    upright = np.allclose(np.abs(to_pixels[:, :2, :2]), np.eye(2), atol=SNAP)
-    return bool(whole and upright)
+    return bool(np.abs(to_pixels - np.round(to_pixels)).max() < SNAP)
 
 
 def content(warp: Tensor, size: Size, source: Tensor, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mtseg import checkpoint
 from mtseg.config import Config, dump, of_run
-from mtseg.data.source import IGNORE, Source
+from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.settings import gather, merge, validate
 from mtseg.trainer import build, pick_device
@@ -112,16 +112,18 @@ def coloured(label: Image, palette: Image) -> Image:
 
 
 def gallery(
-    path: Path, source: Source, networks: dict[str, torch.nn.Module], *, palette: Image, views: Views, rows: int = 6
+    path: Path, splits: Splits, source: Source, *, networks: dict[str, torch.nn.Module], views: Views, rows: int = 6
 ) -> None:
-    """Draw `path`: a row an image, with the truth, every network's prediction and the last one's confidence."""
+    """Draw `path`: a row an image of `source`, with the truth, every network's prediction, the last's confidence."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
+    palette = splits.palette
     chosen = np.linspace(0, len(source) - 1, min(rows, len(source))).round().astype(int).tolist()
-    titles = ["image", "truth", *networks, f"confidence of {list(networks)[-1]}"]
+    titles = ["image", "truth", *networks, f"{list(networks)[-1]}'s confidence (light: 1)"]
     h, w = source.image(0).shape[:2]
-    figure = Figure(figsize=(2.6 * len(titles), 2.6 * h / w * len(chosen) + 0.4), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(titles), 2.6 * h / w * len(chosen) + 0.9), layout="constrained")
     axes = figure.subplots(len(chosen), len(titles), squeeze=False)
     for row, index in zip(axes, chosen, strict=True):
         image = source.image(index)
@@ -134,4 +136,6 @@ def gallery(
         axis.set_title(title, fontsize=10)
     for axis in axes.flat:
         axis.set_axis_off()
+    inks = [Patch(color=colour / 255, label=name) for name, colour in zip(splits.classes, palette, strict=True)]
+    figure.legend(handles=inks, loc="outside lower center", ncols=min(8, len(inks)), frameon=False)
     FigureCanvasAgg(figure).print_png(str(path))

@@ -175,6 +175,21 @@ def test_consistency_has_a_gradient_on_every_student_parameter_and_none_on_the_t
     assert all(p.grad is None and not p.requires_grad for p in teacher.module.parameters())
 
 
+def test_no_gradient_passes_to_a_teacher_that_would_take_one() -> None:
+    class Open:
+        def __init__(self) -> None:
+            self.module = convolutional(1)
+
+        def predict(self, images: Tensor) -> Tensor:
+            return self.module(images).softmax(1)
+
+    teacher, student = Open(), convolutional(0)
+    for seen in (HERE, THERE):  # resampled or not
+        consistency(Method(), student, teacher, unlabelled(crops(*HERE), crops(*seen))).backward()
+    assert all(p.grad is None for p in teacher.module.parameters())
+    assert all(p.grad is not None for p in student.parameters())
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_step_without_labels_moves_every_student_parameter_and_the_teacher_by_its_average_only(mode: Any) -> None:
     method = Method(teacher=Ema(decay=0.9, mode=mode), weight=10)
