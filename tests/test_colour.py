@@ -72,6 +72,7 @@ def test_an_unknown_parameter_is_refused_with_those_there_are(key: str) -> None:
         ("ColorJitter", {"brightness": "strong"}),
         ("GaussianBlur", {"sigma_limit": "wide"}),
         ("GaussNoise", {"std_range": [2, 3]}),
+        ("Blur", {"blur_limit": [4, 6]}),  # albumentations itself would warn and take [5, 7]
         ("ColorJitter", {"p": 0.3}),  # the part's own p, not the transform's
     ],
 )

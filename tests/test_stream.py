@@ -230,7 +230,7 @@ def test_pictures_and_labels_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("pool", ["labelled", "teacher"])
-@pytest.mark.parametrize(("count", "size"), [(7, 3), (6, 3), (7, 7), (5, 12), (8, 1)])
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (12, 3), (9, 9), (9, 20), (10, 1)])
 def test_every_pass_over_a_pool_visits_each_image_once_in_an_order_of_its_own(pool: str, count: int, size: int) -> None:
     stream = a_stream(Rulers(count), Unlabelled(count), sizes=(size, size), colour=(), branches=1)
     visited = indices(stream, pool, steps=-(-5 * count // size))
@@ -289,7 +289,7 @@ def test_a_label_is_drawn_through_the_warp_of_its_image_and_ignored_outside(by: 
             expected = np.where(within, nearest[("column", "row").index(by)], IGNORE)
             assert np.array_equal(label[~tie], expected[~tie])
             outside += int((~within).sum())
-    assert outside > 100
+    assert outside > 20
 
 
 def test_only_labelled_images_have_labels_and_no_other_is_read() -> None:

@@ -1,0 +1,36 @@
+"""What the README and the guides say exists, and the README's Python runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_python_of_the_readme_runs(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    short = block.replace('"steps=200"', '"steps=2", "data.val=2", "workers=0", "device=cpu"')
+    assert short != block
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    check = "\nassert classes.shape == confidence.shape == splits.test.image(0).shape[:2]"
+    ran = subprocess.run([sys.executable, "-c", short + check], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert 0 <= float(ran.stdout.splitlines()[-1]) <= 1
+    assert (tmp_path / "runs/api/config.yaml").is_file()
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_file_of_the_project_that_a_guide_names_is_there(guide):
+    text = guide.read_text()
+    named = re.findall(r"\b((?:mtseg|configs|tools|datasets|docs|tests)/[\w./-]*\w\.(?:py|yaml|md))\b", text)
+    missing = [name for name in named if not (ROOT / name).is_file()]
+    assert missing == []
+
+
+def test_every_method_row_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    assert [path.name for path in (ROOT / "configs/method").glob("*.yaml") if f"`{path.name}`" not in text] == []
