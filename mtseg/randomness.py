@@ -8,7 +8,8 @@ import torch
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     """An independent generator for each (seed, purpose, counters); the same ones give the same numbers anywhere."""
-    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters]))
+    # The number of counters too: a SeedSequence takes [s, p] and [s, p, 0] for the same.
+    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), len(counters), *counters]))
 
 
 def reseed_torch(seed: int, purpose: str, *counters: int) -> None:
