@@ -29,9 +29,13 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write `checkpoint` under `folder` and delete all but the newest `keep`; returns its directory.
 
+    Raises ValueError, and writes nothing, where a weight is not finite: the checkpoint before it is the one to keep.
+
     A crash at any moment leaves the earlier checkpoints whole and this one absent: the directory gets its name
     only after its files, and last its manifest of sizes and SHA-256, are on the disk.
     """
+    for name, tensors in (("student", checkpoint.student), ("teacher", checkpoint.teacher)):
+        _refuse_not_finite(name, tensors, checkpoint.step)
     for left in folder.glob(".tmp-*"):  # by a process that died here
         shutil.rmtree(left)
     aside = folder / f".tmp-{checkpoint.step}-{os.getpid()}"
@@ -43,7 +47,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     (aside / MANIFEST).write_text(json.dumps({"step": checkpoint.step, "files": files}, indent=1))
     for path in [*aside.iterdir(), aside]:
         _flush(path)
-    place = folder / f"step-{checkpoint.step:08d}"
+    place = folder / name_of(checkpoint.step)
     shutil.rmtree(place, ignore_errors=True)
     aside.rename(place)
     _flush(folder)
@@ -52,24 +56,44 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     return place
 
 
+def name_of(step: int) -> str:
+    """The directory name of the checkpoint of `step`."""
+    return f"step-{step:08d}"
+
+
 def steps(folder: Path) -> list[Path]:
     """The checkpoints under `folder`, oldest first, whole or not."""
     named = [place for place in folder.glob("step-*") if place.name.removeprefix("step-").isdigit()]
     return sorted(named, key=lambda place: int(place.name.removeprefix("step-")))
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest whole checkpoint under `folder`, and a sentence about each newer one that is damaged.
+def load_newest(folder: Path) -> tuple[Checkpoint, dict[Path, str]]:
+    """The newest whole checkpoint under `folder`, and what is wrong with each newer one, which is damaged.
 
     Raises ValueError where there is none, saying why.
     """
-    damaged: list[str] = []
+    damaged: dict[Path, str] = {}
     for place in reversed(steps(folder)):
         try:
             return _load(place), damaged
         except Exception as error:  # what a damaged file raises is up to its reader
-            damaged.append(f"{place} is damaged and passed over: {error}")
-    raise ValueError("\n".join([f"{folder}: no whole checkpoint", *damaged]))
+            damaged[place] = f"{place} is damaged and passed over: {error}"
+    raise ValueError("\n".join([f"{folder}: no whole checkpoint", *damaged.values()]))
+
+
+def set_aside(place: Path) -> Path:
+    """Rename a damaged checkpoint, so that none is counted on that cannot be loaded; returns its new name."""
+    names = (place.with_name(f"damaged-{place.name}{suffix}") for suffix in ("", *(f".{n}" for n in range(1, 1000))))
+    aside = next(name for name in names if not name.exists())
+    return place.rename(aside)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file so that a crash leaves the old one or the new one, never a part."""
+    aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    _flush(aside)
+    aside.replace(path)
 
 
 def _load(place: Path) -> Checkpoint:
@@ -83,6 +107,15 @@ def _load(place: Path) -> Checkpoint:
         teacher=load_file(place / _weights("teacher")),
         rest=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
     )
+
+
+def _refuse_not_finite(name: str, tensors: Tensors, step: int) -> None:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"the {name}'s {key} is not finite at step {step}, so it is not saved; "
+                "train with a lower optimizer.lr, or clip=1, in a new out="
+            )
 
 
 def _weights(name: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -63,12 +64,23 @@ def table(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answer(work: Callable[[], None]) -> int:
-    """Run `work`; what a user got wrong becomes one message and exit code 1."""
+    """Run `work`; what a user or the machine got wrong becomes one message and exit code 1.
+
+    A run that was asked to stop is saved and ends with RESUMABLE.
+    """
+    from mtseg.signals import RESUMABLE, Stopped
+
     try:
         work()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"mtseg: {error}", file=sys.stderr)
         return 1
+    except Stopped as stop:
+        print(f"mtseg: {stop}", file=sys.stderr)
+        return RESUMABLE
+    except KeyboardInterrupt:
+        print("mtseg: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -84,17 +96,19 @@ def _train(words: Sequence[str], dry_run: bool) -> None:
         return
     _share_cores(config)
     fit(config)
+    print(f"done; score it with: python tools/eval.py {config.out}")
 
 
 def _evaluate(run: str, words: Sequence[str]) -> None:
     from pathlib import Path
 
+    from mtseg.checkpoint import write_whole
     from mtseg.report import print_table, score_run
 
     config, found = score_run(Path(run), words)
+    print_table(found, title=f"{run}: {config.eval.split}, whole images, in percent, step {found['step']}")
     path = Path(run) / f"eval_{config.eval.split}.json"
-    path.write_text(json.dumps(found, indent=1))
-    print_table(found, title=f"{run}: {config.eval.split}, whole images, step {found['step']}")
+    write_whole(path, json.dumps(found, indent=1))
     print(f"written to {path}")
 
 
@@ -119,7 +133,8 @@ def _share_cores(config: "Config") -> None:
     """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise."""
     import torch
 
-    from mtseg.trainer import pick_device
+    from mtseg.state import pick_device
 
     if pick_device(config.device).type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - config.workers))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores - config.workers))

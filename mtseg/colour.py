@@ -86,14 +86,23 @@ class Painter:
     def __init__(self, colours: Sequence[Colour]) -> None:
         import albumentations as A
 
+        self._names = ", ".join(colour.name for colour in colours)
         self._pipeline = A.Compose([colour.build() for colour in colours]) if colours else None
 
     def paint(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """`image` (H, W, 3) under colours that depend on `rng` alone.
 
         albumentations 2.0.8 repeats its draws in every worker and epoch unless it is reseeded per image.
+        Raises ValueError, naming the colours, where one of them fails on this image.
         """
         if self._pipeline is None:
             return image
         self._pipeline.set_random_seed(int(rng.integers(2**32)))
-        return np.asarray(self._pipeline(image=image)["image"], dtype=np.uint8)
+        try:
+            seen = self._pipeline(image=image)["image"]
+        except Exception as error:
+            h, w = image.shape[:2]
+            raise ValueError(
+                f"the colours {self._names} fail on a crop of {h}x{w}: {_one_line(error)}; change their parameters"
+            ) from error
+        return np.asarray(seen, dtype=np.uint8)

@@ -8,14 +8,17 @@ from statistics import mean, stdev
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mtseg.config import Config
+from mtseg.checkpoint import write_whole
+from mtseg.config import Config, differences, of_run
 from mtseg.evaluate import source_of
 from mtseg.log import read
 from mtseg.report import gallery, percent, restored
 from mtseg.trainer import fit
 
-Rows = dict[str, dict[str, float]]  # network -> mIoU in [0, 1], "last" and "best" of the evaluations
+# network -> mIoU in [0, 1], "last" and "best" of the evaluations; None where no pixel of the split is labelled
+Rows = dict[str, dict[str, float | None]]
 
 # Row of the table -> which run, which of its networks. Averaged weights alone are worth something, so they are shown.
 NETWORKS = {
@@ -27,42 +30,53 @@ NETWORKS = {
 
 
 def supervised_only(config: Config) -> Config:
-    """`config` without its unlabelled branches: the same labels, model, labelled batches and steps."""
-    return replace(config, method=replace(config.method, branches=()))
+    """`config` without its unlabelled branches: the same labels, model, labelled batches and steps.
+
+    Its averaged weights take averaged statistics: nobody asks them, so they could not gather their own.
+    """
+    teacher = replace(config.method.teacher, mode="eval", buffers="average")
+    return replace(config, method=replace(config.method, branches=(), teacher=teacher))
 
 
 def compare(config: Config) -> Rows:
     """Train supervised-only in `out`/supervised and the method in `out`/method; print a table, draw a picture."""
     if not config.method.branches:
         raise ValueError("method.branches: this config is supervised-only already; give one with a method to compare")
-    for name, run in (("supervised", supervised_only(config)), ("method", config)):
+    console = Console()
+    for name, heading, run in (
+        ("supervised", "1 of 2: supervised-only, the labelled images alone", supervised_only(config)),
+        ("method", "2 of 2: the method, labelled and unlabelled images", config),
+    ):
+        console.rule(heading, align="left")
         fit(replace(run, out=config.out / name))
     rows = scores_of(config.out, config.eval.split)
     facts = {"split": config.eval.split, "seed": config.seed, "steps": config.steps, "mIoU": rows}
-    (config.out / "comparison.json").write_text(json.dumps(facts, indent=1))
-    _print(rows, config)
-    _draw(config)
+    write_whole(config.out / "comparison.json", json.dumps(facts, indent=1))
+    _print(rows, config, console)
+    _draw(config, console)
     return rows
 
 
 def scores_of(out: Path, split: str) -> Rows:
     """Last and best mIoU of each network of a comparison in folder `out`, from the runs' metrics."""
-    rows = {}
+    rows: Rows = {}
     for row, (run, network) in NETWORKS.items():
         key = f"{split}_{network}/mIoU"
         values = [line[key] for line in read(out / run) if key in line]
-        rows[row] = {"last": values[-1], "best": max(values)}
+        if not values:
+            raise ValueError(f"{out / run}: metrics.jsonl holds no {key}; train it with eval.split={split}")
+        rows[row] = {"last": values[-1], "best": max((v for v in values if v is not None), default=None)}
     return rows
 
 
 def table(folders: Sequence[Path]) -> str:
     """A Markdown table over comparisons that differ in their seed: mean and sample deviation, in percent.
 
-    Raises ValueError for a folder without a finished comparison, and for comparisons of different lengths or splits.
+    Raises ValueError for a folder without a finished comparison, for one seed twice, and for comparisons that
+    differ in more than seeds and places.
     """
     found = [_finished(folder) for folder in folders]
-    if len({(one["split"], one["steps"]) for one in found}) > 1:
-        raise ValueError("these comparisons differ in split or steps, so they are not one table")
+    _refuse_unlike(folders, found)
     seeds = ", ".join(str(one["seed"]) for one in found)
     lines = [
         f"mIoU on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each seed, then "
@@ -80,28 +94,51 @@ def table(folders: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def _refuse_unlike(folders: Sequence[Path], found: Sequence[dict]) -> None:
+    for n, (folder, one) in enumerate(zip(folders, found, strict=True)):
+        for earlier, other in zip(folders[:n], found[:n], strict=True):
+            if one["seed"] == other["seed"]:
+                raise ValueError(f"{folder} and {earlier} have the same seed, {one['seed']}; name each seed once")
+    for folder in folders[1:]:
+        unlike = differences(of_run(folders[0] / "method"), of_run(folder / "method"))
+        unlike = [line for line in unlike if not line.partition(":")[0].endswith("seed")]
+        if unlike:
+            raise ValueError(f"{folders[0]} and {folder} differ in more than their seed:\n  " + "\n  ".join(unlike))
+
+
 def _finished(folder: Path) -> dict:
     path = folder / "comparison.json"
     if not path.is_file():
         raise ValueError(f"{folder}: no comparison.json; make it with: python tools/compare.py CONFIG out={folder}")
-    return dict(json.loads(path.read_text()))
+    try:
+        found = dict(json.loads(path.read_text()))
+        numbers = [found["mIoU"][row][when] for row in NETWORKS for when in ("last", "best")]
+        whole = {"split", "seed", "steps"} <= found.keys() and all(isinstance(n, float) for n in numbers)
+    except (ValueError, TypeError, KeyError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: not a whole comparison with a score of every network; make it again")
+    return found
 
 
 def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def _print(rows: Rows, config: Config) -> None:
-    shown = Table(title=f"{config.out}: {config.eval.split}, step {config.steps}, seed {config.seed}")
-    for heading in ("network", "mIoU", "over supervised-only", "best mIoU"):
+def _print(rows: Rows, config: Config, console: Console) -> None:
+    title = f"{config.out}: mIoU on {config.eval.split} in percent, step {config.steps}, seed {config.seed}"
+    shown = Table(title=Text(title))
+    for heading in ("network", "last", "over supervised-only", "best of all"):
         shown.add_column(heading, justify="left" if heading == "network" else "right")
+    baseline = rows["supervised-only"]["last"]
     for name, value in rows.items():
-        ahead = 100 * (value["last"] - rows["supervised-only"]["last"])
-        shown.add_row(name, percent(value["last"]), f"{ahead:+.2f}", percent(value["best"]))
-    Console().print(shown)
+        known = value["last"] is not None and baseline is not None
+        ahead = f"{100 * (value['last'] - baseline):+.2f}" if known else "-"  # type: ignore[operator]
+        shown.add_row(name, percent(value["last"]), ahead, percent(value["best"]))
+    console.print(shown)
 
 
-def _draw(config: Config) -> None:
+def _draw(config: Config, console: Console) -> None:
     _, splits, without, _ = restored(config.out / "supervised")
     _, _, networks, _ = restored(config.out / "method")
     path = config.out / "comparison.png"
@@ -112,4 +149,4 @@ def _draw(config: Config) -> None:
         networks={"supervised-only": without["student"], "teacher": networks["teacher"]},
         views=config.views,
     )
-    Console().print(f"picture: {path}", highlight=False)
+    console.print(f"picture: {path}", highlight=False, markup=False, soft_wrap=True)

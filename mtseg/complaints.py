@@ -163,6 +163,8 @@ def _line(problem: _Problem) -> str:
         text = f"{show(value)} is not one of {allowed}{near(value, choices, ', ')}"
     elif kind == "value_error":
         text = str(error["ctx"]["error"])
+    elif problem.misfit and value in choices and problem.noun == "a mapping":
+        text = f"{show(value)} is a kind; write {{kind: {value}}}, with its other keys beside it"
     elif problem.misfit:
         text = f"expected {problem.noun}, got {show(value)}{near(value, choices, '; ')}"
     elif error["msg"].startswith("Input should be "):

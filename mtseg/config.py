@@ -22,7 +22,7 @@ Data = Annotated[Scenes | Camvid, Field(discriminator="kind")]
 Count = Annotated[int, Field(ge=1)]
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
-PLACE_AND_PACE = ("out", "workers", "device", "resume", "log_every", "checkpoint_every", "keep")
+PLACE_AND_PACE = ("out", "workers", "device", "resume", "log_every", "checkpoint_every", "keep", "data.root")
 
 
 @part
@@ -66,7 +66,9 @@ def of_run(run: Path) -> Config:
     """The config that the run in folder `run` was started with."""
     path = run / "config.yaml"
     if not path.is_file():
-        raise ValueError(f"{run}: no config.yaml, so no run; name the folder that was given as out=")
+        inside = [str(inner.parent) for inner in sorted(run.glob("*/config.yaml"))]
+        hint = f"name one of the runs in it: {', '.join(inside[:9])}" if inside else "name the folder given as out="
+        raise ValueError(f"{run}: no config.yaml, so no run; {hint}")
     return validate(Config, read_yaml(path), origin=str(path))
 
 
@@ -78,7 +80,7 @@ def written(config: Config) -> str:
 def differences(before: Config, after: Config) -> list[str]:
     """A line `key: before -> after` for each setting that decides what is computed and is not the same."""
     old, new = _flat(dump(before)), _flat(dump(after))
-    keys = [key for key in {**old, **new} if key.partition(".")[0] not in PLACE_AND_PACE]
+    keys = [key for key in {**old, **new} if key not in PLACE_AND_PACE]
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 

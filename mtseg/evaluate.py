@@ -32,12 +32,20 @@ def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
 def evaluate(
     network: nn.Module, source: Source, *, classes: int, views: Views, batch: int, device: torch.device
 ) -> Confusion:
-    """The confusion matrix of `network`, in eval mode, over all images of `source`; its mode is put back."""
+    """The confusion matrix of `network`, in eval mode, over all images of `source`; its mode is put back.
+
+    Raises ValueError, naming the image, for a label that does not fit and for an answer that is not finite.
+    """
     training = network.training
     network.eval()
     confusion = Confusion(classes)
     for indices, images in _batches(source, batch):
         logits = network(views.normalise(images.to(device)))
+        if not bool(logits.isfinite().all()):
+            raise ValueError(
+                f"{source.name(indices[0])}: the network's answer is not finite, so its scores would mean nothing; "
+                "train with a lower optimizer.lr, or clip=1, in a new out="
+            )
         for index, prediction in zip(indices, logits.max(1).indices, strict=True):
             try:
                 confusion.update(prediction, torch.from_numpy(source.label(index)))
@@ -63,15 +71,18 @@ def _batches(source: Source, batch: int) -> Iterator[tuple[list[int], Tensor]]:
 
 
 def scores(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What is reported of a confusion matrix, as plain values: a class that does not occur has null."""
+    """What is reported of a confusion matrix, as plain values; None for what was not seen (a class, any label)."""
+
+    def plain(value: float) -> float | None:
+        return None if np.isnan(value) else float(value)
 
     def by_class(values: np.ndarray) -> dict[str, float | None]:
-        return {name: None if np.isnan(v) else float(v) for name, v in zip(classes, values, strict=True)}
+        return {name: plain(value) for name, value in zip(classes, values, strict=True)}
 
     iou = confusion.iou()
     return {
-        "mIoU": confusion.mean_iou(),
-        "pixel_accuracy": confusion.pixel_accuracy(),
+        "mIoU": plain(confusion.mean_iou()),
+        "pixel_accuracy": plain(confusion.pixel_accuracy()),
         "classes_counted": int(np.isfinite(iou).sum()),
         "IoU": by_class(iou),
         "accuracy": by_class(confusion.class_accuracy()),

@@ -53,8 +53,8 @@ class Geometry:
 
     def __post_init__(self) -> None:
         low, high = self.scale
-        if not 0 < low <= high < math.inf:
-            raise ValueError(f"scale: [{low}, {high}] is not a range; give 0 < low <= high, such as [0.5, 2.0]")
+        if not 1e-3 <= low <= high <= 1e3:
+            raise ValueError(f"scale: [{low}, {high}]; give 0.001 <= low <= high <= 1000, such as [0.5, 2.0]")
 
     def sample(self, rng: np.random.Generator, *, crop: Size, image: Size) -> Matrix:
         """A view's warp, view -> image, for a view of size `crop` on an image of size `image`."""

@@ -25,8 +25,9 @@ class Log:
 
         path = folder / "metrics.jsonl"
         path.touch()
-        os.truncate(path, length)
-        self._file = path.open("a")
+        whole = path.stat().st_size
+        os.truncate(path, min(length, whole))
+        self._folder, self._file = folder, path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._console = Console(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
@@ -42,6 +43,8 @@ class Log:
         self._task = self._progress.add_task(folder.name, total=total, completed=start, shown="")
         self._total = total
         self._since = (start, time.perf_counter())
+        if whole < length:
+            self.say(f"{path} lost its last {length - whole} bytes since the checkpoint: those lines are gone")
 
     def __enter__(self) -> "Log":
         self._progress.start()
@@ -81,12 +84,18 @@ class Log:
         """Record and show the scores of the networks in `found`, by name."""
         self.scalars(
             step,
-            {f"{split}_{name}/mIoU": scores["mIoU"] for name, scores in found.items()},
+            {f"{split}_{name}/mIoU": _number(scores["mIoU"]) for name, scores in found.items()},
             aside={f"{split}_{name}": scores for name, scores in found.items()},
         )
-        shown = ", ".join(f"{name} {100 * scores['mIoU']:.2f}" for name, scores in found.items())
-        self.say(f"step {step}/{self._total}  {split} mIoU: {shown}")
+        self.say(f"step {step}/{self._total}  {summary(split, found)}")
         self._since = (step, time.perf_counter())  # the time of an evaluation is not the training's
+
+    def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
+        """What `evaluated` recorded of the student and the teacher at `step`; None where it recorded nothing."""
+        for line in reversed(read(self._folder)):
+            if line.get("step") == step and f"{split}_student" in line:
+                return {name: line[f"{split}_{name}"] for name in ("student", "teacher")}
+        return None
 
     def length(self) -> int:
         """Bytes of metrics.jsonl so far."""
@@ -94,10 +103,28 @@ class Log:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    with (folder / "metrics.jsonl").open() as file:
-        return [json.loads(line) for line in file]
+    """The lines of a run's metrics.jsonl. Raises ValueError for a folder without one, and for a line that is none."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no metrics.jsonl, so no run that has begun; name the folder given as out=")
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}, line {number}: not a line of metrics; take it out, or train again") from None
+    return lines
+
+
+def summary(split: str, found: dict[str, dict[str, Any]]) -> str:
+    """The scores of the networks in `found`, by name, in one line, in percent."""
+    shown = ", ".join(f"{name} {100 * _number(scores['mIoU']):.2f}" for name, scores in found.items())
+    return f"{split} mIoU: {shown}"
 
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -57,6 +57,11 @@ class Method:
     frame: Literal["student", "source"] = "student"
 
     def __post_init__(self) -> None:
+        if not self.branches and self.teacher.buffers == "own":
+            raise ValueError(
+                "teacher.buffers: 'own' are gathered by the teacher's answers, and without branches it gives none; "
+                "use method.teacher.buffers=average and method.teacher.mode=eval"
+            )
         if self.frame == "source" and any(not isinstance(branch.mix, NoMix) for branch in self.branches):
             raise ValueError("frame: 'source' cannot hold mixed images, which have no one source; use frame: student")
 

@@ -5,7 +5,6 @@ import inspect
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -36,14 +35,14 @@ class Smp:
 
     `arch` is one of its architectures (`unet`, `deeplabv3plus`, `segformer`, ...), `encoder` one of its encoders
     or `tu-NAME` for timm's. `weights`: `none`, `imagenet` (downloaded once, explicitly, by build) or a file,
-    .safetensors or .pth, of encoder weights. `options` are further arguments of the architecture.
+    .safetensors or .pth, of encoder weights. `options` are further arguments of the architecture; null: none.
     """
 
     kind: Literal["smp"] = "smp"
     arch: str = "deeplabv3plus"
     encoder: str = "resnet50"
     weights: Path = Path("imagenet")
-    options: dict[str, JsonValue] = field(default_factory=dict)
+    options: dict[str, JsonValue] | None = None
 
     def build(self, classes: int, *, pretrained: bool = True) -> "Padded":
         """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes, H, W).
@@ -52,13 +51,14 @@ class Smp:
         Raises ValueError for an unknown name or option, and for weights that are missing or do not fit; so does
         the network's first forward where its maps are not as large as its images.
         """
-        architecture, encoder = _architecture(self.arch, self.options), self._known_encoder()
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in (self.options or {}).items()}
+        architecture, encoder = _architecture(self.arch, options), self._known_encoder()
         try:
             network = architecture(encoder_name=encoder, encoder_weights=None, classes=classes, **options)
         except Exception as error:  # of any type: the library checks few of its arguments
             raise ValueError(
-                f"model: {self.arch} with encoder {encoder} and options {self.options} cannot be built: {error}"
+                f"model: {self.arch} with encoder {encoder} and options {self.options or {}} cannot be built: {error}; "
+                "options belong to one architecture (model.options=null drops them)"
             ) from error
         if pretrained and str(self.weights) != "none":
             depth = len(network.encoder.out_channels) - 1
@@ -95,7 +95,15 @@ class Padded(nn.Module):
         down, right = -h % self.stride, -w % self.stride
         if down or right:
             images = F.pad(images, (0, right, 0, down), mode="replicate")
-        logits: Tensor = self.network(images)
+        try:
+            logits: Tensor = self.network(images)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"model: the network cannot take images of {tuple(images.shape)} (batch, channels, height, width): "
+                f"{' '.join(str(error).split())[:300]}; choose larger batches, another views.crop or another model.arch"
+            ) from error
         if logits.shape[-2:] != images.shape[-2:]:  # to cut these would be to train on an enlarged corner
             raise ValueError(
                 f"model: the maps are {tuple(logits.shape[-2:])} for images of {tuple(images.shape[-2:])} (height, "
@@ -114,7 +122,9 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name from a .safetensors file, or from a .pt/.pth file without executing anything in it."""
     if not path.is_file():
-        raise ValueError(f"model.weights: no file {path}; give 'none', 'imagenet' or a .safetensors or .pth file")
+        near = difflib.get_close_matches(str(path), ["none", "imagenet"], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"model.weights: no file {path}; {hint}give 'none', 'imagenet' or a .safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

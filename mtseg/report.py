@@ -9,22 +9,26 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mtseg import checkpoint
 from mtseg.config import Config, dump, of_run
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.settings import gather, merge, validate
-from mtseg.trainer import build, pick_device
+from mtseg.state import build, load_networks, pick_device
 from mtseg.views import Views
 
 Image = NDArray[np.uint8]
 
 
 def facts(config: Config) -> dict[str, str]:
-    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists."""
+    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists and a weights file.
+
+    Raises ValueError for lists and weights that cannot be used.
+    """
     splits = config.data.build()
-    network = config.model.build(len(splits.classes), pretrained=False)
+    network = config.model.build(len(splits.classes), pretrained=config.model.weights != Path("imagenet"))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
     branches = len(config.method.branches)
@@ -50,11 +54,10 @@ def restored(run: Path, words: Sequence[str] = ()) -> tuple[Config, Any, dict[st
     config = validate(Config, merge(dump(of_run(run)), gather(words)))
     splits, device = config.data.build(), pick_device(config.device)
     saved, damaged = checkpoint.load_newest(run / "checkpoints")
-    for sentence in damaged:
-        Console(stderr=True).print(sentence)
+    for sentence in damaged.values():
+        Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
     state = build(config, splits, device, pretrained=False)
-    state.student.load_state_dict(saved.student)
-    state.teacher.module.load_state_dict(saved.teacher)
+    load_networks(state, saved, run)
     return config, splits, {"student": state.student, "teacher": state.teacher.module}, saved.step
 
 
@@ -78,12 +81,12 @@ def score_run(run: Path, words: Sequence[str] = ()) -> tuple[Config, dict[str, A
 
 def print_table(found: dict[str, Any], *, title: str) -> None:
     """Per-class IoU, mIoU and pixel accuracy of student and teacher, in percent."""
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("class")
     for name in ("student", "teacher"):
         table.add_column(f"{name} IoU", justify="right")
     for row in found["student"]["IoU"]:
-        table.add_row(row, *(percent(found[name]["IoU"][row]) for name in ("student", "teacher")))
+        table.add_row(Text(row), *(percent(found[name]["IoU"][row]) for name in ("student", "teacher")))
     table.add_section()
     for key, label in (("mIoU", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
         table.add_row(label, *(percent(found[name][key]) for name in ("student", "teacher")))

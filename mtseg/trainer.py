@@ -1,7 +1,7 @@
 """The training loop. It knows steps; it knows neither methods nor data sets. Read from `fit` down."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -12,58 +12,67 @@ from mtseg.config import Config, differences, of_run, written
 from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Stream, loader
 from mtseg.evaluate import evaluate, scores, source_of
-from mtseg.log import Log
+from mtseg.log import Log, summary
 from mtseg.optim import set_lr
 from mtseg.randomness import generator, reseed_torch
-from mtseg.teachers import EmaTeacher
+from mtseg.signals import Stopped, listening
+from mtseg.state import State, build, pick_device, restore, save
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
 
 
-@dataclass
-class State:
-    """All that a run changes. `step` counts finished updates of the student."""
-
-    student: nn.Module
-    teacher: EmaTeacher
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-
-
-def fit(config: Config, *, quiet: bool = False) -> Scores:
+def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) -> Scores:
     """Train as `config` says, in its folder, from where that run stands; returns the scores at the last step.
 
-    Raises ValueError for data that cannot be used, for a folder that holds another run, and for a loss that
-    is no number.
+    `splits` are images of your own, in place of those that `config.data` names. A finished run is not trained
+    again. SIGINT, SIGTERM and SIGUSR1 stop it after the step, saved: `Stopped`.
+
+    Raises ValueError for data that cannot be used, for a folder that holds another run, and for a loss or weights
+    that are not finite. What came before is saved, except where it is not finite itself.
     """
     device = pick_device(config.device)
-    splits = config.data.build()
-    saved, damaged = _continued(config)
+    splits = config.data.build() if splits is None else splits
+    saved, sentences = _continued(config)
     state = build(config, splits, device, pretrained=saved is None)
-    length = 0 if saved is None else _restore(state, saved)
+    length = 0 if saved is None else restore(state, saved, config.out)
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.yaml").write_text(written(config))
-    with Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log:
-        for sentence in damaged + ([f"continuing {config.out} at step {state.step}"] if saved else []):
+    checkpoint.write_whole(config.out / "config.yaml", written(config))
+    with (
+        Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log,
+        listening() as asked_by,
+    ):
+        for sentence in sentences:
             log.say(sentence)
-        found = None
-        for batch in _batches(config, splits, start=state.step, device=device):
-            terms = train_step(config, state, batch.to(device))
-            if _due(config.log_every, state, config):
-                log.train(state.step, _read(terms, state.step), images_per_step=_images(config))
-            if _due(config.eval.every, state, config):
-                found = _evaluated(config, splits, state, device)
-                log.evaluated(state.step, config.eval.split, found)
-            if _due(config.checkpoint_every, state, config):
-                _save(config, state, log)
-        return found or _evaluated(config, splits, state, device)
+        try:
+            return _run(config, splits, state, log=log, asked_by=asked_by)
+        except ValueError:
+            if state.step > 0 and not (config.out / "checkpoints" / checkpoint.name_of(state.step)).exists():
+                with suppress(ValueError):  # weights that are not finite are not worth saving
+                    save(config, state, log.length())
+            raise
 
 
-def build(config: Config, splits: Splits, device: torch.device, *, pretrained: bool = True) -> State:
-    """Student, teacher and optimizer at step 0: a function of the config and its seed."""
-    reseed_torch(config.seed, "initial weights")
-    student = config.model.build(len(splits.classes), pretrained=pretrained).to(device)
-    return State(student, config.method.teacher.build(student), config.optimizer.build(student))
+def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
+    """The steps from where `state` stands to the last; returns the scores there."""
+    device = next(state.student.parameters()).device
+    found = None if state.step == 0 else log.scores(state.step, config.eval.split)
+    if state.step == config.steps and found is not None:
+        log.say(f"{config.out} is finished already: {summary(config.eval.split, found)}")
+    elif state.step > 0 and found is None and _due(config.eval.every, state, config):
+        found = _evaluated(config, splits, state, log)  # it was stopped before this, or in it
+    for batch in _batches(config, splits, start=state.step, device=device):
+        terms = train_step(config, state, batch.to(device))
+        if _due(config.log_every, state, config):
+            log.train(state.step, _read(terms, state.step), images_per_step=_images(config))
+        if asked := asked_by():  # an evaluation that is due now is made when the run continues
+            save(config, state, log.length())
+            raise Stopped(f"{config.out} stopped on {asked}, saved at step {state.step}; the same command continues it")
+        if _due(config.eval.every, state, config):
+            found = _evaluated(config, splits, state, log)
+        if _due(config.checkpoint_every, state, config):
+            save(config, state, log.length())
+    assert found is not None
+    return found
 
 
 def train_step(config: Config, state: State, batch: Batch) -> dict[str, Tensor | float]:
@@ -99,16 +108,6 @@ def train_step(config: Config, state: State, batch: Batch) -> dict[str, Tensor |
     return terms | {"train/lr": state.optimizer.param_groups[-1]["lr"]}
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises ValueError for a GPU that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {name} is not on this machine ({torch.cuda.device_count()} GPUs); use device=cpu")
-    return device
-
-
 def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
     branches = len(config.method.branches)
     stream = Stream(splits, views=config.views, sizes=config.batch, branches=branches, seed=config.seed)
@@ -126,59 +125,46 @@ def _due(every: int, state: State, config: Config) -> bool:
 def _read(terms: dict[str, Tensor | float], step: int) -> dict[str, float]:
     values = {key: float(value) for key, value in terms.items()}
     if not torch.isfinite(torch.tensor(values["train/loss"])):
-        raise ValueError(f"the loss is {values['train/loss']} at step {step}: lower optimizer.lr, or set clip=1")
+        raise ValueError(
+            f"the loss is {values['train/loss']} at step {step}: lower optimizer.lr, or set clip=1, in a new out="
+        )
     return values
 
 
-def _evaluated(config: Config, splits: Splits, state: State, device: torch.device) -> Scores:
+def _evaluated(config: Config, splits: Splits, state: State, log: Log) -> Scores:
     networks = {"student": state.student, "teacher": state.teacher.module}
     source, classes = source_of(splits, config.eval.split), splits.classes
-    return {
+    device = next(state.student.parameters()).device
+    found = {
         name: scores(
             evaluate(network, source, classes=len(classes), views=config.views, batch=config.eval.batch, device=device),
             classes,
         )
         for name, network in networks.items()
     }
+    log.evaluated(state.step, config.eval.split, found)
+    return found
 
 
 def _continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of the run to continue, and what was passed over for it; none for a new run.
+    """The newest whole checkpoint of the run to continue, none for a new run; and what the user should know.
 
-    A folder with checkpoints holds a run, and is refused to another one.
+    A folder with checkpoints holds a run, and is refused to another one. Damaged checkpoints are set aside.
     """
     folder = config.out / "checkpoints"
-    if not checkpoint.steps(folder):
-        return None, []
-    if config.resume == "never":
+    if config.resume == "never" and (config.out / "config.yaml").exists():
         raise ValueError(f"out: {config.out} holds a run already and resume is never; choose another out=")
+    if not checkpoint.steps(folder):
+        begun = (config.out / "metrics.jsonl").exists()
+        return None, [f"{config.out}: a run without a checkpoint, so it begins again"] if begun else []
     changed = differences(of_run(config.out), config)
     if changed:
         lines = "\n  ".join(changed)
         raise ValueError(
             f"out: {config.out} holds a run with other settings; choose another out=, or restore them:\n  {lines}"
         )
-    return checkpoint.load_newest(folder)
-
-
-def _save(config: Config, state: State, log: Log) -> None:
-    rest = {
-        "optimizer": state.optimizer.state_dict(),
-        "teacher": state.teacher.state_dict(),
-        "metrics_bytes": log.length(),
-    }
-    checkpoint.save(
-        config.out / "checkpoints",
-        checkpoint.Checkpoint(state.step, state.student.state_dict(), state.teacher.module.state_dict(), rest),
-        keep=config.keep,
-    )
-
-
-def _restore(state: State, saved: checkpoint.Checkpoint) -> int:
-    """Put `saved` into `state`; returns how much of metrics.jsonl belongs to it."""
-    state.student.load_state_dict(saved.student)
-    state.teacher.module.load_state_dict(saved.teacher)
-    state.teacher.load_state_dict(saved.rest["teacher"])
-    state.optimizer.load_state_dict(saved.rest["optimizer"])
-    state.step = saved.step
-    return int(saved.rest["metrics_bytes"])
+    saved, damaged = checkpoint.load_newest(folder)
+    for place in damaged:
+        checkpoint.set_aside(place)
+    going_on = [f"continuing {config.out} at step {saved.step}"] if saved.step < config.steps else []
+    return saved, [*damaged.values(), *going_on]

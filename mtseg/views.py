@@ -45,8 +45,8 @@ class Views:
     std: Triple = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if min(self.std) <= 0:
-            raise ValueError(f"std: {self.std} divides pixels; every entry must be over 0")
+        if min(self.std) < 1e-6:
+            raise ValueError(f"std: {self.std} divides pixels in [0, 1]; every entry must be at least 1e-6")
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 pixels (B, H, W, 3) -> network input (B, 3, H, W) float32, on the same device."""

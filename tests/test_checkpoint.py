@@ -29,7 +29,7 @@ def test_what_was_saved_is_loaded(tmp_path):
     checkpoint.save(tmp_path, sample(7), keep=2)
     loaded, damaged = checkpoint.load_newest(tmp_path)
     assert equal(loaded, sample(7))
-    assert damaged == []
+    assert damaged == {}
 
 
 def test_the_newest_by_step_is_chosen_and_only_the_last_are_kept(tmp_path):
@@ -55,7 +55,7 @@ def test_any_damage_to_the_newest_is_named_and_the_one_before_is_loaded(name, ha
     loaded, damaged = checkpoint.load_newest(tmp_path)
     assert equal(loaded, sample(1))
     assert len(damaged) == 1
-    assert "step-00000002" in damaged[0]
+    assert next(iter(damaged)).name == "step-00000002"
 
 
 def test_a_crash_while_writing_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_crash_while_writing_leaves_the_earlier_checkpoint(tmp_path, monkeypat
                 checkpoint.save(tmp_path, sample(2), keep=1)
         loaded, damaged = checkpoint.load_newest(tmp_path)
         assert equal(loaded, sample(1))
-        assert damaged == []
+        assert damaged == {}
 
 
 def test_what_a_crash_left_aside_is_cleared_by_the_next_checkpoint(tmp_path):
@@ -112,3 +112,35 @@ def rewrite_manifest(place: Path) -> None:
 def test_no_checkpoint_at_all_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no whole checkpoint"):
         checkpoint.load_newest(tmp_path)
+
+
+def test_damaged_checkpoints_set_aside_are_not_counted_by_the_keeping(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, sample(step), keep=9)
+    for step in (2, 3):
+        (tmp_path / checkpoint.name_of(step) / "state.pt").write_bytes(b"")
+    loaded, damaged = checkpoint.load_newest(tmp_path)
+    for place in damaged:
+        assert checkpoint.set_aside(place).is_dir()
+    checkpoint.save(tmp_path, sample(loaded.step + 1), keep=2)
+    assert [place.name for place in checkpoint.steps(tmp_path)] == ["step-00000001", "step-00000002"]
+    assert checkpoint.load_newest(tmp_path)[1] == {}
+
+
+def test_weights_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path):
+    for value in (float("nan"), float("inf")):
+        bad = sample(2)
+        next(tensor for tensor in bad.teacher.values() if tensor.is_floating_point()).fill_(value)
+        with pytest.raises(ValueError, match=r"teacher's .* not finite at step 2"):
+            checkpoint.save(tmp_path, bad, keep=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    checkpoint.write_whole(path, "steps: 1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", lambda *_: pytest.fail("crash"))
+        with pytest.raises(pytest.fail.Exception):
+            checkpoint.write_whole(path, "steps: 2\n")
+    assert path.read_text() == "steps: 1\n"

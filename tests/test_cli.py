@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from runs import TINY
+from runs import TINY, tiny
+from safetensors.torch import load_file
 from test_configs import camvid
 
-from mtseg import cli
+from mtseg import checkpoint, cli
+from mtseg.config import written
 from mtseg.log import read
 from mtseg.report import coloured
 
@@ -85,10 +88,11 @@ def test_compare_trains_both_on_equal_terms_and_leaves_a_table_and_a_picture(con
     configs = [yaml.safe_load((out / run / "config.yaml").read_text()) for run in ("supervised", "method")]
     assert configs[0]["method"].pop("branches") == []
     configs[1]["method"].pop("branches")
+    assert configs[0]["method"] == configs[1]["method"]
     assert {**configs[0], "out": ""} == {**configs[1], "out": ""}
 
 
-def comparison(folder: Path, seed: int, supervised: float, teacher: float) -> Path:
+def comparison(folder: Path, seed: int, supervised: float, teacher: float, *words: str) -> Path:
     """A finished comparison with these last scores; the best are 0.1 higher."""
     values = {
         "supervised-only": supervised,
@@ -100,6 +104,9 @@ def comparison(folder: Path, seed: int, supervised: float, teacher: float) -> Pa
     folder.mkdir()
     facts = {"split": "val", "seed": seed, "steps": 9, "mIoU": rows}
     (folder / "comparison.json").write_text(json.dumps(facts))
+    (folder / "method").mkdir()
+    method = tiny(folder / "method", f"seed={seed}", f"data.seed={seed}", *words)
+    (folder / "method" / "config.yaml").write_text(written(method))
     return folder
 
 
@@ -123,12 +130,25 @@ def test_a_table_has_the_mean_and_the_sample_deviation_over_seeds(tmp_path, caps
     assert rows["teacher"][4].strip().startswith(f"{np.mean(teacher) * 100 + 10:.1f}")
 
 
-def test_comparisons_of_different_lengths_are_no_table(tmp_path, capsys):
-    folders = [comparison(tmp_path / name, 0, 0.3, 0.4) for name in "ab"]
-    path = folders[1] / "comparison.json"
-    path.write_text(path.read_text().replace('"steps": 9', '"steps": 8'))
-    assert cli.main(["table", *map(str, folders)]) == 1
-    assert "differ in split or steps" in capsys.readouterr().err
+@pytest.mark.parametrize("word", ["steps=8", "eval.split=test", "optimizer.lr=0.1", "method.weight=3.0"])
+def test_comparisons_that_differ_in_more_than_their_seeds_are_no_table(word, tmp_path, capsys):
+    one, other = comparison(tmp_path / "a", 0, 0.3, 0.4), comparison(tmp_path / "b", 1, 0.3, 0.4, word)
+    assert cli.main(["table", str(one), str(other)]) == 1
+    assert f"{word.partition('=')[0]}:" in capsys.readouterr().err
+
+
+def test_one_seed_twice_is_no_table(tmp_path, capsys):
+    folders = [str(comparison(tmp_path / name, 3, 0.3, 0.4)) for name in "ab"]
+    assert cli.main(["table", *folders]) == 1
+    assert "same seed, 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"split": "val", "seed": 0, "steps": 9, "mIoU": {}}', "null"])
+def test_a_comparison_that_is_not_whole_is_named(content, tmp_path, capsys):
+    folder = comparison(tmp_path / "a", 0, 0.3, 0.4)
+    (folder / "comparison.json").write_text(content)
+    assert cli.main(["table", str(folder)]) == 1
+    assert "comparison.json: not a whole comparison" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,13 +161,87 @@ def test_comparisons_of_different_lengths_are_no_table(tmp_path, capsys):
         (["train", "{config}", "out=x", "device=cuda:9"], "cuda:9"),
         (["train", "{config}"], "missing key 'out'"),
         (["eval", "nowhere"], "no config.yaml"),
+        (["train", "{config}", "out=tiny.yaml/x"], "Not a directory"),
+        (["train", "{config}", "out=x", "method.distance=kl"], "write {{kind: kl}}"),
+        (["train", "{config}", "out=x", "model.weights=none.pth", "--dry-run"], "no file none.pth"),
+        (
+            [
+                "train",
+                "{config}",
+                "out=x",
+                "method.branches=[]",
+                "method.teacher={{kind: ema, mode: train, buffers: own}}",
+            ],
+            "'own' are gathered by the teacher's answers",
+        ),
+        (["train", "{config}", "out=x", "views.student.geometry={{scale: [1e-9, 1.0]}}"], "0.001 <= low"),
+        (["train", "{config}", "out=x", "views.std=[1e-9, 1.0, 1.0]"], "at least 1e-6"),
         (["compare", "{config}", "out=x", "method.branches=[]"], "supervised-only already"),
     ],
 )
 def test_a_mistake_ends_in_words_and_exit_code_1(words, says, config, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main([word.format(config=config) for word in words]) == 1
-    assert says in capsys.readouterr().err
+    assert says.format() in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_given_for_a_run_is_answered_with_the_runs(tmp_path, capsys):
+    folder = comparison(tmp_path / "both", 0, 0.3, 0.4)
+    assert cli.main(["eval", str(folder)]) == 1
+    assert str(folder / "method") in capsys.readouterr().err
+
+
+def test_a_network_of_another_size_than_the_checkpoint_is_refused_in_one_line(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    cli.main(["train", config, f"out={run}"])
+    capsys.readouterr()
+    assert cli.main(["eval", str(run), "model.options.decoder_channels=[8, 8, 8]"]) == 1
+    message = capsys.readouterr().err.strip()
+    assert "does not fit the network" in message
+    assert "\n" not in message
+
+
+def test_the_teacher_that_gathers_its_own_statistics_can_be_compared(config, tmp_path):
+    """Supervised-only asks no teacher, whose averaged weights then need averaged statistics, or they score nothing."""
+    out = tmp_path / "both"
+    assert cli.main(["compare", config, f"out={out}", "method.teacher={kind: ema, mode: train, buffers: own}"]) == 0
+    weights = load_file(out / "supervised/checkpoints/step-00000004/teacher.safetensors")
+    means = [value for name, value in weights.items() if name.endswith("running_mean")]
+    assert any(value.abs().max() > 0 for value in means)
+
+
+def test_a_finished_run_says_so_with_its_scores(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    cli.main(["train", config, f"out={run}"])
+    capsys.readouterr()
+    assert cli.main(["train", config, f"out={run}"]) == 0
+    shown = capsys.readouterr().out
+    assert f"finished already: val mIoU: student {100 * read(run)[-1]['val_student/mIoU']:.2f}" in shown
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signalled_process_is_saved_and_ends_with_75_and_the_same_command_finishes_it(name, config, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "tools/train.py", config, f"out={run}", "steps=100000", "workers=1", "eval.every=100000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            break
+    process.send_signal(signal.Signals[name])
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert f"stopped on {name}, saved at step" in message
+    assert "Traceback" not in message
+    found, damaged = checkpoint.load_newest(run / "checkpoints")
+    assert (damaged, found.step >= 3) == ({}, True)
+
+
+@pytest.mark.parametrize("text", ['{"step": 1}\n{"st', "[1]\n", "nonsense\n"])
+def test_a_line_that_is_no_metrics_is_named(text, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line \d: not a line of metrics"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

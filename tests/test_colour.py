@@ -146,3 +146,14 @@ def test_painting_leaves_the_callers_image_alone() -> None:
     given = image()
     Painter(RECIPE).paint(given, np.random.default_rng(0))
     assert np.array_equal(given, image())
+
+
+def test_colours_that_fail_on_a_crop_are_named_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    painter = Painter([Colour(name="ToGray"), Colour(name="Posterize")])
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("cv2: bad\nargument")
+
+    monkeypatch.setattr("albumentations.Posterize.__call__", broken)
+    with pytest.raises(ValueError, match=r"ToGray, Posterize fail on a crop of 20x30: cv2: bad argument"):
+        painter.paint(np.zeros((20, 30, 3), np.uint8), np.random.default_rng(0))

@@ -162,3 +162,20 @@ def test_split_names_its_own_pool() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Evaluation(**wrong)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_answer_that_is_no_number_is_refused_with_the_image(value: float) -> None:
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), CLASSES, *images.shape[2:]), value)
+
+    with pytest.raises(ValueError, match=r"image-0\.png: .* answer is not finite"):
+        evaluated(Broken(), source(MIXED))
+
+
+def test_scores_without_any_labelled_pixel_are_null_and_not_nan() -> None:
+    found = scores(Confusion(2), ("a", "b"))
+    assert found["mIoU"] is None
+    assert found["pixel_accuracy"] is None
+    json.loads(json.dumps(found, allow_nan=False))

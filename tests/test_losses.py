@@ -278,3 +278,13 @@ def test_average_of_nothing_is_zero_with_zero_gradient() -> None:
     assert mean.item() == 0
     assert values.grad is not None
     assert torch.equal(values.grad, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("classes", [2, 21])
+@pytest.mark.parametrize("tau", [1e-300, 1e-12, 1e-7, 9e-6, 1.1e-5, 1e-4])
+def test_tau_stays_at_its_limit_however_small_it_is(tau: float, classes: int) -> None:
+    """The family differs from its limit by a share of about K tau; below, doubles cannot tell."""
+    torch.manual_seed(0)
+    logits, target = torch.randn(3, classes, 5), torch.randn(3, classes, 5).softmax(1)
+    limit = (logits.softmax(1) - target).square().mean(1)
+    torch.testing.assert_close(Tau(tau=tau)(logits, target), limit, rtol=2 * classes * tau + 1e-4, atol=0)

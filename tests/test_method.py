@@ -26,8 +26,9 @@ from mtseg.mix import CutMix
 from mtseg.models import Smp
 from mtseg.optim import Sgd
 from mtseg.schedules import Constant, Rampup
+from mtseg.state import State
 from mtseg.teachers import Ema, EmaTeacher
-from mtseg.trainer import State, train_step
+from mtseg.trainer import train_step
 from mtseg.views import Views
 
 CLASSES = 4

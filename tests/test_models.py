@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mtseg.models import Smp, load_encoder, read_weights, split_parameters
 from mtseg.optim import AdamW, Sgd, set_lr
+from mtseg.settings import gather, merge, validate
 
 TINY = "tu-test_resnet"  # timm's own encoder for tests: 0.5 M parameters
 CLASSES = 3
@@ -397,3 +398,29 @@ def test_momentum_and_nesterov_are_torchs() -> None:
 def test_rates_out_of_range_are_refused_before_anything_is_built(make: Any, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         make()
+
+
+def test_options_of_another_architecture_are_dropped_by_null() -> None:
+    def numbers(model: Any) -> int:
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    base = {"model": {"arch": "unet", "encoder": TINY, "weights": "none", "options": {"decoder_channels": [16, 8]}}}
+    over = merge(base, gather(["model.arch=fpn", "model.options=null"]))
+    assert numbers(validate(Smp, over["model"]).build(4)) == numbers(small(arch="fpn", options=None).build(4))
+    with pytest.raises(ValueError, match=r"model\.options"):
+        validate(Smp, merge(base, gather(["model.arch=fpn"]))["model"]).build(4)
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("imagnet", "imagenet"), ("non", "none")])
+def test_a_misspelt_source_of_weights_is_answered_with_the_right_one(wrong: str, right: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{right}'"):
+        small(weights=Path(wrong)).build(4)
+
+
+def test_images_that_a_network_cannot_take_are_the_users_error_with_their_shape() -> None:
+    """One image of 32 pixels is a single value a channel in the pooling branch, which batch norm cannot take."""
+    options = {"encoder_depth": 3, "encoder_output_stride": 8}
+    model = small(arch="deeplabv3plus", options=options).build(4).train()
+    with pytest.raises(ValueError, match=r"cannot take images of \(1, 3, 32, 32\)"):
+        model(torch.zeros(1, 3, 32, 32))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4, 32, 32)

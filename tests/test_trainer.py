@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ from runs import tiny
 from safetensors.torch import load_file
 
 from mtseg import checkpoint
-from mtseg.config import Config
+from mtseg.config import Config, differences
 from mtseg.data.stream import Stream
-from mtseg.trainer import State, build, fit, train_step
+from mtseg.signals import Stopped
+from mtseg.state import State, build
+from mtseg.trainer import fit, train_step
 
 CPU = torch.device("cpu")
 METHODS = {
@@ -39,7 +43,7 @@ def files(run: Path, step: int) -> dict[str, bytes]:
     return found | {"metrics": (run / "metrics.jsonl").read_bytes()}
 
 
-class Stopped(Exception):
+class Died(Exception):
     pass
 
 
@@ -49,7 +53,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     def dying(config: Config, state: State, batch: object) -> dict[str, object]:
         terms = train_step(config, state, batch)  # type: ignore[arg-type]
         if state.step == step:
-            raise Stopped
+            raise Died
         return terms
 
     monkeypatch.setattr("mtseg.trainer.train_step", dying)
@@ -61,7 +65,7 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_to_the_bit(words, tm
     expected = fit(whole, quiet=True)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
-        with pytest.raises(Stopped):
+        with pytest.raises(Died):
             fit(broken, quiet=True)
     assert [path.name for path in checkpoint.steps(broken.out / "checkpoints")] == ["step-00000002"]
     assert fit(broken, quiet=True) == expected
@@ -76,7 +80,7 @@ def test_resuming_with_another_number_of_workers_changes_nothing(tmp_path, monke
     fit(whole, quiet=True)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
-        with pytest.raises(Stopped):
+        with pytest.raises(Died):
             fit(tiny(tmp_path / "broken", "workers=2"), quiet=True)
     fit(tiny(tmp_path / "broken", "workers=1"), quiet=True)
     assert files(tmp_path / "broken", 4) == files(whole.out, 4)
@@ -88,7 +92,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_result_is_the_same(t
     fit(whole, quiet=True)
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        with pytest.raises(Stopped):
+        with pytest.raises(Died):
             fit(broken, quiet=True)
     newest = checkpoint.steps(broken.out / "checkpoints")[-1] / "student.safetensors"
     data = bytearray(newest.read_bytes())
@@ -217,7 +221,7 @@ def test_another_run_in_the_folder_is_refused_with_the_difference(tmp_path):
 def test_a_folder_in_which_no_run_came_to_a_checkpoint_is_free(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
-        with pytest.raises(Stopped):
+        with pytest.raises(Died):
             fit(tiny(tmp_path / "run"), quiet=True)
     again, fresh = tiny(tmp_path / "run", "method.weight=3"), tiny(tmp_path / "fresh", "method.weight=3")
     fit(again, quiet=True)
@@ -255,3 +259,130 @@ def test_the_teacher_of_the_demo_is_ahead_of_supervised_only(seed, tmp_path):
     rows = compare(load([demo, f"seed={seed}", f"data.seed={seed}", f"out={tmp_path}"]))
     assert rows["teacher"]["last"] > rows["supervised-only"]["last"] + 0.04
     assert rows["teacher"]["last"] > rows["supervised-only, averaged weights"]["last"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("step", [1, 2])  # between evaluations, and where one is due
+def test_a_signal_saves_the_step_it_came_in_and_the_continued_run_is_the_whole_one(name, step, tmp_path, monkeypatch):
+    whole, asked = tiny(tmp_path / "whole"), tiny(tmp_path / "asked")
+    expected = fit(whole, quiet=True)
+
+    def signalled(config: Config, state: State, batch: object) -> dict[str, object]:
+        if state.step + 1 == step:
+            signal.raise_signal(signal.Signals[name])
+        return train_step(config, state, batch)  # type: ignore[arg-type]
+
+    before = signal.getsignal(signal.Signals[name])
+    with monkeypatch.context() as patch:
+        patch.setattr("mtseg.trainer.train_step", signalled)
+        with pytest.raises(Stopped, match=f"{name}, saved at step {step}"):
+            fit(asked, quiet=True)
+    assert signal.getsignal(signal.Signals[name]) is before
+    assert fit(asked, quiet=True) == expected
+    assert files(asked.out, 4) == files(whole.out, 4)
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch):
+    def twice(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("still there")
+
+    monkeypatch.setattr("mtseg.trainer.train_step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(tmp_path), quiet=True)
+
+
+class Torn:
+    """A source whose image `bad` cannot be read."""
+
+    def __init__(self, source: object, bad: int) -> None:
+        self.source, self.bad = source, bad
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.source, name)
+
+    def image(self, index: int) -> object:
+        if index == self.bad:
+            raise ValueError("torn.jpg: not a whole image")
+        return self.source.image(index)  # type: ignore[attr-defined]
+
+
+def test_an_evaluation_that_cannot_be_made_loses_no_step_and_is_made_up_for(tmp_path):
+    whole, torn = tiny(tmp_path / "whole"), tiny(tmp_path / "torn", "checkpoint_every=100")
+    expected = fit(whole, quiet=True)
+    splits = torn.data.build()
+    with pytest.raises(ValueError, match=r"torn\.jpg"):
+        fit(torn, splits=replace(splits, val=Torn(splits.val, 1)), quiet=True)
+    assert [place.name for place in checkpoint.steps(torn.out / "checkpoints")] == ["step-00000002"]
+    assert fit(torn, splits=splits, quiet=True) == expected
+    assert files(torn.out, 4) == files(whole.out, 4)
+
+
+def test_images_of_ones_own_are_trained_on_in_place_of_the_configs(tmp_path):
+    """Splits given to fit decide the run: those of the config give the config's run, others another one."""
+    config = tiny(tmp_path / "a")
+    fit(config, quiet=True)
+    fit(tiny(tmp_path / "b"), splits=config.data.build(), quiet=True)
+    fit(tiny(tmp_path / "c"), splits=replace(config.data, seed=9).build(), quiet=True)
+    a, b, c = (files(tmp_path / name, 4) for name in "abc")
+    assert a == b
+    assert a["student.safetensors"] != c["student.safetensors"]
+
+
+def test_a_damaged_checkpoint_does_not_cost_a_whole_one_when_the_run_goes_on(tmp_path, monkeypatch):
+    config = tiny(tmp_path, "steps=8", "keep=2", "checkpoint_every=1")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        with pytest.raises(Died):
+            fit(config, quiet=True)
+    for place in checkpoint.steps(config.out / "checkpoints")[-1:]:  # of steps 4 and 5
+        (place / "student.safetensors").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        with pytest.raises(Died):
+            fit(config, quiet=True)
+    found, damaged = checkpoint.load_newest(config.out / "checkpoints")
+    assert (found.step, damaged) == (5, {})
+    assert len(checkpoint.steps(config.out / "checkpoints")) == 2
+
+
+@pytest.mark.parametrize("left", [0, 40])
+def test_lost_metrics_are_said_and_the_rest_is_whole_lines_without_padding(left, tmp_path, monkeypatch, capsys):
+    config = tiny(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Died):
+            fit(config, quiet=True)
+    metrics = config.out / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:1]) if left else "")
+    fit(config)
+    assert "lost its last" in capsys.readouterr().out
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()][-3:] == [3, 4, 4]
+
+
+def test_weights_that_are_no_numbers_end_the_run_and_leave_the_last_good_checkpoint(tmp_path, monkeypatch):
+    config = tiny(tmp_path, "steps=6", "log_every=100")
+
+    def poisoned(config: Config, state: State, batch: object) -> dict[str, object]:
+        terms = train_step(config, state, batch)  # type: ignore[arg-type]
+        if state.step == 3:
+            next(state.student.parameters()).data.fill_(float("nan"))
+        return terms
+
+    monkeypatch.setattr("mtseg.trainer.train_step", poisoned)
+    with pytest.raises(ValueError, match="finite"):
+        fit(config, quiet=True)
+    assert [place.name for place in checkpoint.steps(config.out / "checkpoints")] == ["step-00000002"]
+
+
+def test_a_moved_data_set_is_the_same_run_and_another_choice_of_labels_is_not(tmp_path):
+    def camvid(root: str, labels: int) -> Config:
+        return tiny(tmp_path, f"data={{kind: camvid, root: {root}, labels: {labels}}}")
+
+    assert differences(camvid("here", 22), camvid("there", 22)) == []
+    assert differences(camvid("here", 22), camvid("here", 45)) == ["data.labels: 22 -> 45"]

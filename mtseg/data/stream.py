@@ -17,6 +17,7 @@ from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.geometry import Matrix, View, content, draw_image, draw_label
 from mtseg.part import part
 from mtseg.randomness import generator
+from mtseg.signals import leave_to_parent
 from mtseg.views import Views
 
 Shot = tuple[int, NDArray[np.uint8]]  # an image's index in its pool, and the image (H, W, 3)
@@ -200,7 +201,7 @@ def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool) -> 
         sampler=steps,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=single_threaded,
+        worker_init_fn=as_worker,
         prefetch_factor=4 if workers else None,
     )
     for answer in answers:
@@ -209,7 +210,8 @@ def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool) -> 
         yield answer
 
 
-def single_threaded(worker: int) -> None:
-    """Workers run side by side, so each keeps to one thread."""
+def as_worker(worker: int) -> None:
+    """Workers run side by side, so each keeps to one thread; and signals are for the training process."""
+    leave_to_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
