@@ -32,10 +32,11 @@ NETWORKS = {
 def supervised_only(config: Config) -> Config:
     """`config` without its unlabelled branches: the same labels, model, labelled batches and steps.
 
-    Its averaged weights take averaged statistics: nobody asks them, so they could not gather their own.
+    Its averaged weights take averaged statistics: nobody asks them, so they could not gather their own. And its loss
+    counts in full, whatever share of it the method takes.
     """
-    teacher = replace(config.method.teacher, mode="eval", buffers="average")
-    return replace(config, method=replace(config.method, branches=(), teacher=teacher))
+    teacher = config.method.teacher.averaging()
+    return replace(config, method=replace(config.method, branches=(), teacher=teacher, supervised_weight=1.0))
 
 
 def compare(config: Config) -> Rows:

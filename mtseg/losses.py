@@ -4,6 +4,7 @@ A distance maps the student's logits and the teacher's probabilities, (B, K, *S)
 over the K classes is part of its definition, since the consistency weight is stated for it. The paper's rule
 for the weight: `squared` with `over_classes: mean` wants K to K^2, `kl` wants 1 to 10. `over_classes: sum` is
 K times the mean, lies in [0, 2] whatever K is, and so wants 1 to K: a weight chosen for 2 classes fits 150.
+`cross_entropy` with hard targets wants about 1, the weight of the supervised cross-entropy that it looks like.
 """
 
 import math
@@ -34,6 +35,55 @@ class CrossEntropy:
         label = label.long()
         values = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
         return average(values, label != IGNORE)
+
+
+@part
+class Ohem:
+    """Cross-entropy over the hard labelled pixels alone (online hard example mining, Shrivastava et al. 2016).
+
+    Counted is a pixel whose class has a probability under `threshold`, and at least the `keep` hardest pixels of
+    the batch (all, where there are fewer).
+    """
+
+    kind: Literal["ohem"] = "ohem"
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
+    keep: Annotated[int, Field(ge=1)] = 200_000
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
+        label = label.long()
+        values = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+        ranked = torch.where(label != IGNORE, values.detach(), -1).flatten()  # the ignored are easier than the easiest
+        hardest = ranked.topk(min(self.keep, ranked.numel())).values[-1]
+        limit = hardest.clamp(min=0, max=-math.log(self.threshold))
+        return average(values, (label != IGNORE) & (values >= limit))
+
+
+@part
+class Dice:
+    """1 - soft Dice, meaned over the classes that the batch's labels hold, plus `cross_entropy` times that loss.
+
+    Dice of a class = 2 sum p y / (sum p + sum y) over the labelled pixels of the batch (Milletari et al. 2016, with
+    sums in place of squares). For classes of few pixels.
+    """
+
+    kind: Literal["dice"] = "dice"
+    cross_entropy: Annotated[float, Field(ge=0)] = 1.0
+
+    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+        """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
+        classes = logits.shape[1]
+        counted = (label != IGNORE).unsqueeze(1)
+        truth = F.one_hot(label.long().clamp(max=classes - 1), classes).movedim(-1, 1) * counted
+        given = torch.where(counted, logits.float().softmax(1), 0)
+        axes = (0, *range(2, logits.dim()))
+        size = truth.sum(axes)
+        dice = 2 * (given * truth).sum(axes) / (given.sum(axes) + size).clamp_min(1e-6)
+        loss = average(1 - dice, size > 0)
+        return loss + self.cross_entropy * CrossEntropy()(logits, label)
+
+
+Supervised = Annotated[CrossEntropy | Ohem | Dice, Field(discriminator="kind")]
 
 
 @part
@@ -81,7 +131,28 @@ class Tau:
         return (2 / (classes * self.tau) ** 2 * _kl(mixed, log_student)).float()
 
 
-Distance = Annotated[Squared | Kl | Tau, Field(discriminator="kind")]
+@part
+class SoftCrossEntropy:
+    """-sum target log softmax(student): the pseudo-label loss of hard targets, and of soft ones too."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        return -(target * logits.float().log_softmax(1)).sum(1)
+
+
+@part
+class Entropy:
+    """The student's own entropy, whatever the target: entropy minimisation (Grandvalet & Bengio 2005)."""
+
+    kind: Literal["entropy"] = "entropy"
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        logs = logits.float().log_softmax(1)
+        return -(logs.exp() * logs).sum(1)
+
+
+Distance = Annotated[Squared | Kl | Tau | SoftCrossEntropy | Entropy, Field(discriminator="kind")]
 
 
 def _kl(target: Tensor, log_student: Tensor) -> Tensor:

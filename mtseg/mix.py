@@ -1,6 +1,7 @@
-"""Mixing unlabelled images with each other: a mask says which pixels come from another image of the batch."""
+"""Mixing images of a batch with each other: input, target and weight alike. No image is ever mixed with itself."""
 
 import math
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,63 +12,191 @@ from torch import Tensor
 from mtseg.geometry import Probability, Size, View
 from mtseg.part import part
 
+Partner = Literal["unlabelled", "labelled"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one branch asks of the student.
+
+    seen:   the student's input (B, 3, H, W), its geometry and what is known of it
+    target: the probabilities it should give (B, K, H, W), in the frame of comparison, and where they are known
+    weight: (B, 1, H, W) float32 in [0, 1], how much each pixel counts
+    index:  (B,) int64 on the CPU, which image of its pool
+    """
+
+    seen: View
+    target: View
+    weight: Tensor
+    index: Tensor
+
+    def partners(self) -> "Task":
+        """The next image of the batch for each; B = 1 has no other, so it stays the image itself."""
+        return Task(_rolled(self.seen), _rolled(self.target), self.weight.roll(-1, 0), self.index.roll(-1, 0))
+
 
 @part
 class NoMix:
     """Every image stays whole."""
 
     kind: Literal["none"] = "none"
+    partner: Literal["unlabelled"] = "unlabelled"
 
-    def mask(self, batch: int, size: Size, rng: np.random.Generator) -> Tensor | None:
-        """Nothing to paste."""
-        return None
+    def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
+        return task
 
 
 @part
 class CutMix:
     """A rectangle of another image replaces that of this one (Yun et al. 2019; French et al. 2020).
 
-    With probability `p` for each image; its share of the area is uniform in `area`, its width over its height
-    log-uniform in [1 / aspect, aspect]; it lies wholly inside: one too long for the image is as long as that,
-    and as much wider.
+    With probability `p` for each image, or, `unsure`, with the share of it that the target is not sure of (1 - mean
+    highest probability; AugSeg, Zhao et al. 2023). The rectangle's share of the area is uniform in `area`, its width
+    over its height log-uniform in [1 / aspect, aspect]; it lies wholly inside: one too long for the image is as long
+    as that, and as much wider. `partner`: the next unlabelled image, or a labelled one, whose labels are the target.
     """
 
     kind: Literal["cutmix"] = "cutmix"
     p: Probability = 0.5
     area: tuple[float, float] = (0.02, 0.4)
     aspect: Annotated[float, Field(ge=1)] = 3.0
+    unsure: bool = False
+    partner: Partner = "unlabelled"
 
     def __post_init__(self) -> None:
-        low, high = self.area
-        if not 0 < low <= high < 1:
-            raise ValueError(f"area: [{low}, {high}] is not a range of shares; give 0 < low <= high < 1")
+        _check_area(self.area)
 
-    def mask(self, batch: int, size: Size, rng: np.random.Generator) -> Tensor | None:
-        """(batch, 1, *size) bool, True where another image shows."""
-        h, w = size
-        mask = torch.zeros((batch, 1, h, w), dtype=torch.bool)
-        for image in range(batch):
-            share, stretch = rng.uniform(*self.area), math.exp(rng.uniform(-1, 1) * math.log(self.aspect) / 2)
-            stretch = min(max(stretch, math.sqrt(share * w / h)), math.sqrt(w / h / share))
-            height = max(1, round(math.sqrt(share * h * w) / stretch))
-            width = max(1, round(math.sqrt(share * h * w) * stretch))
-            top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
-            if rng.random() < self.p:
-                mask[image, :, top : top + height, left : left + width] = True
-        return mask
+    def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
+        mask = rectangles(len(task.weight), task.seen.size, rng, area=self.area, aspect=self.aspect)
+        drawn = torch.from_numpy(rng.random(len(mask))).to(task.weight.device, torch.float32, non_blocking=True)
+        chance = 1 - task.target.data.amax(1).mean((1, 2)) if self.unsure else torch.full_like(drawn, self.p)
+        mask = mask.to(task.weight.device, non_blocking=True)
+        return paste(task, other, mask & (drawn < chance)[:, None, None, None])
 
 
-Mix = Annotated[NoMix | CutMix, Field(discriminator="kind")]
+@part
+class CutOut:
+    """A rectangle of the image is blank, and counts nowhere (DeVries & Taylor 2017; French et al. 2020)."""
+
+    kind: Literal["cutout"] = "cutout"
+    p: Probability = 1.0
+    area: tuple[float, float] = (0.1, 0.5)
+    aspect: Annotated[float, Field(ge=1)] = 3.0
+    partner: Literal["unlabelled"] = "unlabelled"
+
+    def __post_init__(self) -> None:
+        _check_area(self.area)
+
+    def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
+        mask = rectangles(len(task.weight), task.seen.size, rng, area=self.area, aspect=self.aspect)
+        mask &= torch.from_numpy(rng.random(len(mask)) < self.p)[:, None, None, None]
+        mask = mask.to(task.weight.device, non_blocking=True)
+        blank = replace(task.seen, data=task.seen.data.masked_fill(mask, 0.0), known=task.seen.known & ~mask)
+        return replace(task, seen=blank, target=replace(task.target, known=task.target.known & ~mask))
 
 
-def paste(maps: Tensor, mask: Tensor) -> Tensor:
-    """`maps` (B, C, H, W) with the next image's pixels where `mask` (B, 1, H, W) holds.
+@part
+class ClassMix:
+    """Half of the classes that the target sees in another image are pasted from it (Olsson et al. 2021)."""
 
-    The partner is the neighbour in the batch, so it is never the image itself while B > 1; B = 1 stays as it is.
+    kind: Literal["classmix"] = "classmix"
+    p: Probability = 1.0
+    partner: Partner = "unlabelled"
+
+    def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
+        batch, classes = task.target.data.shape[:2]
+        ranks = torch.from_numpy(rng.permuted(np.tile(np.arange(classes), (batch, 1)), axis=1)) + 1
+        device = task.weight.device
+        predicted = torch.where(other.target.known, other.target.data.argmax(1, keepdim=True), classes)  # K: no class
+        flat = predicted.flatten(1)
+        occurs = torch.zeros((batch, classes + 1), dtype=torch.bool, device=device).scatter_(1, flat, True)
+        # Of the occurring classes, the half with the lowest random ranks, rounded up.
+        order = torch.where(occurs[:, :classes], ranks.to(device, non_blocking=True), classes + 1).argsort(1).argsort(1)
+        half = (occurs[:, :classes].sum(1, keepdim=True) + 1) // 2
+        chosen = torch.zeros_like(occurs)
+        chosen[:, :classes] = (order < half) & occurs[:, :classes]
+        mask = chosen.gather(1, flat).view_as(predicted)
+        drawn = torch.from_numpy(rng.random(batch) < self.p).to(device, non_blocking=True)
+        return paste(task, other, mask & drawn[:, None, None, None])
+
+
+@part
+class Bands:
+    """Alternating bands of rows come from another image (LaserMix, Kong et al. 2023, whose bands are inclinations).
+
+    The number of bands is uniform in `bands`, their common offset random; for scenes that are ordered by height.
     """
-    return torch.where(mask, maps.roll(-1, dims=0), maps)
+
+    kind: Literal["bands"] = "bands"
+    bands: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (3, 6)
+    partner: Partner = "unlabelled"
+
+    def __post_init__(self) -> None:
+        if self.bands[0] > self.bands[1]:
+            raise ValueError(f"bands: {list(self.bands)} is not a range; give low <= high, such as [3, 6]")
+
+    def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
+        h = task.seen.size[0]
+        count = rng.integers(self.bands[0], self.bands[1] + 1, size=(len(task.weight), 1))
+        place = (np.arange(h) + 0.5) / h * count + rng.uniform(0, 2, size=count.shape)
+        mask = torch.from_numpy(np.floor(place).astype(np.int64) % 2 == 1)[:, None, :, None]
+        return paste(task, other, mask.to(task.weight.device, non_blocking=True).expand_as(task.weight))
 
 
-def paste_view(view: View, mask: Tensor) -> View:
-    """`view` with pixels and what is known of them pasted alike; its warp holds for the unpasted pixels only."""
-    return View(paste(view.data, mask), view.warp, paste(view.known, mask))
+@part
+class MixUp:
+    """Each image is interpolated with another, and so are their targets (ICT, Verma et al. 2019).
+
+    lambda ~ Beta(alpha, alpha) is the share of the other; a pixel counts where both do, by the interpolated weight.
+    """
+
+    kind: Literal["mixup"] = "mixup"
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+    partner: Partner = "unlabelled"
+
+    def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
+        share = torch.from_numpy(rng.beta(self.alpha, self.alpha, size=len(task.weight))).float()
+        share = share.to(task.weight.device, non_blocking=True)[:, None, None, None]
+
+        def between(one: View, two: View) -> View:
+            return View(torch.lerp(one.data, two.data, share), one.warp, one.known & two.known)
+
+        seen, target = between(task.seen, other.seen), between(task.target, other.target)
+        return replace(task, seen=seen, target=target, weight=torch.lerp(task.weight, other.weight, share))
+
+
+Mix = Annotated[NoMix | CutMix | CutOut | ClassMix | Bands | MixUp, Field(discriminator="kind")]
+
+
+def paste(task: Task, other: Task, mask: Tensor) -> Task:
+    """`task` with the pixels of `other` where `mask` (B, 1, H, W) holds; its warps hold for its own pixels only."""
+
+    def mixed(one: View, two: View) -> View:
+        return View(torch.where(mask, two.data, one.data), one.warp, torch.where(mask, two.known, one.known))
+
+    weight = torch.where(mask, other.weight, task.weight)
+    return replace(task, seen=mixed(task.seen, other.seen), target=mixed(task.target, other.target), weight=weight)
+
+
+def rectangles(batch: int, size: Size, rng: np.random.Generator, *, area: tuple[float, float], aspect: float) -> Tensor:
+    """A random rectangle an image, (batch, 1, *size) bool, as `CutMix` describes it."""
+    h, w = size
+    mask = torch.zeros((batch, 1, h, w), dtype=torch.bool)
+    for image in range(batch):
+        share, stretch = rng.uniform(*area), math.exp(rng.uniform(-1, 1) * math.log(aspect) / 2)
+        stretch = min(max(stretch, math.sqrt(share * w / h)), math.sqrt(w / h / share))
+        height = max(1, round(math.sqrt(share * h * w) / stretch))
+        width = max(1, round(math.sqrt(share * h * w) * stretch))
+        top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
+        mask[image, :, top : top + height, left : left + width] = True
+    return mask
+
+
+def _check_area(area: tuple[float, float]) -> None:
+    low, high = area
+    if not 0 < low <= high < 1:
+        raise ValueError(f"area: [{low}, {high}] is not a range of shares; give 0 < low <= high < 1")
+
+
+def _rolled(view: View) -> View:
+    return View(view.data.roll(-1, 0), view.warp.roll(-1, 0), view.known.roll(-1, 0))

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,11 +90,15 @@ class Padded(nn.Module):
         self.network = network
         self.stride = int(network.encoder.output_stride)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, disturb: Callable[[list[Tensor]], list[Tensor]] | None = None) -> Tensor:
+        """Logits (B, K, H, W) of `images` (B, 3, H, W); `disturb` is done to the encoder's features on their way."""
         h, w = images.shape[-2:]
         down, right = -h % self.stride, -w % self.stride
         if down or right:
             images = F.pad(images, (0, right, 0, down), mode="replicate")
+        hook = (
+            self.network.encoder.register_forward_hook(lambda _, __, features: disturb(features)) if disturb else None
+        )
         try:
             logits: Tensor = self.network(images)
         except torch.OutOfMemoryError:
@@ -104,6 +108,9 @@ class Padded(nn.Module):
                 f"model: the network cannot take images of {tuple(images.shape)} (batch, channels, height, width): "
                 f"{' '.join(str(error).split())[:300]}; choose larger batches, another views.crop or another model.arch"
             ) from error
+        finally:
+            if hook is not None:
+                hook.remove()
         if logits.shape[-2:] != images.shape[-2:]:  # to cut these would be to train on an enlarged corner
             raise ValueError(
                 f"model: the maps are {tuple(logits.shape[-2:])} for images of {tuple(images.shape[-2:])} (height, "

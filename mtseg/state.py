@@ -1,6 +1,6 @@
 """All that a run changes, from its first weights through its checkpoints to its last."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,24 +10,27 @@ from mtseg import checkpoint
 from mtseg.config import Config
 from mtseg.data.source import Splits
 from mtseg.randomness import reseed_torch
-from mtseg.teachers import EmaTeacher
+from mtseg.targets import Memory
+from mtseg.teachers import TeacherState
 
 
 @dataclass
 class State:
-    """All that a run changes. `step` counts finished updates of the student."""
+    """All that a run changes. `step` counts finished updates of the student; `memory` is what targets remember."""
 
     student: nn.Module
-    teacher: EmaTeacher
+    teacher: TeacherState
     optimizer: torch.optim.Optimizer
     step: int = 0
+    memory: Memory = field(default_factory=dict)
 
 
 def build(config: Config, splits: Splits, device: torch.device, *, pretrained: bool = True) -> State:
     """Student, teacher and optimizer at step 0: a function of the config and its seed."""
     reseed_torch(config.seed, "initial weights")
     student = config.model.build(len(splits.classes), pretrained=pretrained).to(device)
-    return State(student, config.method.teacher.build(student), config.optimizer.build(student))
+    teacher = config.method.teacher.build(student, len(splits.unlabelled), len(splits.classes))
+    return State(student, teacher, config.optimizer.build(student))
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,6 +48,7 @@ def save(config: Config, state: State, metrics_bytes: int) -> None:
     rest = {
         "optimizer": state.optimizer.state_dict(),
         "teacher": state.teacher.state_dict(),
+        "memory": state.memory,
         "metrics_bytes": metrics_bytes,
     }
     checkpoint.save(
@@ -71,6 +75,8 @@ def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
     """Put `saved` into `state`; returns how much of metrics.jsonl belongs to it."""
     load_networks(state, saved, run)
     state.teacher.load_state_dict(saved.rest["teacher"])
+    device = next(state.student.parameters()).device
+    state.memory = {name: value.to(device) for name, value in saved.rest["memory"].items()}
     state.optimizer.load_state_dict(saved.rest["optimizer"])
     state.step = saved.step
     return int(saved.rest["metrics_bytes"])

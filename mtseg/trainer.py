@@ -13,10 +13,12 @@ from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Stream, loader
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.log import Log, summary
+from mtseg.losses import average
 from mtseg.optim import set_lr
-from mtseg.randomness import generator, reseed_torch
+from mtseg.randomness import reseed_torch
 from mtseg.signals import Stopped, listening
 from mtseg.state import State, build, pick_device, restore, save
+from mtseg.targets import Moment
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
 
@@ -80,37 +82,45 @@ def train_step(config: Config, state: State, batch: Batch) -> dict[str, Tensor |
     method, step = config.method, state.step
     reseed_torch(config.seed, "dropout", step)
     set_lr(state.optimizer, config.schedule(step, config.steps))
-    tasks = method.plan(state.teacher, batch, views=config.views, rng=generator(config.seed, "mixing", step))
+    moment = Moment(step, config.steps, config.seed)
+    tasks, state.memory = method.plan(
+        batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
+    )
 
     labelled = batch.labelled.view(config.views).data
     state.student.train()
     # One forward for all: its batch normalisation sees labelled and unlabelled images together.
-    logits = state.student(torch.cat([labelled, *(task.seen.data for task in tasks)]))
+    images = torch.cat([labelled, *(task.seen.data for task in tasks)])
+    disturb = method.disturbance(tasks, after=len(labelled), moment=moment)
+    logits = state.student(images) if disturb is None else state.student(images, disturb)
     on_labelled, *on_tasks = logits.split([len(labelled), *(len(task.seen.data) for task in tasks)])
 
     supervised = method.supervised(on_labelled, cast(Tensor, batch.labelled.label))
     consistency = method.consistency(tuple(on_tasks), tasks)
     weight = method.weight_at(step, config.steps)
-    loss = supervised + weight * consistency
+    loss = method.supervised_weight * supervised + weight * consistency
 
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if config.clip is not None:
         nn.utils.clip_grad_norm_(state.student.parameters(), config.clip)
     state.optimizer.step()
-    state.teacher.update(state.student)
+    state.teacher.update(state.student, tasks, [values.detach() for values in on_tasks])
     state.step += 1
 
     terms: dict[str, Tensor | float] = {"train/loss": loss.detach(), "train/loss_sup": supervised.detach()}
     if tasks:
         known = torch.stack([task.target.known.float().mean() for task in tasks]).mean()
-        terms |= {"train/loss_cons": consistency.detach(), "train/weight": weight, "train/known": known}
+        kept = torch.stack([average(task.weight, task.target.known) for task in tasks]).mean()
+        terms |= {"train/loss_cons": consistency.detach(), "train/weight": weight}
+        terms |= {"train/known": known, "train/kept": kept}
     return terms | {"train/lr": state.optimizer.param_groups[-1]["lr"]}
 
 
 def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
-    branches = len(config.method.branches)
-    stream = Stream(splits, views=config.views, sizes=config.batch, branches=branches, seed=config.seed)
+    method = config.method
+    students = method.views_of_student if method.branches else None
+    stream = Stream(splits, views=config.views, sizes=config.batch, students=students, seed=config.seed)
     return loader(stream, range(start, config.steps), workers=config.workers, pin=device.type == "cuda")
 
 

@@ -83,11 +83,14 @@ class Batch:
 
 
 class Stream(Dataset[Batch]):
-    """Batch number `step`, for each step of a run; `branches` is how many student views an unlabelled image gets."""
+    """Batch number `step`, for each step of a run.
 
-    def __init__(self, splits: Splits, *, views: Views, sizes: BatchSizes, branches: int, seed: int) -> None:
+    `students` is how many student views an unlabelled image gets beside the teacher's; None: no unlabelled images.
+    """
+
+    def __init__(self, splits: Splits, *, views: Views, sizes: BatchSizes, students: int | None, seed: int) -> None:
         self.splits, self.views, self.sizes = splits, views, sizes
-        self.branches, self.seed = branches, seed
+        self.students, self.seed = students, seed
         self._painters: dict[str, Painter] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,11 +98,11 @@ class Stream(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         labelled = self._labelled(step)
-        if not self.branches:
+        if self.students is None:
             return Batch(labelled, None, ())
         shots = self._read("unlabelled", self.splits.unlabelled, self.sizes.unlabelled, step)
         teacher = self._crops("teacher", shots, self._warps("teacher", shots, step), step)
-        return Batch(labelled, teacher, tuple(self._student(n, shots, teacher, step) for n in range(self.branches)))
+        return Batch(labelled, teacher, tuple(self._student(n, shots, teacher, step) for n in range(self.students)))
 
     def _labelled(self, step: int) -> Crops:
         source = self.splits.labelled

@@ -1,0 +1,146 @@
+"""Targets: what the student is asked to say, made of the teacher's probabilities, and how much each pixel counts.
+
+A target is called with the teacher's answer in the frame of comparison, `Moment` and what targets remember; it
+gives the probabilities to agree with (B, K, *S), a weight (B, 1, *S) in [0, 1], and what to remember next.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from mtseg.geometry import Probability, View
+from mtseg.part import part
+
+Memory = dict[str, Tensor]  # what targets remember from step to step; saved with the run
+Aim = tuple[Tensor, Tensor, Memory]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a run a step is: `step` updates are done of `total`; `seed` is the run's."""
+
+    step: int
+    total: int
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """In [0, 1)."""
+        return self.step / self.total
+
+
+@part
+class Soft:
+    """The probabilities as they are; every pixel counts in full (Mean Teacher)."""
+
+    kind: Literal["soft"] = "soft"
+
+    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+        return answer.data, _everywhere(answer.data), memory
+
+
+@part
+class Sharpen:
+    """p^(1 / T), normalised: nearer to the most probable class the smaller the temperature T is (MixMatch)."""
+
+    kind: Literal["sharpen"] = "sharpen"
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+        logits = answer.data.clamp_min(torch.finfo(answer.data.dtype).tiny).log() / self.temperature
+        return logits.softmax(1), _everywhere(answer.data), memory
+
+
+@part
+class Hard:
+    """The most probable class, where its probability is at least `threshold` (FixMatch); 0 keeps every pixel."""
+
+    kind: Literal["hard"] = "hard"
+    threshold: Probability = 0.95
+
+    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+        confidence, classes = answer.data.max(1, keepdim=True)
+        return _one_hot(classes, answer.data), (confidence >= self.threshold).to(answer.data.dtype), memory
+
+
+@part
+class LowEntropy:
+    """The most probable class, without the pixels of highest entropy (U2PL, Wang et al. 2022, eq. 6).
+
+    `drop` is the share of the batch's known pixels that is left out at first; it falls linearly to 0 at the end.
+    """
+
+    kind: Literal["low_entropy"] = "low_entropy"
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+        entropy = -torch.xlogy(answer.data, answer.data).sum(1, keepdim=True)
+        # Ranked among the known alone: the unknown come last, and count nowhere anyway.
+        order = torch.where(answer.known, entropy, torch.inf).flatten().argsort()
+        kept = (1 - self.drop * (1 - moment.progress)) * answer.known.sum()
+        weight = torch.zeros_like(entropy).flatten()
+        weight[order] = (torch.arange(len(order), device=order.device) < kept).to(entropy.dtype)
+        classes = answer.data.argmax(1, keepdim=True)
+        return _one_hot(classes, answer.data), weight.view_as(entropy), memory
+
+
+@part
+class Adaptive:
+    """The most probable class, over a threshold that follows the teacher's confidence (CorrMatch, Sun et al. 2024).
+
+    The threshold is the moving average, from `start` and with `momentum`, of the mean over the predicted classes
+    of each one's highest confidence in the batch. `per_class`: one threshold a class, averaging the class's mean
+    confidence, relative to the surest class, so that rare and hard classes are not starved (FreeMatch,
+    Wang et al. 2023).
+    """
+
+    kind: Literal["adaptive"] = "adaptive"
+    start: Probability = 0.85
+    momentum: Probability = 0.999
+    per_class: bool = False
+
+    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+        classes = answer.data.shape[1]
+        confidence, predicted = answer.data.max(1, keepdim=True)
+        before = memory.get("threshold", torch.full((classes,), self.start, device=answer.data.device))
+        how = "mean" if self.per_class else "amax"
+        seen = _by_class(confidence[answer.known], predicted[answer.known], classes, how)
+        occurs = seen.isfinite()
+        if self.per_class:
+            now = torch.where(occurs, seen, before)
+        else:
+            share = occurs.sum().clamp_min(1)
+            now = torch.where(occurs.any(), torch.where(occurs, seen, 0).sum() / share, before)
+        after = torch.lerp(now, before, self.momentum)
+        limit = after * (after / after.max()) if self.per_class else after
+        weight = (confidence >= limit[predicted]).to(answer.data.dtype)
+        return _one_hot(predicted, answer.data), weight, {**memory, "threshold": after}
+
+
+Target = Annotated[Soft | Sharpen | Hard | LowEntropy | Adaptive, Field(discriminator="kind")]
+
+
+def _everywhere(probabilities: Tensor) -> Tensor:
+    return torch.ones_like(probabilities[:, :1])
+
+
+def _one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """(B, 1, *S) class indices -> (B, K, *S) of the type and K of `like`."""
+    return torch.zeros_like(like).scatter_(1, classes, 1)
+
+
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """Labels (B, *S), class or IGNORE -> (B, K, *S) float32; all zero where there is no class."""
+    index = label.long()
+    inside = (index < classes).unsqueeze(1)
+    return F.one_hot(index.clamp(max=classes - 1), classes).movedim(-1, 1) * inside.float()
+
+
+def _by_class(values: Tensor, classes: Tensor, count: int, how: str) -> Tensor:
+    """The `how` ("mean", "amax") of the `values` of each class, (count,); NaN for a class that does not occur."""
+    empty = torch.full((count,), torch.nan, device=values.device, dtype=values.dtype)
+    return empty.scatter_reduce(0, classes, values, how, include_self=False)
