@@ -80,7 +80,7 @@ def a_stream(
     student: Student = FREE,
     colour: tuple[Colour, ...] = NOISE,
     sizes: tuple[int, int] = (3, 4),
-    branches: int = 2,
+    students: int | None = 2,
     seed: int = 0,
 ) -> Stream:
     policy = Policy(geometry=geometry, colour=colour)
@@ -90,7 +90,7 @@ def a_stream(
     palette = np.zeros((2, 3), np.uint8)
     splits = Splits(tuple(map(str, range(255))), palette, labelled, unlabelled, val=Unread(1), test=Unread(1))
     batch = BatchSizes(labelled=sizes[0], unlabelled=sizes[1])
-    return Stream(splits, views=views, sizes=batch, branches=branches, seed=seed)
+    return Stream(splits, views=views, sizes=batch, students=students, seed=seed)
 
 
 def parts(batch: Batch) -> list[Crops]:
@@ -138,10 +138,10 @@ def test_another_seed_gives_other_orders_warps_and_colours() -> None:
         assert not (here.image == there.image).all(dim=(1, 2, 3)).any()
 
 
-def test_one_pool_or_branch_does_not_move_another() -> None:
+def test_one_pool_or_student_view_does_not_move_another() -> None:
     whole = a_stream()[3]
     assert whole.teacher is not None
-    fewer = a_stream(branches=1)[3]
+    fewer = a_stream(students=1)[3]
     assert bits(fewer) == bits(replace(whole, students=whole.students[:1]))
     assert bits(replace(a_stream(Rulers(2), sizes=(2, 4))[3], labelled=whole.labelled)) == bits(whole)
     assert bits(replace(whole, labelled=a_stream(unlabelled=Unlabelled(3), sizes=(3, 2))[3].labelled)) == bits(whole)
@@ -232,7 +232,7 @@ def test_pictures_and_labels_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("pool", ["labelled", "teacher"])
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (12, 3), (9, 9), (9, 20), (10, 1)])
 def test_every_pass_over_a_pool_visits_each_image_once_in_an_order_of_its_own(pool: str, count: int, size: int) -> None:
-    stream = a_stream(Rulers(count), Unlabelled(count), sizes=(size, size), colour=(), branches=1)
+    stream = a_stream(Rulers(count), Unlabelled(count), sizes=(size, size), colour=(), students=1)
     visited = indices(stream, pool, steps=-(-5 * count // size))
     passes = [tuple(visited[at : at + count]) for at in range(0, 5 * count, count)]
     assert all(sorted(order) == list(range(count)) for order in passes)
@@ -299,10 +299,17 @@ def test_only_labelled_images_have_labels_and_no_other_is_read() -> None:
     assert [crops.label for crops in parts(batch)[1:]] == [None] * 3
 
 
-def test_without_branches_no_unlabelled_image_is_read() -> None:
-    batch = a_stream(unlabelled=Unread(3), branches=0)[0]
+def test_without_unlabelled_images_none_is_read() -> None:
+    batch = a_stream(unlabelled=Unread(3), students=None)[0]
     assert batch.teacher is None
     assert batch.students == ()
+
+
+def test_without_student_views_the_teachers_is_the_same_and_alone() -> None:
+    whole, alone = a_stream()[3], a_stream(students=0)[3]
+    assert alone.teacher is not None
+    assert alone.students == ()
+    assert bits(alone) == bits(replace(whole, students=()))
 
 
 def test_a_label_of_another_size_is_refused_by_name_with_both_sizes() -> None:
