@@ -96,6 +96,9 @@ class Itself:
     gradient: Literal["student", "both"] = "student"
     average: Ema = Ema()
 
+    def __post_init__(self) -> None:
+        _check_average(self.average)
+
     def averaging(self) -> Ema:
         return self.average.averaging()
 
@@ -109,13 +112,17 @@ class Memory:
 
     After each step Z <- decay Z + (1 - decay) z at every pixel that the student saw, z its prediction then, in the
     image's own frame at `size`; the answer is Z over the sum of its weights (the paper's bias correction, per
-    pixel), unknown where nothing was said yet. It holds images x classes x `size` half-precision numbers.
+    pixel), unknown where nothing was said yet. It holds images x classes x `size` half-precision numbers, to which
+    a higher `decay` would add steps below their precision. Of an image twice in a batch, the last view is remembered.
     """
 
     kind: Literal["memory"] = "memory"
-    decay: Decay = 0.6
+    decay: Annotated[float, Field(ge=0, le=0.99)] = 0.6
     size: tuple[Count, Count]
     average: Ema = Ema()
+
+    def __post_init__(self) -> None:
+        _check_average(self.average)
 
     def averaging(self) -> Ema:
         return self.average.averaging()
@@ -183,7 +190,7 @@ class ItselfTeacher:
     """The running state of `Itself`: the averaged weights."""
 
     def __init__(self, rule: Itself, student: nn.Module) -> None:
-        self.rule, self.ema = rule, EmaTeacher(rule.averaging(), student)
+        self.rule, self.ema = rule, EmaTeacher(rule.average, student)
         self.module = self.ema.module
 
     def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
@@ -205,7 +212,7 @@ class MemoryTeacher:
     frame; weight: (N, 1, h, w) float16, the sums of their weights. Both on the student's device."""
 
     def __init__(self, rule: Memory, student: nn.Module, images: int, classes: int) -> None:
-        self.rule, self.ema = rule, EmaTeacher(rule.averaging(), student)
+        self.rule, self.ema = rule, EmaTeacher(rule.average, student)
         self.module = self.ema.module
         device = next(student.parameters()).device
         self.said = torch.zeros((images, classes, *rule.size), dtype=torch.float16, device=device)
@@ -224,10 +231,11 @@ class MemoryTeacher:
         """Remember what the student said of the first branch's images; follow it."""
         self.ema.update(student)
         for task, values in zip(tasks[:1], logits[:1], strict=True):
-            index = task.index.to(self.said.device, non_blocking=True)
-            here = View(values.float().softmax(1), task.seen.warp, task.seen.known)
-            frame = source_frame(View(self.weight[index], task.seen.warp, task.seen.known[:, :, :1, :1]))
-            said = here.seen_from(frame)
+            # Each image once: of values written to one place twice, CUDA keeps any.
+            last = torch.tensor(list({image: place for place, image in enumerate(task.index.tolist())}.values()))
+            index, chosen = (of.to(self.said.device, non_blocking=True) for of in (task.index[last], last))
+            here = View(values[chosen].float().softmax(1), task.seen.warp[last], task.seen.known[chosen])
+            said = here.seen_from(source_frame(View(self.weight[index], here.warp, here.known)))
             keep = torch.where(said.known, self.rule.decay, 1.0)
             self.said[index] = (keep * self.said[index] + (1 - keep) * said.data).half()
             self.weight[index] = (keep * self.weight[index] + (1 - keep)).half()
@@ -236,6 +244,12 @@ class MemoryTeacher:
         return {"updates": self.ema.updates, "said": self.said, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for the memory of other images, classes or size."""
+        if state["said"].shape != self.said.shape:
+            raise ValueError(
+                f"the saved memory is of {tuple(state['said'].shape)} (images, classes, height, width), and this run's "
+                f"is of {tuple(self.said.shape)}; continue with the data of the run, or choose another out="
+            )
         self.ema.load_state_dict(state)
         self.said.copy_(state["said"])
         self.weight.copy_(state["weight"])
@@ -293,6 +307,11 @@ def probabilities(network: nn.Module, images: Tensor, *, mode: Literal["train", 
     copies = {name: buffer.clone() for name, buffer in network.named_buffers()} if aside and mode == "train" else {}
     logits: Tensor = functional_call(network, copies, (images,))
     return logits.float().softmax(1)
+
+
+def _check_average(average: Ema) -> None:
+    if average.mode == "train":
+        raise ValueError("average.mode: 'train' is how a teacher answers, and the average gives none; leave it out")
 
 
 def _follow(teacher: Iterable[Tensor], student: Iterable[Tensor], decay: float) -> None:
