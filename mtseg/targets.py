@@ -93,9 +93,9 @@ class Adaptive:
     """The most probable class, over a threshold that follows the teacher's confidence (CorrMatch, Sun et al. 2024).
 
     The threshold is the moving average, from `start` and with `momentum`, of the mean over the predicted classes
-    of each one's highest confidence in the batch. `per_class`: one threshold a class, averaging the class's mean
-    confidence, relative to the surest class, so that rare and hard classes are not starved (FreeMatch,
-    Wang et al. 2023).
+    of each one's highest confidence in the batch. `per_class`: one average a class, of its mean confidence, and as
+    its threshold that average times its share of the surest class's, so that rare and hard classes are not starved
+    (after FreeMatch, Wang et al. 2023). A class that does not occur moves nothing.
     """
 
     kind: Literal["adaptive"] = "adaptive"
@@ -108,7 +108,9 @@ class Adaptive:
         confidence, predicted = answer.data.max(1, keepdim=True)
         before = memory.get("threshold", torch.full((classes,), self.start, device=answer.data.device))
         how = "mean" if self.per_class else "amax"
-        seen = _by_class(confidence[answer.known], predicted[answer.known], classes, how)
+        # The unknown are a class of their own: to pick the known would wait for the device.
+        counted = torch.where(answer.known, predicted, classes)
+        seen = _by_class(confidence.flatten(), counted.flatten(), classes + 1, how)[:classes]
         occurs = seen.isfinite()
         if self.per_class:
             now = torch.where(occurs, seen, before)
@@ -116,7 +118,7 @@ class Adaptive:
             share = occurs.sum().clamp_min(1)
             now = torch.where(occurs.any(), torch.where(occurs, seen, 0).sum() / share, before)
         after = torch.lerp(now, before, self.momentum)
-        limit = after * (after / after.max()) if self.per_class else after
+        limit = after * (after / after.max().clamp_min(1e-6)) if self.per_class else after
         weight = (confidence >= limit[predicted]).to(answer.data.dtype)
         return _one_hot(predicted, answer.data), weight, {**memory, "threshold": after}
 
@@ -142,5 +144,6 @@ def one_hot(label: Tensor, classes: int) -> Tensor:
 
 def _by_class(values: Tensor, classes: Tensor, count: int, how: str) -> Tensor:
     """The `how` ("mean", "amax") of the `values` of each class, (count,); NaN for a class that does not occur."""
-    empty = torch.full((count,), torch.nan, device=values.device, dtype=values.dtype)
-    return empty.scatter_reduce(0, classes, values, how, include_self=False)
+    # Doubles: it adds one after another, and singles would be percents off at millions of pixels.
+    empty = torch.full((count,), torch.nan, device=values.device, dtype=torch.float64)
+    return empty.scatter_reduce(0, classes, values.double(), how, include_self=False).to(values.dtype)
