@@ -80,14 +80,31 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-class Painter:
-    """A pipeline of colours. Building it is slow; painting with it is not."""
+Pick = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
-    def __init__(self, colours: Sequence[Colour]) -> None:
+
+def check_pick(pick: Pick | None, colours: Sequence[Colour]) -> None:
+    """Raises ValueError for a range that is none, and for one without colours to pick from."""
+    if pick is not None and (pick[0] > pick[1] or not colours):
+        raise ValueError(
+            f"pick: {list(pick)} of {len(colours)} colours; give low <= high, and the colours to pick from"
+        )
+
+
+class Painter:
+    """A pipeline of colours. Building it is slow; painting with it is not.
+
+    All colours in their order, each with its probability; or, where `pick` is given, a number of them uniform in
+    that range, drawn with replacement, in the order drawn (AugSeg's random intensity set).
+    """
+
+    def __init__(self, colours: Sequence[Colour], pick: Pick | None = None) -> None:
         import albumentations as A
 
         self._names = ", ".join(colour.name for colour in colours)
-        self._pipeline = A.Compose([colour.build() for colour in colours]) if colours else None
+        self._pick = pick
+        groups = [[colour] for colour in colours] if pick else [list(colours)] if colours else []
+        self._pipelines = [A.Compose([colour.build() for colour in group]) for group in groups]
 
     def paint(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """`image` (H, W, 3) under colours that depend on `rng` alone.
@@ -95,14 +112,20 @@ class Painter:
         albumentations 2.0.8 repeats its draws in every worker and epoch unless it is reseeded per image.
         Raises ValueError, naming the colours, where one of them fails on this image.
         """
-        if self._pipeline is None:
-            return image
-        self._pipeline.set_random_seed(int(rng.integers(2**32)))
+        seen = image
         try:
-            seen = self._pipeline(image=image)["image"]
+            for pipeline in self._chosen(rng):
+                pipeline.set_random_seed(int(rng.integers(2**32)))
+                seen = pipeline(image=seen)["image"]
         except Exception as error:
             h, w = image.shape[:2]
             raise ValueError(
                 f"the colours {self._names} fail on a crop of {h}x{w}: {_one_line(error)}; change their parameters"
             ) from error
         return np.asarray(seen, dtype=np.uint8)
+
+    def _chosen(self, rng: np.random.Generator) -> list[Any]:
+        if self._pick is None:
+            return self._pipelines
+        count = int(rng.integers(self._pick[0], self._pick[1] + 1))
+        return [self._pipelines[int(i)] for i in rng.integers(len(self._pipelines), size=count)]

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtseg.colour import Colour
+from mtseg.colour import Colour, Pick, check_pick
 from mtseg.geometry import Geometry
 from mtseg.part import part
 
@@ -16,10 +16,14 @@ Triple = tuple[float, float, float]
 
 @part
 class Policy:
-    """Geometry and colours of one kind of view."""
+    """Geometry and colours of one kind of view. `pick`: see `Painter`."""
 
     geometry: Geometry = Geometry()
     colour: tuple[Colour, ...] = ()
+    pick: Pick | None = None
+
+    def __post_init__(self) -> None:
+        check_pick(self.pick, self.colour)
 
 
 @part
@@ -28,6 +32,10 @@ class StudentPolicy:
 
     geometry: Literal["shared"] | Geometry = Geometry()
     colour: tuple[Colour, ...] = ()
+    pick: Pick | None = None
+
+    def __post_init__(self) -> None:
+        check_pick(self.pick, self.colour)
 
 
 @part

@@ -9,6 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mtseg.colour import Colour, Painter
+from mtseg.settings import validate
+from mtseg.views import StudentPolicy
 
 RECIPE = (
     Colour(name="ColorJitter", p=0.8),
@@ -157,3 +159,23 @@ def test_colours_that_fail_on_a_crop_are_named_with_its_size(monkeypatch: pytest
     monkeypatch.setattr("albumentations.Posterize.__call__", broken)
     with pytest.raises(ValueError, match=r"ToGray, Posterize fail on a crop of 20x30: cv2: bad argument"):
         painter.paint(np.zeros((20, 30, 3), np.uint8), np.random.default_rng(0))
+
+
+def test_picked_colours_are_that_many_of_the_set_each_as_likely_and_applied_in_the_order_drawn() -> None:
+    """Inverting and greying in every order, counted by hand."""
+    painter = Painter([Colour(name="InvertImg"), Colour(name="ToGray")], pick=(1, 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    grey = np.asarray(Colour(name="ToGray").build()(image=pixels)["image"])
+    seen = [painter.paint(pixels, np.random.default_rng(seed)) for seed in range(600)]
+    plain = sum(np.array_equal(one, pixels) for one in seen)  # inverted twice
+    inverted = sum(np.array_equal(one, 255 - pixels) for one in seen)  # once or three times
+    greyed = sum(np.array_equal(one, grey) for one in seen)  # grey, and inverted none or twice
+    assert plain / 600 == pytest.approx(1 / 3 / 4, abs=0.04)
+    assert inverted / 600 == pytest.approx(1 / 3 * (1 / 2 + 1 / 8), abs=0.06)
+    assert greyed / 600 == pytest.approx(1 / 3 * (1 / 2 + 1 / 4 + 4 / 8), abs=0.08)
+
+
+@pytest.mark.parametrize("wrong", [{"pick": [3, 1], "colour": [{"name": "ToGray"}]}, {"pick": [1, 2]}])
+def test_a_pick_without_range_or_colours_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="pick"):
+        validate(StudentPolicy, wrong)

@@ -176,7 +176,8 @@ class Stream(Dataset[Batch]):
 
     def _painter(self, view: str) -> Painter:
         if view not in self._painters:
-            self._painters[view] = Painter(getattr(self.views, view).colour)
+            policy = getattr(self.views, view)
+            self._painters[view] = Painter(policy.colour, policy.pick)
         return self._painters[view]
 
 
