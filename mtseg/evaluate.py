@@ -1,6 +1,7 @@
 """Evaluation at the labels' own resolution: whole images, one forward each."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.data.source import Source, Splits
-from mtseg.metrics import Confusion
+from mtseg.metrics import Calibration, Confusion
 from mtseg.part import part
 from mtseg.views import Views
 
@@ -23,6 +24,14 @@ class Evaluation:
     batch: Annotated[int, Field(ge=1)] = 8  # images of one size that share a forward
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What an evaluation counts: pixels by label and prediction, and by confidence."""
+
+    confusion: Confusion
+    calibration: Calibration
+
+
 def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
     """The pool of images named `split`."""
     return splits.val if split == "val" else splits.test
@@ -31,14 +40,14 @@ def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
 @torch.no_grad()
 def evaluate(
     network: nn.Module, source: Source, *, classes: int, views: Views, batch: int, device: torch.device
-) -> Confusion:
-    """The confusion matrix of `network`, in eval mode, over all images of `source`; its mode is put back.
+) -> Tally:
+    """The counts of `network`, in eval mode, over all images of `source`; its mode is put back.
 
     Raises ValueError, naming the image, for a label that does not fit and for an answer that is not finite.
     """
     training = network.training
     network.eval()
-    confusion = Confusion(classes)
+    tally = Tally(Confusion(classes), Calibration())
     for indices, images in _batches(source, batch):
         logits = network(views.normalise(images.to(device)))
         if not bool(logits.isfinite().all()):
@@ -46,13 +55,17 @@ def evaluate(
                 f"{source.name(indices[0])}: the network's answer is not finite, so its scores would mean nothing; "
                 "train with a lower optimizer.lr, or clip=1, in a new out="
             )
-        for index, prediction in zip(indices, logits.max(1).indices, strict=True):
+        top = logits.max(1)
+        sure = (top.values - logits.logsumexp(1)).exp()
+        for index, prediction, confidence in zip(indices, top.indices, sure, strict=True):
+            label = torch.tensor(source.label(index))
             try:
-                confusion.update(prediction, torch.from_numpy(source.label(index)))
+                tally.confusion.update(prediction, label)
             except ValueError as error:
                 raise ValueError(f"{source.name(index)}: {error}") from None
+            tally.calibration.update(confidence, prediction, label)
     network.train(training)
-    return confusion
+    return tally
 
 
 def _batches(source: Source, batch: int) -> Iterator[tuple[list[int], Tensor]]:
@@ -70,8 +83,12 @@ def _batches(source: Source, batch: int) -> Iterator[tuple[list[int], Tensor]]:
         yield indices, torch.from_numpy(np.stack(images))
 
 
-def scores(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What is reported of a confusion matrix, as plain values; None for what was not seen (a class, any label)."""
+def scores(tally: Tally, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What is reported of an evaluation, as plain values; None for what was not seen (a class, any label).
+
+    All in [0, 1]; ECE is the expected calibration error of the confidence (15 bins).
+    """
+    confusion = tally.confusion
 
     def plain(value: float) -> float | None:
         return None if np.isnan(value) else float(value)
@@ -83,6 +100,7 @@ def scores(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
     return {
         "mIoU": plain(confusion.mean_iou()),
         "pixel_accuracy": plain(confusion.pixel_accuracy()),
+        "ECE": plain(tally.calibration.error()),
         "classes_counted": int(np.isfinite(iou).sum()),
         "IoU": by_class(iou),
         "accuracy": by_class(confusion.class_accuracy()),

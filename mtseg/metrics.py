@@ -60,3 +60,25 @@ class Confusion:
 
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(part, whole, out=np.full_like(np.asarray(whole), np.nan), where=np.asarray(whole) > 0)
+
+
+class Calibration:
+    """How far confidence is from accuracy: the expected calibration error (Guo et al. 2017), streamed."""
+
+    def __init__(self, bins: int = 15) -> None:
+        self.counts, self.hits, self.confidence = (torch.zeros(bins, dtype=torch.float64) for _ in range(3))
+
+    def update(self, confidence: Tensor, prediction: Tensor, label: Tensor) -> None:
+        """Add pixels: `confidence` in [0, 1] of the `prediction`, and `label`, class or IGNORE; of the same shape."""
+        counted = label.flatten().cpu() != IGNORE
+        sure = confidence.flatten().cpu()[counted].double()
+        right = (prediction.flatten().cpu()[counted] == label.flatten().cpu()[counted]).double()
+        bins = len(self.counts)
+        place = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)  # bins open below, closed above
+        for sums, values in ((self.counts, torch.ones_like(sure)), (self.hits, right), (self.confidence, sure)):
+            sums += torch.bincount(place, weights=values, minlength=bins)
+
+    def error(self) -> float:
+        """Mean over pixels of |accuracy - confidence| of their bin, in [0, 1]; NaN if there are none."""
+        total = float(self.counts.sum())
+        return float((self.hits - self.confidence).abs().sum()) / total if total else float("nan")

@@ -67,7 +67,7 @@ def score_run(run: Path, words: Sequence[str] = ()) -> tuple[Config, dict[str, A
     source = source_of(splits, config.eval.split)
     found: dict[str, Any] = {"run": str(run), "step": step, "split": config.eval.split, "images": len(source)}
     for name, network in networks.items():
-        confusion = evaluate(
+        tally = evaluate(
             network,
             source,
             classes=len(splits.classes),
@@ -75,7 +75,7 @@ def score_run(run: Path, words: Sequence[str] = ()) -> tuple[Config, dict[str, A
             batch=config.eval.batch,
             device=pick_device(config.device),
         )
-        found[name] = scores(confusion, splits.classes)
+        found[name] = scores(tally, splits.classes)
     return config, found
 
 
@@ -88,7 +88,7 @@ def print_table(found: dict[str, Any], *, title: str) -> None:
     for row in found["student"]["IoU"]:
         table.add_row(Text(row), *(percent(found[name]["IoU"][row]) for name in ("student", "teacher")))
     table.add_section()
-    for key, label in (("mIoU", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+    for key, label in (("mIoU", "mean IoU"), ("pixel_accuracy", "pixel accuracy"), ("ECE", "calibration error")):
         table.add_row(label, *(percent(found[name][key]) for name in ("student", "teacher")))
     Console().print(table)
 

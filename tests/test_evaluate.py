@@ -12,8 +12,8 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE, Splits
-from mtseg.evaluate import Evaluation, evaluate, scores, source_of
-from mtseg.metrics import Confusion
+from mtseg.evaluate import Evaluation, Tally, evaluate, scores, source_of
+from mtseg.metrics import Calibration, Confusion
 from mtseg.views import Views
 
 CLASSES = 5
@@ -60,6 +60,10 @@ def network() -> nn.Module:
 
 
 def evaluated(model: nn.Module, images: Any, batch: int = 2) -> Confusion:
+    return tallied(model, images, batch).confusion
+
+
+def tallied(model: nn.Module, images: Any, batch: int = 2) -> Tally:
     return evaluate(model, images, classes=CLASSES, views=VIEWS, batch=batch, device=torch.device("cpu"))
 
 
@@ -86,7 +90,7 @@ def test_evaluation_is_a_loop_over_single_images_whatever_the_batch(batch: int) 
             metric.update(prediction.flatten(), torch.from_numpy(label).long().flatten())
     ours = evaluated(model, images, batch)
     assert torch.equal(ours.counts, matrix.compute())
-    found = scores(ours, NAMES)
+    found = scores(Tally(ours, Calibration()), NAMES)
     assert found["mIoU"] == pytest.approx(iou.compute().item(), rel=1e-6)
     assert found["pixel_accuracy"] == pytest.approx(accuracy.compute().item(), rel=1e-6)
 
@@ -142,7 +146,7 @@ def test_scores_have_null_for_absent_classes_and_are_plain_json() -> None:
     """Class d is in neither map, e only predicted, so that it has an IoU but no accuracy of its own."""
     confusion = Confusion(CLASSES)
     confusion.update(torch.tensor([0, 0, 1, 2, 4, 1]), torch.tensor([0, 1, 1, 2, 2, IGNORE]))
-    found = scores(confusion, NAMES)
+    found = scores(Tally(confusion, Calibration()), NAMES)
     assert found["IoU"] == {"a": 0.5, "b": 0.5, "c": 0.5, "d": None, "e": 0.0}
     assert found["accuracy"] == {"a": 1.0, "b": 0.5, "c": 0.5, "d": None, "e": None}
     assert found["mIoU"] == pytest.approx(1.5 / 4)
@@ -175,7 +179,22 @@ def test_an_answer_that_is_no_number_is_refused_with_the_image(value: float) -> 
 
 
 def test_scores_without_any_labelled_pixel_are_null_and_not_nan() -> None:
-    found = scores(Confusion(2), ("a", "b"))
+    found = scores(Tally(Confusion(2), Calibration()), ("a", "b"))
     assert found["mIoU"] is None
     assert found["pixel_accuracy"] is None
     json.loads(json.dumps(found, allow_nan=False))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_calibration_of_an_evaluation_is_torchmetrics_over_all_labelled_pixels(batch: int) -> None:
+    from torchmetrics.classification import MulticlassCalibrationError
+
+    images, model = source(MIXED), network()
+    oracle = MulticlassCalibrationError(CLASSES, n_bins=15, norm="l1", ignore_index=IGNORE)
+    model.eval()
+    for image, label in zip(images.images, images.labels, strict=True):
+        pixels = (image.astype(np.float64) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        with torch.no_grad():
+            logits = model(torch.from_numpy(pixels).float().permute(2, 0, 1)[None])
+        oracle.update(logits.softmax(1), torch.from_numpy(label)[None].long())
+    assert tallied(model, images, batch).calibration.error() == pytest.approx(float(oracle.compute()), abs=1e-5)

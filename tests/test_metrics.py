@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE
-from mtseg.metrics import Confusion
+from mtseg.metrics import Calibration, Confusion
 
 
 def maps(
@@ -169,3 +169,20 @@ def test_perfect_and_utterly_wrong_predictions_score_one_and_zero() -> None:
     assert confusion(4, label, label).mean_iou() == 1
     assert confusion(4, (label + 1) % 4, label).mean_iou() == 0
     assert confusion(4, label, label).pixel_accuracy() == 1
+
+
+def test_a_prediction_as_sure_as_it_is_often_right_is_calibrated_and_one_always_sure_and_wrong_is_not() -> None:
+    label = torch.zeros(1000, dtype=torch.uint8)
+    prediction = (torch.arange(1000) % 10 == 0).long()  # wrong for one in ten
+    calibrated, sure = Calibration(), Calibration()
+    calibrated.update(torch.full((1000,), 0.9), prediction, label)
+    sure.update(torch.ones(1000), torch.ones(1000, dtype=torch.long), label)
+    assert calibrated.error() == pytest.approx(0, abs=1e-6)
+    assert sure.error() == 1
+
+
+def test_ignored_pixels_do_not_count_in_the_calibration_and_none_is_nan() -> None:
+    found = Calibration()
+    assert np.isnan(found.error())
+    found.update(torch.tensor([0.9, 1.0]), torch.tensor([1, 1]), torch.tensor([1, IGNORE], dtype=torch.uint8))
+    assert found.error() == pytest.approx(0.1)

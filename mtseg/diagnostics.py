@@ -1,0 +1,125 @@
+"""The health of a run's targets: what is kept of them, of which classes, how far student and teacher are apart.
+
+Measured at the steps that are logged, on what the step computes anyway; alarms say in words what is usually wrong.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtseg.data.source import IGNORE
+from mtseg.geometry import View
+from mtseg.losses import average
+from mtseg.mix import Task
+
+BINS = 10  # of the histogram of confidence, equal parts of [0, 1]
+WINDOW = 10  # logged steps over which an alarm looks
+PATIENCE = 3  # evaluations in a row that the teacher may be behind
+
+
+def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
+    """What a step's tasks and the student's answers to them show; means over the pixels that are known.
+
+    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images. Scalars: `kept`, the mean weight;
+    `confidence`, of the target; `disagreement`, the share of pixels where student and target name another class.
+    Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
+    `label_share` (K,) in the labels; each sums to 1, or is 0 where there is nothing.
+    """
+    known = torch.cat([task.target.known.flatten() for task in tasks])
+    kept = torch.cat([task.weight.flatten() for task in tasks]) * known
+    tops = [task.target.data.max(1) for task in tasks]
+    confidence = torch.cat([top.values.flatten() for top in tops])
+    classes = torch.cat([top.indices.flatten() for top in tops])
+    said = torch.cat([values.argmax(1).flatten() for values in logits])
+    count = tasks[0].target.data.shape[1]
+    place = (confidence * BINS).long().clamp(0, BINS - 1)
+    labelled = label.flatten().long()
+    return {
+        "kept": average(kept, known),
+        "confidence": average(confidence, known),
+        "disagreement": average((said != classes).float(), known),
+        "confidence_histogram": _shares(place, known.float(), BINS),
+        "target_share": _shares(classes, kept, count),
+        "label_share": _shares(labelled.clamp(max=count - 1), (labelled != IGNORE).float(), count),
+    }
+
+
+def pseudo_accuracy(answer: View, label: Tensor) -> Tensor:
+    """Share of the known pixels where the teacher names the class of `label` (B, H, W); for diagnosis alone."""
+    counted = answer.known[:, 0] & (label != IGNORE)
+    return average((answer.data.argmax(1) == label.long()).float(), counted)
+
+
+class Alarms:
+    """Watches the lines of metrics and says, once each, what looks wrong."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = classes
+        self._recent: list[dict[str, Any]] = []
+        self._behind = 0
+        self._said: set[str] = set()
+
+    def train(self, values: dict[str, Any]) -> list[str]:
+        """Sentences about the last WINDOW logged steps, given the values of the newest."""
+        if "train/kept" not in values:
+            return []
+        self._recent = [*self._recent, values][-WINDOW:]
+        if len(self._recent) < WINDOW:
+            return []
+
+        def mean(key: str) -> float:
+            return sum(line[key] for line in self._recent) / WINDOW
+
+        found = {}
+        if mean("train/kept") < 0.01:
+            found["empty"] = (
+                "under 1 % of the pixels are kept, so the unlabelled images hardly count: lower the target's threshold"
+            )
+        pull = mean("train/weight") * mean("train/loss_cons")
+        if pull > 10 * mean("train/loss_sup") > 0:
+            found["heavy"] = (
+                f"consistency weighs {pull / mean('train/loss_sup'):.0f} times the supervised loss: lower method.weight"
+            )
+        for name in self._collapsed():
+            found[f"collapsed {name}"] = (
+                f"class {name!r} has all but vanished from the targets, though it is labelled: lower method.weight or "
+                "the threshold, or take a per-class one (method.target={kind: adaptive, per_class: true})"
+            )
+        return self._new(found)
+
+    def evaluated(self, scores: dict[str, dict[str, Any]]) -> list[str]:
+        """Sentences about the scores of student and teacher at an evaluation."""
+        student, teacher = (scores[name]["mIoU"] for name in ("student", "teacher"))
+        behind = student is not None and teacher is not None and teacher < student - 0.005
+        self._behind = self._behind + 1 if behind else 0
+        if self._behind < PATIENCE:
+            return []
+        return self._new(
+            {
+                "behind": f"the teacher is behind the student for {self._behind} evaluations: lower "
+                "method.teacher.decay, or give it more steps"
+            }
+        )
+
+    def _collapsed(self) -> list[str]:
+        """Classes whose share of the targets is under a twentieth of their share of the labels."""
+        target, label = (
+            [sum(shares) / WINDOW for shares in zip(*(line[f"train/{key}"] for line in self._recent), strict=True)]
+            for key in ("target_share", "label_share")
+        )
+        if sum(target) == 0:
+            return []
+        return [n for n, t, given in zip(self.classes, target, label, strict=True) if given > 0.002 and t < given / 20]
+
+    def _new(self, found: dict[str, str]) -> list[str]:
+        new = [sentence for key, sentence in found.items() if key not in self._said]
+        self._said |= found.keys()
+        return new
+
+
+def _shares(places: Tensor, weights: Tensor, count: int) -> Tensor:
+    """The weight at each place in [0, count), as shares of the whole."""
+    sums = torch.zeros(count, device=weights.device, dtype=weights.dtype).scatter_add_(0, places, weights)
+    return sums / sums.sum().clamp_min(1e-12)

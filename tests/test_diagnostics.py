@@ -1,0 +1,135 @@
+"""Health of targets: shares and disagreements against counts by hand, and alarms that speak up, once, and only then."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mtseg.data.source import IGNORE
+from mtseg.diagnostics import BINS, PATIENCE, WINDOW, Alarms, health, pseudo_accuracy
+from mtseg.geometry import View
+from mtseg.mix import Task
+
+K, SIZE = 4, (5, 7)
+NAMES = ("road", "car", "sign", "sky")
+
+
+def a_task(seed: int, batch: int = 3) -> Task:
+    torch.manual_seed(seed)
+    warp = torch.eye(3, dtype=torch.float64).expand(batch, 3, 3)
+    known = torch.rand(batch, 1, *SIZE) < 0.7
+    target = View((2 * torch.randn(batch, K, *SIZE)).softmax(1), warp, known)
+    seen = View(torch.randn(batch, 3, *SIZE), warp, known)
+    return Task(seen, target, torch.rand(batch, 1, *SIZE).round(), torch.arange(batch))
+
+
+def by_hand(tasks: list[Task], logits: list[Tensor], label: Tensor) -> dict[str, Any]:
+    """Pixel by pixel, in plain Python."""
+    kept, sure, differ, bins, shares = [], [], [], np.zeros(BINS), np.zeros(K)
+    for task, values in zip(tasks, logits, strict=True):
+        for b in range(len(task.weight)):
+            for y in range(SIZE[0]):
+                for x in range(SIZE[1]):
+                    if not task.target.known[b, 0, y, x]:
+                        continue
+                    probabilities = task.target.data[b, :, y, x].tolist()
+                    best = max(range(K), key=lambda k: probabilities[k])
+                    kept.append(float(task.weight[b, 0, y, x]))
+                    sure.append(probabilities[best])
+                    differ.append(float(values[b, :, y, x].argmax() != best))
+                    bins[min(int(probabilities[best] * BINS), BINS - 1)] += 1
+                    shares[best] += kept[-1]
+    given = np.bincount(label[label != IGNORE].numpy(), minlength=K)
+    return {
+        "kept": np.mean(kept),
+        "confidence": np.mean(sure),
+        "disagreement": np.mean(differ),
+        "confidence_histogram": bins / bins.sum(),
+        "target_share": shares / shares.sum(),
+        "label_share": given / given.sum(),
+    }
+
+
+def test_health_is_what_counting_by_hand_gives() -> None:
+    tasks = [a_task(0), a_task(1)]
+    logits = [torch.randn(3, K, *SIZE) for _ in tasks]
+    label = torch.randint(0, K, (2, *SIZE), dtype=torch.uint8)
+    label[0, :2] = IGNORE
+    found, expected = health(tasks, logits, label), by_hand(tasks, logits, label)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].numpy(), value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_health_of_nothing_known_or_labelled_is_zero_and_finite() -> None:
+    task = a_task(0)
+    nothing = Task(
+        task.seen, View(task.target.data, task.target.warp, task.target.known & False), task.weight, task.index
+    )
+    found = health([nothing], [torch.randn(3, K, *SIZE)], torch.full((1, *SIZE), IGNORE, dtype=torch.uint8))
+    assert all(torch.equal(value, torch.zeros_like(value)) for value in found.values())
+
+
+def test_accuracy_of_pseudo_labels_is_meaned_over_known_and_labelled_pixels() -> None:
+    answer = a_task(0).target
+    label = torch.randint(0, K, (3, *SIZE), dtype=torch.uint8)
+    label[:, 0] = IGNORE
+    counted = (answer.known[:, 0] & (label != IGNORE)).numpy()
+    expected = (answer.data.argmax(1).numpy() == label.numpy())[counted].mean()
+    assert float(pseudo_accuracy(answer, label)) == pytest.approx(expected)
+
+
+def line(**changes: Any) -> dict[str, Any]:
+    """The metrics of a healthy step, as they are logged."""
+    healthy = {
+        "kept": 0.6,
+        "weight": 1.0,
+        "loss_cons": 0.1,
+        "loss_sup": 0.3,
+        "target_share": [0.5, 0.2, 0.1, 0.2],
+        "label_share": [0.5, 0.2, 0.1, 0.2],
+    }
+    return {f"train/{key}": value for key, value in {**healthy, **changes}.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kept": 0.001}, "under 1 % of the pixels are kept"),
+        ({"loss_cons": 6.0}, "consistency weighs 20 times"),
+        ({"target_share": [0.6, 0.2, 0.004, 0.196]}, "class 'sign' has all but vanished"),
+    ],
+)
+def test_each_alarm_speaks_once_after_a_window_of_its_cause(changes: dict[str, Any], says: str) -> None:
+    alarms = Alarms(NAMES)
+    heard = [alarms.train(line(**changes)) for _ in range(3 * WINDOW)]
+    assert heard[: WINDOW - 1] == [[]] * (WINDOW - 1)
+    (sentence,) = heard[WINDOW - 1]
+    assert says in sentence
+    assert heard[WINDOW:] == [[]] * (2 * WINDOW)
+
+
+def test_a_healthy_run_and_one_of_labels_alone_are_silent() -> None:
+    alarms, alone = Alarms(NAMES), Alarms(NAMES)
+    assert all(alarms.train(line()) == [] for _ in range(3 * WINDOW))
+    assert all(alone.train({"train/loss_sup": 0.1}) == [] for _ in range(3 * WINDOW))
+
+
+def test_a_class_without_labels_is_not_missed_in_the_targets() -> None:
+    alarms = Alarms(NAMES)
+    shares = [0.5, 0.3, 0.0, 0.2]
+    assert all(alarms.train(line(target_share=shares, label_share=shares)) == [] for _ in range(2 * WINDOW))
+
+
+def test_a_teacher_behind_its_student_for_long_is_told_and_not_before() -> None:
+    alarms = Alarms(NAMES)
+    behind, ahead = ({"student": {"mIoU": 0.5}, "teacher": {"mIoU": value}} for value in (0.45, 0.55))
+    for _ in range(PATIENCE - 1):
+        assert alarms.evaluated(behind) == []
+    assert alarms.evaluated(ahead) == []
+    heard = [alarms.evaluated(behind) for _ in range(PATIENCE)]
+    assert heard[:-1] == [[]] * (PATIENCE - 1)
+    assert "teacher is behind" in heard[-1][0]
+    assert alarms.evaluated({"student": {"mIoU": None}, "teacher": {"mIoU": None}}) == []
