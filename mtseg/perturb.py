@@ -1,5 +1,6 @@
 """Perturbations beyond the view: of the student's input by an adversary, of its features by dropped channels."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -23,7 +24,7 @@ class ChannelDropout:
 
     With probability `p` each (UniMatch, Yang et al. 2023). `half`: of a pair of branches, the `first` keeps a random
     half of the channels, doubled, and the `second` the other half (UniMatch V2, Yang et al. 2025); `share` is the
-    share of the images that are perturbed at all.
+    share of the images that are perturbed at all: where it is no whole number of them, on average.
     """
 
     kind: Literal["channel_dropout"] = "channel_dropout"
@@ -31,15 +32,18 @@ class ChannelDropout:
     half: Literal["first", "second"] | None = None
     share: Probability = 1.0
 
-    def gains(self, shape: Sequence[int], rng: np.random.Generator) -> Tensor:
-        """(B, C, 1, 1) float32: what features of `shape` (B, C, H, W) are multiplied by."""
+    def gains(self, shape: Sequence[int], rng: np.random.Generator, images: np.random.Generator) -> Tensor:
+        """(B, C, 1, 1) float32: what features of `shape` (B, C, H, W) are multiplied by.
+
+        `images` says which images are perturbed: the same ones for its like at every level.
+        """
         batch, channels = shape[:2]
         if self.half is None:
             gains = np.where(rng.random((batch, channels)) < self.p, 0.0, 1 / (1 - self.p))
         else:
             doubled = np.where(rng.random((batch, channels)) < 0.5, 0.0, 2.0)
             gains = doubled if self.half == "first" else 2 - doubled
-        whole = rng.permutation(batch) >= round(self.share * batch)
+        whole = images.permutation(batch) >= math.floor(self.share * batch + images.random())
         gains[whole] = 1
         return torch.from_numpy(gains).float()[:, :, None, None]
 
@@ -86,19 +90,20 @@ def disturbance(
 ) -> Callable[[Features], Features] | None:
     """What is done to the features of one batch; None where nothing is.
 
-    The batch consists of `parts` in order: what disturbs each, its number of images, and its generator of a level.
+    The batch consists of `parts` in order: what disturbs each, its number of images, and its generator of a level,
+    whose 0 says which images.
     """
     if all(perturbation is None for perturbation, _, _ in parts):
         return None
 
     def disturb(features: Features) -> Features:
         disturbed = [features[0]] if len(features) > 1 else []  # level 0 is the image itself
-        for level, maps in enumerate(features[len(disturbed) :]):
+        for level, maps in enumerate(features[len(disturbed) :], start=1):
             gains = []
             for perturbation, count, draw in parts:
                 shape = (count, maps.shape[1])
                 one = torch.ones((*shape, 1, 1))
-                gains.append(one if perturbation is None else perturbation.gains(shape, draw(level)))
+                gains.append(one if perturbation is None else perturbation.gains(shape, draw(level), draw(0)))
             disturbed.append(maps * torch.cat(gains).to(maps.device, maps.dtype, non_blocking=True))
         return disturbed
 

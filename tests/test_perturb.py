@@ -1,0 +1,401 @@
+"""Perturbations: dropped channels keep their expectation and fit each other, and the adversary finds the Hessian's
+dominant eigenvector where that is known in closed form."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mtseg.geometry import View
+from mtseg.method import Branch, Method
+from mtseg.mix import Task
+from mtseg.models import Padded, Smp
+from mtseg.perturb import ChannelDropout, Vat, disturbance
+from mtseg.targets import Moment
+
+FIRST, SECOND = (ChannelDropout(half=half) for half in ("first", "second"))
+
+
+# --- dropped channels
+
+
+def gains(dropout: ChannelDropout, batch: int, channels: int, seed: int = 0) -> Tensor:
+    """(batch, channels): what each channel is multiplied by."""
+    drawn = dropout.gains((batch, channels, 5, 6), np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1]))
+    assert drawn.shape == (batch, channels, 1, 1)
+    assert drawn.dtype == torch.float32
+    return drawn[:, :, 0, 0]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.8])
+def test_dropped_is_a_share_p_of_the_channels_and_the_expectation_is_kept(p: float) -> None:
+    count = 40_000
+    drawn = gains(ChannelDropout(p=p), 4, count // 4)
+    dropped = drawn == 0
+    deviation = math.sqrt(p * (1 - p) / count)
+    assert dropped.float().mean().item() == pytest.approx(p, abs=4.5 * deviation)
+    torch.testing.assert_close(drawn[~dropped], torch.full_like(drawn[~dropped], 1 / (1 - p)))
+    assert drawn.mean().item() == pytest.approx(1, abs=4.5 * deviation / (1 - p))
+
+
+def test_images_lose_channels_of_their_own() -> None:
+    dropped = gains(ChannelDropout(p=0.5), 3, 1000) == 0
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert (dropped[one] & dropped[other]).float().mean().item() == pytest.approx(0.25, abs=0.07)
+
+
+@pytest.mark.parametrize("half", [FIRST, SECOND], ids=["first", "second"])
+def test_half_of_the_channels_are_doubled_and_the_other_dropped(half: ChannelDropout) -> None:
+    drawn = gains(half, 4, 10_000)
+    assert set(drawn.unique().tolist()) == {0, 2}
+    assert drawn.mean().item() == pytest.approx(1, abs=4.5 / math.sqrt(40_000))
+
+
+@pytest.mark.parametrize("half", [None, "first", "second"])
+@pytest.mark.parametrize(("share", "batch"), [(0.0, 4), (0.25, 4), (0.5, 4), (1.0, 4), (0.5, 3), (0.5, 1), (0.3, 1)])
+def test_a_share_of_the_images_is_disturbed_and_the_others_stay_whole(half: Any, share: float, batch: int) -> None:
+    """Exactly, where it is a number of images; else as often as makes it the share on average."""
+    runs = 600
+    counts, which = [], torch.zeros(batch)
+    for seed in range(runs):
+        drawn = gains(ChannelDropout(half=half, share=share), batch, 40, seed)
+        disturbed = (drawn != 1).any(1)
+        assert (drawn[disturbed] != 1).all()
+        counts.append(int(disturbed.sum()))
+        which += disturbed
+    assert set(counts) <= {math.floor(share * batch), math.ceil(share * batch)}
+    deviation = math.sqrt(share * (1 - share) / runs)
+    assert np.mean(counts) == pytest.approx(share * batch, abs=4.5 * deviation)
+    np.testing.assert_allclose(which / runs, share, atol=4.5 * deviation)  # any of the images alike
+
+
+LEVELS = [(3, 16, 16), (8, 16, 16), (0, 8, 8), (64, 4, 4), (48, 2, 2)]  # the image itself first; one without channels
+
+
+def features(batch: int, levels: Any = LEVELS) -> list[Tensor]:
+    return [1 + torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0)) for shape in levels]
+
+
+def tasks(*sizes: int) -> list[Task]:
+    made = []
+    for size in sizes:
+        view = View(torch.zeros(size, 3, 4, 4), torch.eye(3).double().repeat(size, 1, 1), torch.ones(size, 1, 4, 4) > 0)
+        made.append(Task(view, view, torch.ones(size, 1, 4, 4), torch.arange(size)))
+    return made
+
+
+def disturbed(branches: Any, *, after: int = 2, batch: int = 4, step: int = 0, seed: int = 0) -> list[list[Tensor]]:
+    """What the features of each part of a batch are multiplied by, for each level: labelled, branch 0, branch 1, ..."""
+    method = Method(branches=tuple(Branch(features=dropout) for dropout in branches))
+    sizes = [batch] * len(branches)
+    disturb = method.disturbance(tasks(*sizes), after=after, moment=Moment(step, 10, seed))
+    assert disturb is not None
+    before = features(after + sum(sizes))
+    assert all(torch.equal(one, other) for one, other in zip(before, features(after + sum(sizes)), strict=True))
+    factors = [new / old for new, old in zip(disturb(before), before, strict=True)]
+    return [list(level.split([after, *sizes])) for level in factors]
+
+
+def test_halves_of_two_branches_add_up_to_two_in_every_channel_of_every_level() -> None:
+    for level, (_, one, other) in enumerate(disturbed([FIRST, SECOND])):
+        if level > 0:
+            torch.testing.assert_close(one + other, torch.full_like(one, 2))
+            assert set(one.unique().round().tolist()) <= {0, 2}
+    shared = [ChannelDropout(half=half, share=0.5) for half in ("first", "second")]
+    for level, (_, one, other) in enumerate(disturbed(shared)):
+        torch.testing.assert_close(one + other, torch.full_like(one, 2))
+        if level > 0 and one.numel():
+            assert sorted((one != 1).flatten(1).any(1).tolist()) == [False, False, True, True]
+
+
+@pytest.mark.parametrize("half", [None, "first", "second"])
+def test_an_image_is_disturbed_at_every_level_or_at_none(half: Any) -> None:
+    for step in range(5):
+        levels = disturbed([ChannelDropout(half=half, share=0.5)], step=step)
+        changed = [(part != 1).flatten(1).any(1).tolist() for _, part in levels[1:] if part.numel()]
+        assert changed[0].count(True) == 2
+        assert changed == [changed[0]] * 3
+
+
+def test_labelled_images_and_branches_without_dropout_and_level_zero_are_left_alone() -> None:
+    for level, (labelled, plain, dropped) in enumerate(disturbed([None, ChannelDropout(p=0.5)])):
+        assert (labelled == 1).all()
+        assert (plain == 1).all()
+        assert (level == 0) == bool((dropped == 1).all()) or not dropped.numel()
+
+
+def test_whole_channels_are_dropped() -> None:
+    for _, dropped in disturbed([ChannelDropout(p=0.5)])[1:]:
+        assert (dropped == dropped[..., :1, :1]).all()
+
+
+def test_levels_and_steps_and_seeds_draw_anew_and_the_same_ones_alike() -> None:
+    def pattern(step: int = 0, seed: int = 0) -> list[Any]:
+        levels = disturbed([ChannelDropout(p=0.5)], step=step, seed=seed)
+        return [(part[:, :8, 0, 0] == 0).tolist() for _, part in levels if part.shape[1] >= 8]
+
+    assert pattern() == pattern()
+    assert len({str(level) for level in pattern()}) == 3
+    for one, same_level in zip(pattern(), pattern(step=1), strict=True):
+        assert one != same_level
+    assert pattern() != pattern(seed=1)
+
+
+def test_nothing_is_disturbed_where_no_branch_asks_for_it_or_there_is_none() -> None:
+    assert Method(branches=(Branch(), Branch())).disturbance(tasks(2, 2), after=2, moment=Moment(0, 1)) is None
+    assert Method(branches=(Branch(features=FIRST),)).disturbance([], after=2, moment=Moment(0, 1)) is None
+
+
+def test_features_of_one_level_are_disturbed_and_keep_their_type() -> None:
+    disturb = disturbance([(ChannelDropout(p=0.5), 4, lambda level: np.random.default_rng(level))])
+    assert disturb is not None
+    maps = torch.ones(4, 30, 2, 2, dtype=torch.bfloat16)
+    (dropped,) = disturb([maps])
+    assert dropped.dtype == torch.bfloat16
+    assert set(dropped.unique().tolist()) == {0, 2}
+
+
+# --- on their way through a network
+
+
+@pytest.fixture(scope="module")
+def unet() -> Padded:
+    torch.manual_seed(0)
+    options: Any = {"encoder_depth": 3, "decoder_channels": [12, 8, 4]}
+    network = Smp(arch="unet", encoder="tu-test_resnet", weights=Path("none"), options=options).build(3)
+    return network.eval()
+
+
+IMAGES = torch.randn(3, 3, 30, 40, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_what_is_done_to_the_features_is_done_in_that_forward_alone(unet: Padded) -> None:
+    plain = unet(IMAGES)
+    assert torch.equal(unet(IMAGES, lambda features: features), plain)
+    without = unet(IMAGES, lambda features: [features[0], *(0 * maps for maps in features[1:])])
+    assert not torch.allclose(without, plain)
+    torch.testing.assert_close(without[0], without[1])  # nothing is left of the images
+    assert torch.equal(unet(IMAGES), plain)
+    assert not unet.network.encoder._forward_hooks
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, torch.OutOfMemoryError])
+def test_features_are_left_alone_after_an_error_too(error: Any, unet: Padded) -> None:
+    def fail(features: list[Tensor]) -> list[Tensor]:
+        raise error("no")
+
+    with pytest.raises((error, ValueError)):
+        unet(IMAGES, fail)
+    assert not unet.network.encoder._forward_hooks
+    with torch.no_grad():
+        assert torch.equal(unet(IMAGES), unet(IMAGES, lambda features: features))
+
+
+@torch.no_grad()
+def test_a_branch_of_the_batch_is_disturbed_and_the_rest_of_it_is_not(unet: Padded) -> None:
+    disturb = Method(branches=(Branch(features=ChannelDropout()),)).disturbance(tasks(2), after=1, moment=Moment(0, 1))
+    plain, dropped = unet(IMAGES), unet(IMAGES, disturb)
+    torch.testing.assert_close(dropped[0], plain[0])
+    assert (dropped[1:] - plain[1:]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_no_gradient_passes_through_dropped_channels(unet: Padded) -> None:
+    taken: list[Tensor] = []
+
+    def disturb(features: list[Tensor]) -> list[Tensor]:
+        for maps in features[1:]:
+            maps.retain_grad()
+            taken.append(maps)
+        dropout = disturbance([(FIRST, 3, lambda level: np.random.default_rng(level))])
+        assert dropout is not None
+        return dropout(features)
+
+    unet(IMAGES, disturb).square().sum().backward()
+    for level, maps in enumerate(taken):
+        assert maps.grad is not None
+        gain = FIRST.gains(maps.shape, np.random.default_rng(level + 1), np.random.default_rng(0))
+        reached = maps.grad.abs().amax((2, 3), keepdim=True) > 0
+        if level == len(taken) - 1:  # the finer ones feed the coarser too, before these are disturbed
+            assert torch.equal(reached, gain > 0)
+            assert reached.any()
+
+
+# --- the adversary
+
+
+class Linear(nn.Module):
+    """softmax(W x + b) of all pixels of an image at once."""
+
+    def __init__(self, classes: int, *, pixels: int = 3 * 4 * 5, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = nn.Linear(pixels, classes)
+        with torch.no_grad():
+            self.linear.weight.mul_(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images.flatten(1))
+        return logits
+
+
+def small_images(batch: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def convolutional(*, dropout: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.5 if dropout else 0.0),
+        nn.Conv2d(8, 4, 3),
+    )
+
+
+def change(vat: Vat, network: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
+    return vat(network, images, np.random.default_rng(seed)) - images
+
+
+@torch.no_grad()
+def divergences(network: nn.Module, images: Tensor, moved: Tensor) -> Tensor:
+    """KL(p(x) || p(x + r)), summed over the pixels of each image."""
+    clean, changed = (copy.deepcopy(network)(data).double().log_softmax(1) for data in (images, images + moved))
+    return (clean.exp() * (clean - changed)).flatten(1).sum(1)
+
+
+def dominant(network: Linear, image: Tensor) -> NDArray[np.float64]:
+    """The eigenvector of the largest eigenvalue of W^T (diag(p) - p p^T) W."""
+    weights = network.linear.weight.detach().double().numpy()
+    p = network(image[None]).softmax(1)[0].detach().double().numpy()
+    values, vectors = np.linalg.eigh(weights.T @ (np.diag(p) - np.outer(p, p)) @ weights)
+    assert values[-2] < 0.9 * values[-1], "the power method would need longer"
+    return vectors[:, -1]
+
+
+@pytest.mark.parametrize("size", [0.05, 0.15, 2.0])
+def test_the_change_of_each_image_has_the_root_mean_square_asked_for(size: float) -> None:
+    for network, images in ((convolutional(), torch.randn(3, 3, 8, 9)), (Linear(5), 100 + small_images())):
+        moved = change(Vat(size=size), network, images)
+        torch.testing.assert_close(
+            moved.square().mean((1, 2, 3)).sqrt(), torch.full((len(images),), size), rtol=1e-3, atol=0
+        )
+
+
+def test_the_papers_epsilon_is_an_l2_norm() -> None:
+    """Its 8 for CIFAR-10 is 8 / sqrt(3 * 32 * 32) = 0.144 here."""
+    images = torch.randn(2, 3, 32, 32)
+    norms = change(Vat(size=8 / math.sqrt(3072)), convolutional(), images).flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.tensor([8.0, 8.0]), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("classes", [3, 6])
+def test_many_iterations_find_the_dominant_eigenvector_of_the_divergences_hessian(classes: int) -> None:
+    network, images = Linear(classes, seed=1), small_images()
+    moved = change(Vat(iterations=100, step=1e-3), network, images)
+    for image, direction in zip(images, moved.flatten(1).double().numpy(), strict=True):
+        cosine = dominant(network, image) @ direction / np.linalg.norm(direction)
+        assert abs(cosine) > 0.999
+
+
+def test_with_two_classes_one_iteration_is_exact() -> None:
+    """The Hessian has rank one: its only direction is the difference of the two rows of W."""
+    network, images = Linear(2), small_images()
+    moved = change(Vat(), network, images).flatten(1)
+    rows = network.linear.weight.detach()
+    cosines = nn.functional.cosine_similarity(moved, (rows[0] - rows[1])[None])
+    torch.testing.assert_close(cosines.abs(), torch.ones(4), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_the_change_raises_the_divergence_more_than_any_of_many_random_ones_of_its_size(iterations: int) -> None:
+    draw = torch.Generator().manual_seed(1)
+    for network, images in ((convolutional(), torch.randn(4, 3, 8, 9, generator=draw)), (Linear(5), small_images())):
+        vat = Vat(size=0.1, iterations=iterations)
+        ours = divergences(network, images, change(vat, network, images))
+        for _ in range(50):
+            noise = torch.randn(images.shape, generator=draw)
+            noise *= 0.1 / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
+            theirs = divergences(network, images, noise)
+            assert ours.mean() > 2 * theirs.mean()
+            assert (ours > theirs).all()
+
+
+def test_more_iterations_raise_the_divergence_further() -> None:
+    network, images = Linear(6, seed=1), small_images(16)
+    once, often = (
+        divergences(network, images, change(Vat(size=0.01, iterations=n), network, images)).mean() for n in (1, 20)
+    )
+    assert often > 1.05 * once
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_network_is_left_as_it_is(training: bool) -> None:
+    network = convolutional().train(training)
+    network(3 + torch.randn(4, 3, 8, 9)).sum().backward()  # so that there are gradients to spoil
+    before = copy.deepcopy(network.state_dict())
+    gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+    images = torch.randn(4, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    untouched = images.clone()
+    moved = Vat(iterations=2)(network, images, np.random.default_rng(0))
+    assert network.training == training
+    assert all(module.training == training for module in network.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        assert parameter.requires_grad
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, gradient)
+    assert torch.equal(images, untouched)
+    assert not moved.requires_grad
+
+
+def test_change_is_a_function_of_the_generator() -> None:
+    network, images = Linear(6), small_images()
+    changes = []
+    for seed, elsewhere in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(elsewhere)
+        changes.append(change(Vat(), network, images, seed))
+    assert torch.equal(changes[0], changes[1])
+    assert not torch.allclose(changes[0].abs(), changes[2].abs(), atol=1e-3)
+
+
+def test_batch_statistics_answer_and_not_the_running_ones() -> None:
+    """As in the student's own step: what the running statistics are changes nothing."""
+    one, other = convolutional().eval(), convolutional().eval()
+    other[1].running_mean += 5  # type: ignore[index, operator]
+    images = torch.randn(4, 3, 8, 9)
+    assert torch.equal(change(Vat(), one, images), change(Vat(), other, images))
+
+
+def test_an_image_that_nothing_changes_the_answer_of_stays_finite() -> None:
+    network = Linear(3)
+    nn.init.zeros_(network.linear.weight)
+    assert torch.equal(change(Vat(), network, small_images()), torch.zeros(4, 3, 4, 5))
+    sure = Linear(3)
+    with torch.no_grad():
+        sure.linear.bias.copy_(torch.tensor([1e4, 0, -1e4]))
+    assert change(Vat(), sure, small_images()).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        (Vat, {"size": 0.0}),
+        (Vat, {"step": -1.0}),
+        (Vat, {"iterations": 0}),
+        (ChannelDropout, {"p": 1.0}),
+        (ChannelDropout, {"share": 1.5}),
+        (ChannelDropout, {"half": "third"}),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(part: Any, settings: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        part(**settings)
