@@ -51,9 +51,10 @@ class CutMix:
     """A rectangle of another image replaces that of this one (Yun et al. 2019; French et al. 2020).
 
     With probability `p` for each image, or, `unsure`, with the share of it that the target is not sure of (1 - mean
-    highest probability; AugSeg, Zhao et al. 2023). The rectangle's share of the area is uniform in `area`, its width
-    over its height log-uniform in [1 / aspect, aspect]; it lies wholly inside: one too long for the image is as long
-    as that, and as much wider. `partner`: the next unlabelled image, or a labelled one, whose labels are the target.
+    highest probability, over its known pixels; AugSeg, Zhao et al. 2023). The rectangle's share of the area is uniform
+    in `area`, its width over its height log-uniform in [1 / aspect, aspect]; it lies wholly inside: one too long for
+    the image is as long as that, and as much wider. `partner`: the next unlabelled image, or a labelled one, whose
+    labels are the target.
     """
 
     kind: Literal["cutmix"] = "cutmix"
@@ -69,7 +70,7 @@ class CutMix:
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
         mask = rectangles(len(task.weight), task.seen.size, rng, area=self.area, aspect=self.aspect)
         drawn = torch.from_numpy(rng.random(len(mask))).to(task.weight.device, torch.float32, non_blocking=True)
-        chance = 1 - task.target.data.amax(1).mean((1, 2)) if self.unsure else torch.full_like(drawn, self.p)
+        chance = _unsureness(task.target) if self.unsure else torch.full_like(drawn, self.p)
         mask = mask.to(task.weight.device, non_blocking=True)
         return paste(task, other, mask & (drawn < chance)[:, None, None, None])
 
@@ -124,7 +125,8 @@ class ClassMix:
 class Bands:
     """Alternating bands of rows come from another image (LaserMix, Kong et al. 2023, whose bands are inclinations).
 
-    The number of bands is uniform in `bands`, their common offset random; for scenes that are ordered by height.
+    The number of bands is uniform in `bands`, and the offset of their common height random: the image's edges cut the
+    first and the last. For scenes that are ordered by height.
     """
 
     kind: Literal["bands"] = "bands"
@@ -138,7 +140,8 @@ class Bands:
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
         h = task.seen.size[0]
         count = rng.integers(self.bands[0], self.bands[1] + 1, size=(len(task.weight), 1))
-        place = (np.arange(h) + 0.5) / h * count + rng.uniform(0, 2, size=count.shape)
+        # From the first row to the last the height of count - 1 bands, so that any offset shows parts of count.
+        place = np.arange(h) / max(h - 1, 1) * (count - 1) + rng.uniform(0, 2, size=count.shape)
         mask = torch.from_numpy(np.floor(place).astype(np.int64) % 2 == 1)[:, None, :, None]
         return paste(task, other, mask.to(task.weight.device, non_blocking=True).expand_as(task.weight))
 
@@ -151,7 +154,7 @@ class MixUp:
     """
 
     kind: Literal["mixup"] = "mixup"
-    alpha: Annotated[float, Field(gt=0)] = 0.5
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     partner: Partner = "unlabelled"
 
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
@@ -190,6 +193,12 @@ def rectangles(batch: int, size: Size, rng: np.random.Generator, *, area: tuple[
         top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
         mask[image, :, top : top + height, left : left + width] = True
     return mask
+
+
+def _unsureness(target: View) -> Tensor:
+    """1 - the mean highest probability over the known pixels, (B,) in [0, 1]; 1 where nothing is known."""
+    sure = torch.where(target.known, target.data.amax(1, keepdim=True), 0).sum((1, 2, 3))
+    return 1 - sure / target.known.sum((1, 2, 3)).clamp_min(1)
 
 
 def _check_area(area: tuple[float, float]) -> None:
