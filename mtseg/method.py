@@ -18,7 +18,7 @@ from mtseg.perturb import ChannelDropout, Features, Vat, disturbance
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
 from mtseg.targets import Memory, Moment, Soft, Target, one_hot
-from mtseg.teachers import Ema, Itself, Teacher, TeacherState
+from mtseg.teachers import Ema, Ensemble, Itself, Teacher, TeacherState
 from mtseg.teachers import Memory as MemoryOfImages
 from mtseg.views import Views
 
@@ -65,7 +65,8 @@ class Method:
 
     def __post_init__(self) -> None:
         mixed = any(not isinstance(branch.mix, NoMix) for branch in self.branches)
-        if not self.branches and isinstance(self.teacher, Ema) and self.teacher.buffers == "own":
+        answering = self.teacher.of if isinstance(self.teacher, Ensemble) else self.teacher
+        if not self.branches and isinstance(answering, Ema) and answering.buffers == "own":
             raise ValueError(
                 "teacher.buffers: 'own' are gathered by the teacher's answers, and without branches it gives none; "
                 "use method.teacher.buffers=average and method.teacher.mode=eval"

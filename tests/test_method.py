@@ -20,14 +20,17 @@ from mtseg.data.scenes import Scenes
 from mtseg.data.source import IGNORE
 from mtseg.data.stream import Batch, Crops
 from mtseg.geometry import View
-from mtseg.losses import Kl, Squared, Tau
-from mtseg.method import Branch, Method, Task
-from mtseg.mix import CutMix
+from mtseg.losses import Kl, SoftCrossEntropy, Squared, Tau
+from mtseg.method import Branch, Method
+from mtseg.mix import Bands, ClassMix, CutMix, MixUp, NoMix, Task
 from mtseg.models import Smp
 from mtseg.optim import Sgd
+from mtseg.perturb import ChannelDropout, Vat
 from mtseg.schedules import Constant, Rampup
 from mtseg.state import State
-from mtseg.teachers import Ema, EmaTeacher
+from mtseg.targets import Adaptive, Hard, LowEntropy, Moment, Sharpen
+from mtseg.teachers import Ema, Ensemble, Itself
+from mtseg.teachers import Memory as TeacherMemory
 from mtseg.trainer import train_step
 from mtseg.views import Views
 
@@ -35,6 +38,7 @@ CLASSES = 4
 SIZE = (48, 64)
 VIEWS = Views(crop=SIZE)
 IMAGE = (300, 400)  # height and width of the whole images, in pixels
+MOMENT = Moment(step=0, total=100, seed=0)
 DISTANCES = [Squared(over_classes="mean"), Squared(over_classes="sum"), Kl(), Tau(tau=0.5)]
 
 
@@ -100,12 +104,12 @@ def convolutional(seed: int = 0) -> nn.Module:
 class Says:
     """A teacher that gives a fixed answer."""
 
-    def __init__(self, answer: Tensor) -> None:
-        self.answer = answer
+    def __init__(self, said: Tensor) -> None:
+        self.said = said
 
-    def predict(self, images: Tensor) -> Tensor:
-        assert images.shape[0] == self.answer.shape[0]
-        return self.answer
+    def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
+        assert len(asked.data) == len(self.said)
+        return View(self.said, asked.warp, asked.known)
 
 
 def answers(batch: int = 2, seed: int = 0) -> Tensor:
@@ -113,12 +117,19 @@ def answers(batch: int = 2, seed: int = 0) -> Tensor:
     return (2 * drawn).softmax(1)
 
 
-def plan(method: Method, teacher: Any, batch: Batch, seed: int = 0) -> list[Task]:
-    return method.plan(teacher, batch, views=VIEWS, rng=np.random.default_rng(seed))
+def built(rule: Any, student: nn.Module) -> Any:
+    return rule.build(student, len(HERE), CLASSES)
+
+
+def plan(
+    method: Method, teacher: Any, batch: Batch, *, student: nn.Module | None = None, moment: Moment = MOMENT
+) -> list[Task]:
+    student = nn.Identity() if student is None else student
+    return method.plan(batch, student=student, teacher=teacher, views=VIEWS, moment=moment, memory={})[0]
 
 
 def consistency(method: Method, student: nn.Module, teacher: Any, batch: Batch) -> Tensor:
-    tasks = plan(method, teacher, batch)
+    tasks = plan(method, teacher, batch, student=student)
     return method.consistency(tuple(student(task.seen.data) for task in tasks), tasks)
 
 
@@ -138,8 +149,8 @@ def run_of(method: Method) -> Config:
     )
 
 
-def start(config: Config, student: nn.Module, teacher: EmaTeacher | None = None) -> State:
-    teacher = config.method.teacher.build(student) if teacher is None else teacher
+def start(config: Config, student: nn.Module, teacher: Any = None) -> State:
+    teacher = built(config.method.teacher, student) if teacher is None else teacher
     return State(student=student, teacher=teacher, optimizer=config.optimizer.build(student))
 
 
@@ -150,7 +161,7 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 def move(method: Method, batch: Batch, *, step: int = 0) -> Tensor:
     """How one step moves the student's parameters, in one vector; student and teacher begin apart."""
     config, student = run_of(method), convolutional(0)
-    state = start(config, student, method.teacher.build(convolutional(1)))
+    state = start(config, student, built(method.teacher, convolutional(1)))
     state.step = step
     before = nn.utils.parameters_to_vector(student.parameters()).detach().clone()
     train_step(config, state, batch)
@@ -166,7 +177,7 @@ def test_consistency_has_a_gradient_on_every_student_parameter_and_none_on_the_t
     distance: Any, frame: Any
 ) -> None:
     """A student whose logits are really the teacher's output has no gradient at all."""
-    student, teacher = convolutional(0), Ema().build(convolutional(1))
+    student, teacher = convolutional(0), built(Ema(), convolutional(1))
     method = Method(distance=distance, frame=frame)
     consistency(method, student, teacher, unlabelled(crops(*HERE), crops(*THERE))).backward()
     for parameter in student.parameters():
@@ -176,26 +187,62 @@ def test_consistency_has_a_gradient_on_every_student_parameter_and_none_on_the_t
     assert all(p.grad is None and not p.requires_grad for p in teacher.module.parameters())
 
 
-def test_no_gradient_passes_to_a_teacher_that_would_take_one() -> None:
-    class Open:
-        def __init__(self) -> None:
-            self.module = convolutional(1)
+@pytest.mark.parametrize("seen", [HERE, THERE], ids=["shared", "own"])
+@pytest.mark.parametrize("gradient", ["student", "both"])
+def test_gradient_passes_to_both_sides_of_the_squared_difference_where_asked_and_else_to_one(
+    gradient: Any, seen: Any
+) -> None:
+    """The Pi-model's loss, transcribed: the mean over known pixels of |p(x) - W p(y)|^2, p the same network twice."""
+    asked = crops(*HERE)
+    shown = replace(crops(*seen), image=crops(*THERE).image)  # not what the teacher's side sees
+    shown = replace(shown, warp=asked.warp) if seen is HERE else shown
+    student, transcribed = convolutional(), convolutional()
+    method = Method(teacher=Itself(gradient=gradient), distance=Squared(over_classes="mean"))
+    loss = consistency(method, student, built(method.teacher, student), unlabelled(asked, shown))
+    loss.backward()
 
-        def predict(self, images: Tensor) -> Tensor:
-            return self.module(images).softmax(1)
+    there, here = asked.view(VIEWS), shown.view(VIEWS)
+    answer = transcribed(there.data).softmax(1)
+    answer = View(answer if gradient == "both" else answer.detach(), there.warp, there.known).seen_from(here)
+    difference = (transcribed(here.data).softmax(1) - answer.data).square().mean(1)
+    expected = difference[answer.known[:, 0]].mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(student.parameters(), transcribed.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-7, rtol=1e-3)
+        assert ours.grad is not None
+        assert ours.grad.abs().max() > 1e-5
 
-    teacher, student = Open(), convolutional(0)
-    for seen in (HERE, THERE):  # resampled or not
-        consistency(Method(), student, teacher, unlabelled(crops(*HERE), crops(*seen))).backward()
-    assert all(p.grad is None for p in teacher.module.parameters())
-    assert all(p.grad is not None for p in student.parameters())
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method(teacher=Itself()),
+        Method(teacher=Itself(gradient="both")),
+        Method(teacher=Itself(mode="eval")),
+        Method(branches=(Branch(adversary=Vat(iterations=2)),)),
+        Method(teacher=Ema(mode="train"), branches=(Branch(), Branch(sees="teacher"))),
+        Method(teacher=TeacherMemory(size=(12, 16))),
+    ],
+    ids=str,
+)
+def test_running_statistics_of_the_student_come_of_its_one_forward_of_the_whole_batch(method: Method) -> None:
+    """Whoever else asks it in between: their mean after a step is 0.9 old + 0.1 of the batch that it learns from."""
+    student = convolutional()
+    state = start(run_of(method), student)
+    seen: list[Tensor] = []
+    student[0].register_forward_hook(lambda _, images, maps: seen.append(maps.detach()))  # type: ignore[index, operator]
+    train_step(run_of(method), state, unlabelled(crops(*HERE), crops(*THERE)))
+    assert student[1].num_batches_tracked == 1  # type: ignore[index]
+    assert len(seen[-1]) == 2 + 2 * len(method.branches)
+    torch.testing.assert_close(student[1].running_mean, 0.1 * seen[-1].mean((0, 2, 3)))  # type: ignore[index]
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_step_without_labels_moves_every_student_parameter_and_the_teacher_by_its_average_only(mode: Any) -> None:
     method = Method(teacher=Ema(decay=0.9, mode=mode), weight=10)
     config, student = run_of(method), convolutional(0)
-    state = start(config, student, method.teacher.build(convolutional(1)))
+    state = start(config, student, built(method.teacher, convolutional(1)))
     state.teacher.load_state_dict({"updates": 3})  # past the first update, which copies
     for step in range(4):
         before, taught = copied(student), copied(state.teacher.module)
@@ -214,7 +261,7 @@ def test_step_without_labels_moves_every_student_parameter_and_the_teacher_by_it
 def test_gradient_at_the_logits_is_the_slope_of_the_loss(frame: Any) -> None:
     """Also in the source frame, where it passes through the sampler: against central differences."""
     method = Method(frame=frame)
-    (task,) = plan(method, Ema().build(pointwise(1)), unlabelled(crops(*HERE), crops(*THERE)))
+    (task,) = plan(method, built(Ema(), pointwise(1)), unlabelled(crops(*HERE), crops(*THERE)))
     logits = pointwise(0)(task.seen.data).detach().requires_grad_()
     method.consistency((logits,), [task]).backward()
     assert logits.grad is not None
@@ -233,18 +280,18 @@ def test_consistency_is_zero_when_teacher_and_student_and_their_views_are_equal(
     student = convolutional().eval()
     view = crops(*HERE)
     method = Method(distance=distance)
-    loss = consistency(method, student, Ema(mode="eval").build(student), unlabelled(view, view))
+    loss = consistency(method, student, built(Ema(mode="eval"), student), unlabelled(view, view))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert all(p.grad is not None and p.grad.abs().max() < 1e-5 for p in student.parameters())
-    other = consistency(method, student, Ema().build(convolutional(1)), unlabelled(view, view))
+    other = consistency(method, student, built(Ema(), convolutional(1)), unlabelled(view, view))
     assert other.item() > 1e-3
 
 
 @pytest.mark.parametrize("frame", ["student", "source"])
 def test_a_network_of_single_pixels_agrees_with_itself_under_any_two_warps(frame: Any) -> None:
     network, method = pointwise(), Method(frame=frame)
-    teacher = Ema().build(network)
+    teacher = built(Ema(), network)
     warped = consistency(method, network, teacher, unlabelled(crops(*HERE), crops(*THERE)))
     student_crops = crops(*THERE)
     forgotten = replace(student_crops, warp=crops(*HERE).warp)  # the same pixels, a wrong matrix
@@ -274,15 +321,15 @@ def overlap_mean(student: nn.Module, teacher: nn.Module) -> float:
 def test_consistency_in_either_frame_is_the_integral_over_what_both_views_show(frame: Any) -> None:
     student, teacher = pointwise(0), pointwise(1)
     ours = consistency(
-        Method(frame=frame), student, Ema().build(teacher), unlabelled(crops(*HERE), crops(*THERE))
+        Method(frame=frame), student, built(Ema(), teacher), unlabelled(crops(*HERE), crops(*THERE))
     ).item()
     assert ours == pytest.approx(overlap_mean(student, teacher), rel=0.03)
 
 
 def test_shared_geometry_compares_pixel_by_pixel_without_resampling() -> None:
-    teacher, view = Ema().build(convolutional(1)), crops(*HERE)
+    teacher, view = built(Ema(), convolutional(1)), crops(*HERE)
     (task,) = plan(Method(), teacher, unlabelled(view, replace(crops(*HERE), warp=view.warp)))
-    assert torch.equal(task.target.data, teacher.predict(view.view(VIEWS).data))
+    assert torch.equal(task.target.data, teacher.answer(nn.Identity(), view.view(VIEWS), view.index).data)
 
 
 # --- over which pixels
@@ -355,7 +402,7 @@ def test_consistency_is_the_plain_mean_over_known_pixels() -> None:
 def test_nothing_known_gives_exactly_zero_and_zero_gradients(asked: Any, seen: Any, distance: Any, frame: Any) -> None:
     student = convolutional()
     method = Method(distance=distance, frame=frame)
-    loss = consistency(method, student, Ema().build(student), unlabelled(crops(*asked), crops(*seen)))
+    loss = consistency(method, student, built(Ema(), student), unlabelled(crops(*asked), crops(*seen)))
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is not None and (p.grad == 0).all() for p in student.parameters())
@@ -399,9 +446,71 @@ def test_image_and_target_and_known_are_mixed_alike(seen: Any) -> None:
     assert not torch.equal(shown, own.expand_as(shown))
 
 
+def plain(image: Crops, *colours: int) -> Crops:
+    """The same views of images of one colour each."""
+    values = torch.tensor(colours, dtype=torch.uint8)[:, None, None, None]
+    return replace(image, image=values.expand(-1, *SIZE, 3))
+
+
+def which(view: View, *colours: int) -> Tensor:
+    """(B, H, W): the place in `colours` of the colour that each pixel of a view has."""
+    shades = VIEWS.normalise(torch.tensor(colours, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 1, 3))
+    return (view.data[:, None, 0] - shades[None, :, 0]).abs().argmin(1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "mix", [CutMix(p=1, partner="labelled"), ClassMix(partner="labelled"), Bands(partner="labelled")]
+)
+def test_pixels_of_a_labelled_partner_have_its_labels_as_target_and_ignored_ones_do_not_count(
+    mix: Any, count: int
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    label = torch.randint(CLASSES, (count, *SIZE), generator=draw).to(torch.uint8)
+    label[torch.rand(label.shape, generator=draw) < 0.2] = IGNORE
+    there = ((warp(scale=0.5), warp(turn=1), warp(at=(0.1, 0)))[:count], (120, 160, 200)[:count])
+    labelled = plain(crops(*there[0], label=label), *there[1])
+    asked, seen = plain(crops(*HERE), 0, 40), plain(crops(*BEYOND), 0, 40)
+    batch = replace(unlabelled(asked, seen), labelled=labelled)
+    (task,) = plan(Method(branches=(Branch(mix=mix),), target=Hard(threshold=0.5)), Says(answers()), batch)
+    (whole,) = plan(Method(target=Hard(threshold=0.5)), Says(answers()), batch)
+    shown = which(task.seen, 0, 40, *there[1])
+    for image in range(2):
+        partner = image % count
+        pasted = shown[image] == 2 + partner
+        assert torch.equal(shown[image] == image, ~pasted)  # its own image, or its partner's
+        assert 0.05 < pasted.float().mean() < 0.95
+        labels = label[partner].long()
+        counted = pasted & (labels != IGNORE)
+        assert torch.equal(
+            task.target.known[image, 0], torch.where(pasted, labels != IGNORE, whole.target.known[image, 0])
+        )
+        assert torch.equal(task.target.data[image].argmax(0)[counted], labels[counted])
+        assert (task.target.data[image].amax(0)[counted] == 1).all()
+        assert (task.weight[image, 0][counted] == 1).all()
+        assert torch.equal(task.target.data[image, :, ~pasted], whole.target.data[image, :, ~pasted])
+        assert torch.equal(task.weight[image, 0][~pasted], whole.weight[image, 0][~pasted])
+
+
+def test_ignored_pixels_of_a_labelled_partner_change_neither_loss_nor_gradient() -> None:
+    label = torch.zeros(2, *SIZE, dtype=torch.uint8)
+    label[:, ::2] = IGNORE
+    method = Method(branches=(Branch(mix=MixUp(partner="labelled")),))
+    batch = replace(unlabelled(crops(*HERE), crops(*HERE)), labelled=crops(*THERE, label=label))
+    (task,) = plan(method, Says(answers()), batch)
+    logits = (10 * answers(seed=3)).requires_grad_()
+    loss = method.consistency((logits,), [task])
+    loss.backward()
+    assert loss > 0
+    assert logits.grad is not None
+    reached = logits.grad.abs().sum(1) > 0
+    assert not reached[:, ::2].any()
+    assert reached[:, 1::2].any()
+
+
 def test_mixing_is_a_function_of_the_generator() -> None:
     method, batch = Method(branches=(Branch(mix=CutMix(p=1)),)), unlabelled(crops(*HERE), crops(*THERE))
-    one, again, other = (plan(method, Says(answers()), batch, seed=seed)[0] for seed in (0, 0, 1))
+    one, again, other = (plan(method, Says(answers()), batch, moment=Moment(0, 100, seed))[0] for seed in (0, 0, 1))
     assert torch.equal(one.seen.data, again.seen.data)
     assert torch.equal(one.target.data, again.target.data)
     assert not torch.equal(one.seen.data, other.seen.data)
@@ -412,12 +521,232 @@ def test_source_frame_with_mixed_images_is_refused() -> None:
         Method(frame="source", branches=(Branch(), Branch(mix=CutMix())))
 
 
+# --- branches
+
+
+def test_a_branch_that_sees_the_teachers_view_sees_its_very_pixels_and_the_others_their_own() -> None:
+    here, there, beyond = crops(*HERE), crops(*THERE), crops(*BEYOND)
+    sees: Any = ("teacher", "student", "teacher", "student")
+    method = Method(branches=tuple(Branch(sees=whose) for whose in sees))
+    assert method.views_of_student == 2
+    said = answers()
+    tasks = plan(method, Says(said), unlabelled(here, there, beyond))
+    for task, of in zip(tasks, (here, there, here, beyond), strict=True):
+        assert torch.equal(task.seen.data, of.view(VIEWS).data)
+        assert task.seen.warp is of.warp
+        assert torch.equal(task.index, here.index)
+    for task in (tasks[0], tasks[2]):
+        assert torch.equal(task.target.data, said)  # not resampled
+        assert torch.equal(task.target.known, here.view(VIEWS).known)
+
+
+def test_each_branch_has_the_distance_of_its_own_or_else_the_methods() -> None:
+    here, there, beyond = crops(*HERE), crops(*THERE), crops(*BEYOND)
+    student, teacher = convolutional(0).eval(), built(Ema(), convolutional(1))
+    one = consistency(Method(distance=Kl()), student, teacher, unlabelled(here, there)).item()
+    other = consistency(Method(distance=SoftCrossEntropy()), student, teacher, unlabelled(here, beyond)).item()
+    method = Method(distance=Kl(), branches=(Branch(weight=2), Branch(distance=SoftCrossEntropy())))
+    both = consistency(method, student, teacher, unlabelled(here, there, beyond)).item()
+    assert both == pytest.approx(2 * one + other, rel=1e-5)
+    assert abs(one - other) > 0.1 * other
+
+
+def test_an_adversary_changes_what_the_student_sees_and_not_the_target() -> None:
+    student, batch = convolutional(), unlabelled(crops(*HERE), crops(*THERE))
+    method = Method(branches=(Branch(adversary=Vat(size=0.3)),))
+    (plain_task,) = plan(Method(), Says(answers()), batch, student=student)
+    tasks = [plan(method, Says(answers()), batch, student=student, moment=Moment(step, 9))[0] for step in (0, 0, 1)]
+    for task in tasks:
+        moved = task.seen.data - plain_task.seen.data
+        torch.testing.assert_close(moved.square().mean((1, 2, 3)).sqrt(), torch.full((2,), 0.3))
+        assert torch.equal(task.target.data, plain_task.target.data)
+        assert torch.equal(task.target.known, plain_task.target.known)
+    assert torch.equal(tasks[0].seen.data, tasks[1].seen.data)
+    assert not torch.equal(tasks[0].seen.data, tasks[2].seen.data)
+
+
+class Fixed(nn.Module):
+    """A student that says what its parameters are, whatever it sees."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        drawn = torch.randn(images, CLASSES, *SIZE, generator=torch.Generator().manual_seed(4))
+        self.logits = nn.Parameter(2 * drawn)
+
+    def forward(self, images: Tensor, disturb: Any = None) -> Tensor:
+        assert len(images) == len(self.logits)
+        return self.logits
+
+
+class SaysOnly(Says):
+    """A teacher that learns nothing."""
+
+    def update(self, student: nn.Module, tasks: Any, logits: Any) -> None:
+        pass
+
+
+def test_unimatchs_loss_is_its_equation() -> None:
+    """(L_x + 1/4 L_s1 + 1/4 L_s2 + 1/2 L_fp) / 2, each unsupervised term the cross-entropy with the teacher's class
+    where it is sure and the image is known, divided by the known pixels (UniMatch, Yang et al. 2023, unimatch.py)."""
+    strong = Branch(weight=0.25, mix=CutMix(p=1, area=(0.2, 0.4)))
+    method = Method(
+        supervised_weight=0.5,
+        weight=0.5,
+        target=Hard(threshold=0.6),
+        distance=SoftCrossEntropy(),
+        branches=(strong, strong, Branch(weight=0.5, sees="teacher", features=ChannelDropout())),
+    )
+    asked = plain(crops(*BEYOND), 0, 200)
+    shown = [replace(plain(crops(*BEYOND), 0, 200), warp=asked.warp) for _ in range(2)]
+    label = torch.randint(CLASSES, (2, *SIZE), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
+    label[:, :9] = IGNORE
+    batch = Batch(crops(*HERE, label=label), asked, tuple(shown))
+    config, student, said = run_of(method), Fixed(2 + 3 * 2), answers(seed=6)
+    state = State(student=student, teacher=SaysOnly(said), optimizer=config.optimizer.build(student))  # type: ignore[arg-type]
+    logits = student.logits.detach().clone().double().requires_grad_()
+    terms = train_step(config, state, batch)
+
+    def cross_entropy(values: Tensor, classes: Tensor) -> Tensor:
+        return -values.log_softmax(1).gather(1, classes[:, None])[:, 0]
+
+    known = asked.view(VIEWS).known[:, 0]
+    confidence, classes = said.max(1)
+    x, s1, s2, fp = logits.split(2)
+    counted = label != IGNORE
+    total = cross_entropy(x, label.long().clamp(max=CLASSES - 1))[counted].sum() / counted.sum()
+    mixed = plan(method, Says(said), batch)
+    shares = []
+    for weight, values, task in ((0.25, s1, mixed[0]), (0.25, s2, mixed[1]), (0.5, fp, mixed[2])):
+        own = which(task.seen, 0, 200)  # the image that each pixel is of
+        valid, sure, aim = (of.gather(0, own) for of in (known, confidence >= 0.6, classes))
+        total = total + weight * (cross_entropy(values, aim) * (sure & valid)).sum() / valid.sum()
+        shares.append((own != torch.arange(2)[:, None, None]).float().mean().item())
+    assert min(shares[:2]) > 0.1
+    assert shares[2] == 0
+    assert 0.3 < known.float().mean() < 0.95
+    (total / 2).backward()
+    assert float(terms["train/loss"]) == pytest.approx(total.item() / 2, rel=1e-5)
+    assert logits.grad is not None
+    moved = (logits - student.logits).detach() / 0.5  # by plain SGD of rate 0.5
+    torch.testing.assert_close(moved, logits.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [0, 3, 4])
+def test_features_are_disturbed_in_the_step_as_the_method_says(step: int) -> None:
+    """Complementary halves, on the branches' places of the batch alone, drawn anew at each step."""
+
+    class Recording(Fixed):
+        def forward(self, images: Tensor, disturb: Any = None) -> Tensor:
+            self.factors = disturb([images, torch.ones(len(images), 50, 2, 2)])[1]
+            return super().forward(images)
+
+    branches = tuple(Branch(features=ChannelDropout(half=half)) for half in ("first", "second"))  # type: ignore[arg-type]
+    method = Method(branches=branches)
+    config, student = run_of(method), Recording(6)
+    state = State(student=student, teacher=SaysOnly(answers()), optimizer=config.optimizer.build(student))  # type: ignore[arg-type]
+    state.step = step
+    train_step(config, state, unlabelled(crops(*HERE), crops(*THERE), crops(*THERE)))
+    labelled, one, other = student.factors.split(2)
+    assert (labelled == 1).all()
+    assert torch.equal(one + other, torch.full_like(one, 2))
+    expected = method.disturbance(
+        plan(method, Says(answers()), unlabelled(crops(*HERE), crops(*THERE), crops(*THERE))),
+        after=2,
+        moment=Moment(step, 100),
+    )
+    assert expected is not None
+    assert torch.equal(expected([labelled, torch.ones(6, 50, 2, 2)])[1], student.factors)
+    assert (one[0] != one[1]).any()
+
+
+# --- what counts
+
+
+@pytest.mark.parametrize("mean_over", ["known", "counted"])
+@pytest.mark.parametrize("threshold", [0.0, 0.6, 0.9])
+def test_the_mean_is_over_the_known_or_over_the_counted_pixels(threshold: float, mean_over: Any) -> None:
+    method = Method(target=Hard(threshold=threshold), distance=SoftCrossEntropy(), mean_over=mean_over)
+    said = answers()
+    batch = unlabelled(crops(*BEYOND), replace(crops(*BEYOND), image=crops(*THERE).image))
+    batch = replace(batch, students=(replace(batch.students[0], warp=batch.teacher.warp),))  # type: ignore[union-attr]
+    (task,) = plan(method, Says(said), batch)
+    logits = torch.randn(2, CLASSES, *SIZE, generator=torch.Generator().manual_seed(2))
+    known = crops(*BEYOND).view(VIEWS).known[:, 0].numpy()
+    p, z = said.numpy().astype(np.float64), logits.numpy().astype(np.float64)
+    losses = np.log(np.exp(z).sum(1)) - np.take_along_axis(z, p.argmax(1)[:, None], 1)[:, 0]
+    kept = known & (said.amax(1).numpy() >= threshold)
+    assert 0 < kept.sum() <= known.sum() < known.size
+    expected = losses[kept].sum() / (known.sum() if mean_over == "known" else kept.sum())
+    assert method.consistency((logits,), [task]).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mean_over", ["known", "counted"])
+@pytest.mark.parametrize("distance", [*DISTANCES, SoftCrossEntropy()], ids=str)
+@pytest.mark.parametrize("target", [Hard(threshold=1.0), Adaptive(start=1.0, momentum=1.0)], ids=str)
+def test_a_batch_without_one_sure_pixel_gives_zero_and_zero_gradients(
+    target: Any, distance: Any, mean_over: Any
+) -> None:
+    student = convolutional()
+    method = Method(target=target, distance=distance, mean_over=mean_over)
+    batch = unlabelled(crops(*HERE), crops(*THERE))
+    (task,) = plan(method, Says(answers()), batch)
+    assert task.target.known.any()
+    loss = consistency(method, student, Says(answers()), batch)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and (p.grad == 0).all() for p in student.parameters())
+
+
+@pytest.mark.parametrize("mean_over", ["known", "counted"])
+@pytest.mark.parametrize("target", [Hard(), LowEntropy(), Adaptive(), Adaptive(per_class=True), Sharpen()], ids=str)
+def test_a_step_of_which_nothing_is_known_changes_no_weight(target: Any, mean_over: Any) -> None:
+    """No label, no overlap: every term is 0 / 0 unless it is meant."""
+    method = Method(target=target, mean_over=mean_over, weight=10)
+    moved = move(method, unlabelled(crops(*HERE), crops(*NOWHERE)))
+    assert (moved == 0).all()
+
+
+def test_what_targets_remember_is_handed_on_and_not_changed_in_place() -> None:
+    method = Method(target=Adaptive(momentum=0.5), branches=(Branch(), Branch()))
+    before = {"threshold": torch.full((CLASSES,), 0.5), "of another": torch.ones(1)}
+    copies = {name: tensor.clone() for name, tensor in before.items()}
+    batch = unlabelled(crops(*HERE), crops(*THERE), crops(*HERE))
+    _, after = method.plan(
+        batch, student=nn.Identity(), teacher=Says(answers()), views=VIEWS, moment=MOMENT, memory=before
+    )
+    assert all(torch.equal(before[name], tensor) for name, tensor in copies.items())
+    assert (after["threshold"] != 0.5).all()
+    assert torch.equal(after["of another"], before["of another"])
+    _, unasked = method.plan(
+        replace(batch, teacher=None),
+        student=nn.Identity(),
+        teacher=Says(answers()),
+        views=VIEWS,
+        moment=MOMENT,
+        memory=before,
+    )
+    assert unasked is before
+
+
 # --- weights
+
+
+def test_supervised_weight_scales_the_labelled_term_and_no_other() -> None:
+    label = torch.randint(CLASSES, (2, *SIZE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    batch = replace(unlabelled(crops(*HERE), crops(*THERE)), labelled=crops(*HERE, label=label))
+    by_labels = move(Method(weight=0), batch)
+    torch.testing.assert_close(
+        move(Method(weight=0, supervised_weight=0.25), batch), 0.25 * by_labels, rtol=1e-3, atol=1e-6
+    )
+    both, quarter = move(Method(weight=3), batch), move(Method(weight=3, supervised_weight=0.25), batch)
+    torch.testing.assert_close(both - quarter, 0.75 * by_labels, rtol=1e-3, atol=1e-5)
+    assert by_labels.norm() > 1e-3
+    assert (both - by_labels).norm() > 1e-3
 
 
 def test_branches_add_up_with_their_weights() -> None:
     here, there, beyond = crops(*HERE), crops(*THERE), crops(*BEYOND)
-    student, teacher = convolutional(0).eval(), Ema().build(convolutional(1))
+    student, teacher = convolutional(0).eval(), built(Ema(), convolutional(1))
     single = [consistency(Method(), student, teacher, unlabelled(here, seen)).item() for seen in (there, beyond)]
     method = Method(branches=(Branch(weight=0.25), Branch(weight=3.0)))
     both = consistency(method, student, teacher, unlabelled(here, there, beyond)).item()
@@ -450,7 +779,7 @@ def test_without_branches_there_are_no_tasks_and_a_step_is_supervised_only() -> 
     labelled = crops(*HERE, label=label)
     method = Method(branches=(), weight=100)
     student = convolutional(0)
-    assert plan(method, Ema().build(student), Batch(labelled, None, ())) == []
+    assert plan(method, built(Ema(), student), Batch(labelled, None, ())) == []
     assert method.consistency((), []).item() == 0
 
     loss = nn.functional.cross_entropy(student(labelled.view(VIEWS).data), label.long(), ignore_index=IGNORE)
@@ -461,7 +790,57 @@ def test_without_branches_there_are_no_tasks_and_a_step_is_supervised_only() -> 
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"frame": "teacher"}, {"branches": ({"weight": 0.0},)}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weight": -1.0},
+        {"frame": "teacher"},
+        {"branches": ({"weight": 0.0},)},
+        {"branches": ({"sees": "labelled"},)},
+        {"supervised_weight": 0.0},
+        {"mean_over": "all"},
+    ],
+    ids=str,
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Method(**wrong)
+
+
+OWN = Ema(mode="train", buffers="own")
+BOTH = Itself(gradient="both")
+
+
+@pytest.mark.parametrize(
+    ("impossible", "remedy"),
+    [
+        ({"teacher": TeacherMemory(size=(4, 4)), "branches": (Branch(mix=CutMix()),)}, "mix another"),
+        ({"teacher": TeacherMemory(size=(4, 4)), "branches": (Branch(mix=MixUp()), Branch())}, "mix another"),
+        ({"teacher": BOTH, "distance": Kl()}, "gradient: student"),
+        ({"teacher": BOTH, "branches": (Branch(), Branch(distance=Kl()))}, "gradient: student"),
+        ({"teacher": BOTH, "target": Hard()}, "gradient: student"),
+        ({"teacher": BOTH, "target": Sharpen()}, "gradient: student"),
+        ({"teacher": OWN, "branches": ()}, "buffers=average"),
+        ({"teacher": Ensemble(every=2, of=OWN), "branches": ()}, "buffers=average"),
+    ],
+    ids=str,
+)
+def test_impossible_combination_is_refused_with_its_remedy(impossible: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        Method(**impossible)
+
+
+@pytest.mark.parametrize(
+    "possible",
+    [
+        {"teacher": TeacherMemory(size=(4, 4)), "branches": (Branch(), Branch(mix=CutMix()))},
+        {"teacher": TeacherMemory(size=(4, 4)), "branches": ()},
+        {"teacher": BOTH, "distance": Kl(), "branches": (Branch(distance=Squared(over_classes="sum")),)},
+        {"teacher": OWN},
+        {"teacher": Ensemble(every=2, of=OWN)},
+        {"frame": "source", "branches": (Branch(mix=NoMix()),)},
+    ],
+    ids=str,
+)
+def test_combinations_next_to_the_impossible_are_taken(possible: dict[str, Any]) -> None:
+    Method(**possible)
