@@ -129,8 +129,9 @@ def _spread(values: Sequence[float]) -> str:
 def _print(rows: Rows, config: Config, console: Console) -> None:
     title = f"{config.out}: mIoU on {config.eval.split} in percent, step {config.steps}, seed {config.seed}"
     shown = Table(title=Text(title))
-    for heading in ("network", "last", "over supervised-only", "best of all"):
-        shown.add_column(heading, justify="left" if heading == "network" else "right")
+    shown.add_column("network", no_wrap=True)
+    for heading in ("last", "over the first", "best of all"):
+        shown.add_column(heading, justify="right")
     baseline = rows["supervised-only"]["last"]
     for name, value in rows.items():
         known = value["last"] is not None and baseline is not None

@@ -102,7 +102,7 @@ def percent(value: float | None) -> str:
 def predicted(network: torch.nn.Module, image: Image, views: Views) -> tuple[Image, NDArray[np.float32]]:
     """The class (H, W) uint8 and its probability (H, W) of every pixel of an image (H, W, 3) uint8."""
     device = next(network.parameters()).device
-    logits = network.eval()(views.normalise(torch.from_numpy(image)[None].to(device)))
+    logits = network.eval()(views.normalise(torch.from_numpy(np.stack([image])).to(device)))
     confidence, classes = logits[0].softmax(0).max(0)
     return classes.byte().cpu().numpy(), confidence.cpu().numpy()
 

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from test_configs import camvid
 from mtseg import checkpoint, cli
 from mtseg.config import written
 from mtseg.log import read
-from mtseg.report import coloured
+from mtseg.report import coloured, predicted
+from mtseg.views import Views
 
 ROOT = Path(__file__).parent.parent
 
@@ -281,6 +283,18 @@ def test_importing_the_package_opens_no_connection():
         "import mtseg.compare"
     )
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], cwd=ROOT, check=True)
+
+
+def test_an_image_that_may_not_be_written_to_is_predicted_without_a_warning():
+    import numpy as np
+    import torch
+
+    image = np.zeros((4, 6, 3), np.uint8)
+    image.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classes, confidence = predicted(torch.nn.Conv2d(3, 2, 1), image, Views(crop=(16, 16)))
+    assert classes.shape == confidence.shape == (4, 6)
 
 
 def test_label_pictures_use_the_palette_and_show_ignored_pixels_white():
