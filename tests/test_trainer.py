@@ -19,20 +19,70 @@ from mtseg.state import State, build
 from mtseg.trainer import fit, train_step
 
 CPU = torch.device("cpu")
+HARD = [
+    "method.target={kind: hard, threshold: 0.155}",
+    "method.distance={kind: cross_entropy}",
+    "views.student.geometry=shared",
+]
 METHODS = {
     "mean teacher": ["method.teacher.kind=ema"],
     "paper's teacher": ["method.teacher={kind: ema, mode: train, buffers: own, early_decay: 0.5, early_steps: 2}"],
     "cutmix, shared geometry": ["method.branches=[{mix: {kind: cutmix}}]", "views.student.geometry=shared"],
     "source frame, KL": ["method.frame=source", "method.distance={kind: kl}"],
     "supervised": ["method.branches=[]"],
+    "pi": ["method.teacher={kind: itself, gradient: both, average: {decay: 0.9, buffers: copy}}"],
+    "temporal ensembling": ["method.teacher={kind: memory, size: [24, 32], decay: 0.8}", "batch.unlabelled=4"],
+    "ensemble": ["method.teacher={kind: ensemble, every: 3, of: {decay: 0.9}}", "method.target={kind: sharpen}"],
+    "ensemble's current": [
+        "method.teacher={kind: ensemble, count: 3, every: 1, answer: current, of: {mode: train, buffers: own}}"
+    ],
+    "fixmatch": [
+        "method.teacher={kind: itself, mode: eval}",
+        "method.branches=[{mix: {kind: cutmix, p: 0.5}}]",
+        *HARD,
+    ],
+    "unimatch": [
+        "method.teacher={kind: itself}",
+        "method.branches=[{weight: 0.25, mix: {kind: cutmix}}, {weight: 0.25, mix: {kind: cutmix}}, "
+        "{weight: 0.5, sees: teacher, features: {kind: channel_dropout}}]",
+        *HARD,
+        "method.target.threshold=0.3",
+    ],
+    "unimatch's second": [
+        "method.branches=[{features: {kind: channel_dropout, half: first, share: 0.5}}, "
+        "{features: {kind: channel_dropout, half: second, share: 0.5}}]",
+        *HARD,
+    ],
+    "vat": [
+        "method.teacher={kind: itself}",
+        "method.branches=[{sees: teacher, adversary: {kind: vat, size: 0.5}}, {distance: {kind: entropy}}]",
+        "method.distance={kind: kl}",
+    ],
+    "ict": ["method.branches=[{sees: teacher, mix: {kind: mixup}}]"],
+    "classmix, labelled cutmix": [
+        "method.branches=[{mix: {kind: classmix}}, {mix: {kind: cutmix, p: 1.0, partner: labelled}}]",
+        "method.mean_over=counted",
+        *HARD,
+    ],
+    "cutout, bands, dice": [
+        "method.branches=[{mix: {kind: cutout}}, {mix: {kind: bands}}]",
+        "views.student.geometry=shared",
+        "method.supervised={kind: dice}",
+    ],
+    "low entropy": ["method.target={kind: low_entropy, drop: 0.5}", "method.distance={kind: cross_entropy}"],
+    "adaptive": ["method.target={kind: adaptive, start: 0.15, momentum: 0.5}", "method.distance={kind: cross_entropy}"],
+    "adaptive, per class": [
+        "method.target={kind: adaptive, start: 0.2, momentum: 0.5, per_class: true}",
+        "method.supervised={kind: ohem, keep: 500}",
+    ],
     "adamw, cosine, clipping": ["optimizer={kind: adamw, lr: 0.01}", "schedule={kind: cosine, warmup: 2}", "clip=0.5"],
 }
 
 
 def begin(config: Config) -> tuple[State, Stream]:
     splits = config.data.build()
-    branches = len(config.method.branches)
-    stream = Stream(splits, views=config.views, sizes=config.batch, branches=branches, seed=config.seed)
+    students = config.method.views_of_student if config.method.branches else None
+    stream = Stream(splits, views=config.views, sizes=config.batch, students=students, seed=config.seed)
     return build(config, splits, CPU), stream
 
 
@@ -70,6 +120,8 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_to_the_bit(words, tm
     assert [path.name for path in checkpoint.steps(broken.out / "checkpoints")] == ["step-00000002"]
     assert fit(broken, quiet=True) == expected
     assert files(broken.out, 4) == files(whole.out, 4)
+    trained = [line for line in map(json.loads, (whole.out / "metrics.jsonl").open()) if "train/loss" in line]
+    assert trained[-1].get("train/loss_cons", 0) > 0 or not whole.method.branches  # something was there to resume
     optimizers = [checkpoint.load_newest(run.out / "checkpoints")[0].rest["optimizer"] for run in (whole, broken)]
     for one, other in zip(*(list(o["state"].values()) for o in optimizers), strict=True):
         assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
@@ -118,6 +170,33 @@ def test_the_seed_decides_the_run(tmp_path):
     a, b, c = (files(config.out, 4) for config in runs.values())
     assert a == b
     assert a["student.safetensors"] != c["student.safetensors"]
+
+
+@pytest.mark.parametrize("words", METHODS.values(), ids=METHODS)
+def test_every_methods_consistency_reaches_every_weight_of_the_student_and_none_that_is_evaluated(words, tmp_path):
+    """The labelled term is cut off, so that any gradient there is comes from the unlabelled images."""
+    config = tiny(tmp_path, *words, "method.ramp={kind: constant}")
+    if not config.method.branches:
+        pytest.skip("supervised training has no consistency")
+    state, stream = begin(config)
+    batch = stream[0]
+    train_step(config, state, batch)  # residual branches begin with a scale of 0, and memories empty
+    batch.labelled.label.fill_(255)  # type: ignore[union-attr]
+    before = [parameter.clone() for parameter in state.student.parameters()]
+    gradients = {}
+    for name, parameter in state.student.named_parameters():
+        parameter.register_hook(lambda gradient, name=name: gradients.update({name: gradient.clone()}))
+    terms = train_step(config, state, batch)
+    assert float(terms["train/loss_cons"]) > 0
+    assert 0 < float(terms["train/known"]) <= 1
+    assert 0 < float(terms["train/kept"]) <= 1
+    if not any(getattr(branch.mix, "partner", "") == "labelled" for branch in config.method.branches):
+        assert float(terms["train/loss_sup"]) == 0
+    for name, _ in state.student.named_parameters():
+        assert gradients[name].isfinite().all(), name
+        assert gradients[name].abs().max() > 0, name
+    assert not any(torch.equal(p, q) for p, q in zip(before, state.student.parameters(), strict=True))
+    assert all(p.grad is None and not p.requires_grad for p in state.teacher.module.parameters())
 
 
 @pytest.mark.parametrize("words", [METHODS["mean teacher"], METHODS["source frame, KL"]], ids=["student", "source"])
@@ -177,12 +256,13 @@ def test_metrics_hold_every_step_and_evaluation_once_and_only_finite_json(tmp_pa
     assert list((config.out / "tensorboard").iterdir())
 
 
-def test_the_logged_loss_is_the_sum_of_its_terms(tmp_path):
-    config = tiny(tmp_path / "run")
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_logged_loss_is_the_sum_of_its_terms(share, tmp_path):
+    config = tiny(tmp_path / "run", f"method.supervised_weight={share}")
     fit(config, quiet=True)
     lines = [json.loads(line) for line in (config.out / "metrics.jsonl").open()]
     for line in (line for line in lines if "train/loss" in line):
-        expected = line["train/loss_sup"] + line["train/weight"] * line["train/loss_cons"]
+        expected = share * line["train/loss_sup"] + line["train/weight"] * line["train/loss_cons"]
         assert line["train/loss"] == pytest.approx(expected, rel=1e-5)
 
 
