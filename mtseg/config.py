@@ -31,7 +31,8 @@ class Config:
 
     `out` is the run's folder. `resume`: `auto` continues what is there, `never` refuses a folder with a run.
     `clip` is the largest gradient norm (null: no clipping). A checkpoint is written every `checkpoint_every`
-    steps and at the end; the newest `keep` are kept.
+    steps and at the end; the newest `keep` are kept. `diagnose_with_masks` logs how often the teacher's answers are
+    true, where the unlabelled images have masks; nothing is trained on them.
     """
 
     data: Data
@@ -42,6 +43,7 @@ class Config:
     schedule: Schedule = Poly()
     batch: BatchSizes = BatchSizes()
     steps: Count
+    diagnose_with_masks: bool = False
     clip: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     eval: Evaluation = Evaluation()
@@ -52,6 +54,13 @@ class Config:
     keep: Count = 2
     workers: Annotated[int, Field(ge=0)] = 2
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.model.heads == 2) != (self.method.logit_distance is not None):
+            raise ValueError(
+                f"model.heads: {self.model.heads} and method.logit_distance: {self.method.logit_distance} do not fit; "
+                "give two heads and a distance, such as 0.01, or one head and null"
+            )
 
 
 def load(words: Sequence[str]) -> Config:

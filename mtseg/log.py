@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Scalars = dict[str, float]
+SHOWN = ("loss", "loss_sup", "loss_cons", "weight", "known", "kept", "lr")  # of a step's values, on the console
 
 
 class Log:
@@ -67,14 +68,21 @@ class Log:
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
 
-    def train(self, step: int, values: Scalars, *, images_per_step: int) -> None:
-        """Record a training step's `values` and show them, with the images a second since the last record."""
-        self.scalars(step, values)
+    def warn(self, sentences: list[str]) -> None:
+        """Lines that ask for the reader's attention."""
+        for sentence in sentences:
+            self.say(f"look: {sentence}")
+
+    def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
+        """Record a training step's `values`, numbers and lists of numbers, and show some, with the images a second."""
+        lists = {key: value for key, value in values.items() if isinstance(value, list)}
+        values = {key: value for key, value in values.items() if key not in lists}
+        self.scalars(step, values, aside=lists)
         before, then = self._since
         speed = (step - before) * images_per_step / max(time.perf_counter() - then, 1e-9)
         self._since = (step, time.perf_counter())
         self._board.add_scalar("train/images_per_second", speed, step)
-        shown = "  ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in values.items())
+        shown = "  ".join(f"{key} {values[f'train/{key}']:.4g}" for key in SHOWN if f"train/{key}" in values)
         shown += f"  {speed:.0f} images/s"
         self._progress.update(self._task, completed=step, shown=shown)
         if not self._live:
@@ -82,9 +90,11 @@ class Log:
 
     def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
         """Record and show the scores of the networks in `found`, by name."""
+        ahead = _number(found["teacher"]["mIoU"]) - _number(found["student"]["mIoU"])
         self.scalars(
             step,
-            {f"{split}_{name}/mIoU": _number(scores["mIoU"]) for name, scores in found.items()},
+            {f"{split}_{name}/mIoU": _number(scores["mIoU"]) for name, scores in found.items()}
+            | {f"{split}/teacher_ahead": ahead},
             aside={f"{split}_{name}": scores for name, scores in found.items()},
         )
         self.say(f"step {step}/{self._total}  {summary(split, found)}")

@@ -1,7 +1,7 @@
 """A method is a table row: teacher, target, branches, distance, weight and ramp. Here the row becomes a loss."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, cast
 
 import numpy as np
@@ -10,15 +10,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.data.stream import Batch, Crops
+from mtseg.ema import Ema
 from mtseg.geometry import View, source_frame
 from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average
-from mtseg.mix import Mix, NoMix, Task
+from mtseg.mix import Mix, NoMix, Task, sureness
 from mtseg.part import part
 from mtseg.perturb import ChannelDropout, Features, Vat, disturbance
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
 from mtseg.targets import Memory, Moment, Soft, Target, one_hot
-from mtseg.teachers import Ema, Ensemble, Itself, Teacher, TeacherState
+from mtseg.teachers import Ensemble, Itself, Teacher, TeacherState
 from mtseg.teachers import Memory as MemoryOfImages
 from mtseg.views import Views
 
@@ -40,6 +41,15 @@ class Branch:
     distance: Distance | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a step asks of the student, what targets remember after it, and the teacher's answer in its own view."""
+
+    tasks: list[Task]
+    memory: Memory
+    answer: View | None = None
+
+
 @part
 class Method:
     """A row of the table of methods. Without branches it is supervised training (whose teacher is still an average).
@@ -49,7 +59,8 @@ class Method:
     pixels (a pixel left out by a threshold still divides, as in FixMatch) or by the sum of the weights (`counted`).
     `frame` is where the two are compared: in the `student`'s view, to which only the teacher's probabilities are
     warped, or in the `source` image's own frame, to which both are (the literal inverse warping; its gradient passes
-    through the sampler).
+    through the sampler). `logit_distance`, for a model with two heads: the second head answers the consistency, and
+    this times the squared distance of their logits, summed over classes, is added (the paper's section 3.4).
     """
 
     supervised: Supervised = CrossEntropy()
@@ -62,6 +73,7 @@ class Method:
     ramp: Schedule = Constant()
     mean_over: Literal["known", "counted"] = "known"
     frame: Literal["student", "source"] = "student"
+    logit_distance: Annotated[float, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         mixed = any(not isinstance(branch.mix, NoMix) for branch in self.branches)
@@ -92,41 +104,55 @@ class Method:
 
     def plan(
         self, batch: Batch, *, student: nn.Module, teacher: TeacherState, views: Views, moment: Moment, memory: Memory
-    ) -> tuple[list[Task], Memory]:
-        """Ask the teacher, bring its answer to each branch's frame, make targets of it, mix; and what to remember.
+    ) -> Plan:
+        """Ask the teacher, bring its answer to each branch's frame, make targets of it, mix.
 
         No gradient passes, but to the teacher's side where the teacher asks for that.
         """
         if batch.teacher is None:
-            return [], memory
+            return Plan([], memory)
         asked = batch.teacher.view(views)
         answer = teacher.answer(student, asked, batch.teacher.index)
-        students, tasks = iter(batch.students), []
+        students, tasks, remembered = iter(batch.students), [], []
         rng = generator(moment.seed, "mixing", moment.step)
         for branch in self.branches:
             seen = asked if branch.sees == "teacher" else next(students).view(views)
             known = answer.seen_from(seen if self.frame == "student" else source_frame(seen))
-            aim, weight, memory = self.target(known, moment, memory)
+            aim, weight, after = self.target(known, moment, memory)
+            remembered.append(after)
             if branch.adversary is not None:
                 seen = replace(seen, data=branch.adversary(student, seen.data, rng))
-            task = Task(seen, replace(known, data=aim), weight, batch.teacher.index)
+            task = Task(seen, replace(known, data=aim), weight, batch.teacher.index, sureness(known))
             other = task.partners() if branch.mix.partner == "unlabelled" else _labelled(batch.labelled, task, views)
             tasks.append(branch.mix(task, other, rng))
-        return tasks, memory
+        return Plan(tasks, remembered[0], answer)  # a step is remembered once, whatever the number of branches
+
+    def answers(
+        self, student: nn.Module, images: Tensor, disturb: Callable[[Features], Features] | None
+    ) -> tuple[Tensor, Tensor]:
+        """The student's logits of its class head, and of the head that answers the consistency: the same, of one."""
+        if self.logit_distance is None:
+            logits: Tensor = student(images) if disturb is None else student(images, disturb)
+            return logits, logits
+        first, second = student(images, disturb, both=True)
+        return first, second
 
     def disturbance(
         self, tasks: Sequence[Task], *, after: int, moment: Moment
     ) -> Callable[[Features], Features] | None:
         """What is done to the features of a batch of `after` labelled images and the tasks' images; None: nothing.
 
-        Branches draw alike, so that the halves of a pair of complementary dropouts fit.
+        The halves of a pair of complementary dropouts draw alike, so that they fit; all others for themselves.
         """
 
-        def draw(level: int) -> np.random.Generator:
-            return generator(moment.seed, "features", moment.step, level)
+        def of(number: int) -> Callable[[int], np.random.Generator]:
+            return lambda level: generator(moment.seed, "features", moment.step, number, level)
 
-        parts = [(branch.features, len(task.weight), draw) for branch, task in zip(self.branches, tasks, strict=False)]
-        return disturbance([(None, after, draw), *parts])
+        parts: list[tuple[ChannelDropout | None, int, Callable[[int], np.random.Generator]]] = [(None, after, of(0))]
+        for number, (branch, task) in enumerate(zip(self.branches, tasks, strict=False), start=1):
+            paired = branch.features is not None and branch.features.half is not None
+            parts.append((branch.features, len(task.weight), of(0 if paired else number)))
+        return disturbance(parts)
 
     def consistency(self, logits: Sequence[Tensor], tasks: Sequence[Task]) -> Tensor:
         """The branches' distances, each a mean over its pixels, weighted and summed; without the ramp."""
@@ -144,6 +170,12 @@ class Method:
             total = total + branch.weight * mean
         return total
 
+    def head_cost(self, logits: Tensor, agreeing: Tensor) -> Tensor:
+        """What keeps the two heads' logits (B, K, *S) together; 0 for one head."""
+        if self.logit_distance is None:
+            return logits.new_zeros(())
+        return self.logit_distance * (logits.float() - agreeing.float()).square().sum(1).mean()
+
     def weight_at(self, step: int, total: int) -> float:
         """The consistency weight of a step, ramp included."""
         return self.weight * self.ramp(step, total)
@@ -156,4 +188,4 @@ def _labelled(crops: Crops, task: Task, views: Views) -> Task:
     target = one_hot(label, task.target.data.shape[1])
     seen = View(view.data[which.to(view.data.device)], view.warp[which], view.known[which.to(view.data.device)])
     known = target.sum(1, keepdim=True) > 0
-    return Task(seen, View(target, seen.warp, known), known.float(), crops.index[which])
+    return Task(seen, View(target, seen.warp, known), known.float(), crops.index[which], task.sure)

@@ -23,16 +23,38 @@ class Task:
     target: the probabilities it should give (B, K, H, W), in the frame of comparison, and where they are known
     weight: (B, 1, H, W) float32 in [0, 1], how much each pixel counts
     index:  (B,) int64 on the CPU, which image of its pool
+    sure:   (B,) float32 in [0, 1], how sure the teacher is of each image (`sureness` of its answer)
     """
 
     seen: View
     target: View
     weight: Tensor
     index: Tensor
+    sure: Tensor
 
     def partners(self) -> "Task":
-        """The next image of the batch for each; B = 1 has no other, so it stays the image itself."""
-        return Task(_rolled(self.seen), _rolled(self.target), self.weight.roll(-1, 0), self.index.roll(-1, 0))
+        """The next other image of the batch for each; where there is no other, it stays the image itself."""
+        index, batch = self.index.tolist(), len(self.index)
+
+        def partner(i: int) -> int:
+            return next((j % batch for j in range(i + 1, i + batch) if index[j % batch] != index[i]), i)
+
+        return self.at(torch.tensor([partner(i) for i in range(batch)]))
+
+    def at(self, which: Tensor) -> "Task":
+        """The images at `which` (B',) int64 on the CPU, in that order."""
+        here = which.to(self.weight.device, non_blocking=True)
+
+        def chosen(view: View) -> View:
+            return View(view.data[here], view.warp[which], view.known[here])
+
+        return Task(chosen(self.seen), chosen(self.target), self.weight[here], self.index[which], self.sure[here])
+
+
+def sureness(answer: View) -> Tensor:
+    """The mean highest probability over the known pixels, (B,) in [0, 1]; 0 where nothing is known."""
+    sure = torch.where(answer.known, answer.data.amax(1, keepdim=True), 0).sum((1, 2, 3))
+    return sure / answer.known.sum((1, 2, 3)).clamp_min(1)
 
 
 @part
@@ -50,7 +72,7 @@ class NoMix:
 class CutMix:
     """A rectangle of another image replaces that of this one (Yun et al. 2019; French et al. 2020).
 
-    With probability `p` for each image, or, `unsure`, with the share of it that the target is not sure of (1 - mean
+    With probability `p` for each image, or, `unsure`, with the share of it that the teacher is not sure of (1 - mean
     highest probability, over its known pixels; AugSeg, Zhao et al. 2023). The rectangle's share of the area is uniform
     in `area`, its width over its height log-uniform in [1 / aspect, aspect]; it lies wholly inside: one too long for
     the image is as long as that, and as much wider. `partner`: the next unlabelled image, or a labelled one, whose
@@ -70,7 +92,7 @@ class CutMix:
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
         mask = rectangles(len(task.weight), task.seen.size, rng, area=self.area, aspect=self.aspect)
         drawn = torch.from_numpy(rng.random(len(mask))).to(task.weight.device, torch.float32, non_blocking=True)
-        chance = _unsureness(task.target) if self.unsure else torch.full_like(drawn, self.p)
+        chance = 1 - task.sure if self.unsure else torch.full_like(drawn, self.p)
         mask = mask.to(task.weight.device, non_blocking=True)
         return paste(task, other, mask & (drawn < chance)[:, None, None, None])
 
@@ -195,17 +217,7 @@ def rectangles(batch: int, size: Size, rng: np.random.Generator, *, area: tuple[
     return mask
 
 
-def _unsureness(target: View) -> Tensor:
-    """1 - the mean highest probability over the known pixels, (B,) in [0, 1]; 1 where nothing is known."""
-    sure = torch.where(target.known, target.data.amax(1, keepdim=True), 0).sum((1, 2, 3))
-    return 1 - sure / target.known.sum((1, 2, 3)).clamp_min(1)
-
-
 def _check_area(area: tuple[float, float]) -> None:
     low, high = area
     if not 0 < low <= high < 1:
         raise ValueError(f"area: [{low}, {high}] is not a range of shares; give 0 < low <= high < 1")
-
-
-def _rolled(view: View) -> View:
-    return View(view.data.roll(-1, 0), view.warp.roll(-1, 0), view.known.roll(-1, 0))

@@ -1,10 +1,11 @@
 """Networks: segmentation-models-pytorch by architecture and encoder name, padded to any image size."""
 
+import copy
 import difflib
 import inspect
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -35,7 +36,8 @@ class Smp:
 
     `arch` is one of its architectures (`unet`, `deeplabv3plus`, `segformer`, ...), `encoder` one of its encoders
     or `tu-NAME` for timm's. `weights`: `none`, `imagenet` (downloaded once, explicitly, by build) or a file,
-    .safetensors or .pth, of encoder weights. `options` are further arguments of the architecture; null: none.
+    .safetensors or .pth, of encoder weights. `options` are further arguments of the architecture; null: none. With 2
+    `heads`, a second one, beside the first on the same decoder, answers the consistency (`method.logit_distance`).
     """
 
     kind: Literal["smp"] = "smp"
@@ -43,6 +45,7 @@ class Smp:
     encoder: str = "resnet50"
     weights: Path = Path("imagenet")
     options: dict[str, JsonValue] | None = None
+    heads: Literal[1, 2] = 1
 
     def build(self, classes: int, *, pretrained: bool = True) -> "Padded":
         """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes, H, W).
@@ -63,7 +66,7 @@ class Smp:
         if pretrained and str(self.weights) != "none":
             depth = len(network.encoder.out_channels) - 1
             load_encoder(network.encoder, self._encoder_weights(depth), source=str(self.weights))
-        return Padded(network)
+        return Padded(network, heads=self.heads)
 
     def _known_encoder(self) -> str:
         import segmentation_models_pytorch as smp
@@ -85,20 +88,38 @@ Model = Annotated[Smp, Field()]
 class Padded(nn.Module):
     """A network that needs sides divisible by its stride, for any size: edges are replicated, then cut off."""
 
-    def __init__(self, network: Any) -> None:
+    second: nn.Module | None  # the head beside the network's own
+
+    def __init__(self, network: Any, *, heads: int = 1) -> None:
         super().__init__()
         self.network = network
         self.stride = int(network.encoder.output_stride)
+        self.second = _like_new(network.segmentation_head) if heads == 2 else None
 
-    def forward(self, images: Tensor, disturb: Callable[[list[Tensor]], list[Tensor]] | None = None) -> Tensor:
-        """Logits (B, K, H, W) of `images` (B, 3, H, W); `disturb` is done to the encoder's features on their way."""
+    def forward(
+        self, images: Tensor, disturb: Callable[[list[Tensor]], list[Tensor]] | None = None, *, both: bool = False
+    ) -> Any:
+        """Logits (B, K, H, W) of `images` (B, 3, H, W); of `both` heads, a pair of them, where there are two.
+
+        `disturb` is done to the encoder's features on their way to the decoder.
+        """
         h, w = images.shape[-2:]
         down, right = -h % self.stride, -w % self.stride
         if down or right:
             images = F.pad(images, (0, right, 0, down), mode="replicate")
-        hook = (
-            self.network.encoder.register_forward_hook(lambda _, __, features: disturb(features)) if disturb else None
-        )
+        decoded: list[Tensor] = []
+        with ExitStack() as hooks:
+            if disturb is not None:
+                hook = self.network.encoder.register_forward_hook(lambda _, __, features: disturb(features))
+                hooks.callback(hook.remove)
+            if both:
+                head = self.network.segmentation_head
+                hooks.callback(head.register_forward_pre_hook(lambda _, maps: decoded.append(maps[0])).remove)
+            logits = self._logits(images)[..., :h, :w]
+        second = self.second if both else None
+        return logits if second is None else (logits, second(decoded[0])[..., :h, :w])
+
+    def _logits(self, images: Tensor) -> Tensor:
         try:
             logits: Tensor = self.network(images)
         except torch.OutOfMemoryError:
@@ -108,15 +129,22 @@ class Padded(nn.Module):
                 f"model: the network cannot take images of {tuple(images.shape)} (batch, channels, height, width): "
                 f"{' '.join(str(error).split())[:300]}; choose larger batches, another views.crop or another model.arch"
             ) from error
-        finally:
-            if hook is not None:
-                hook.remove()
         if logits.shape[-2:] != images.shape[-2:]:  # to cut these would be to train on an enlarged corner
             raise ValueError(
                 f"model: the maps are {tuple(logits.shape[-2:])} for images of {tuple(images.shape[-2:])} (height, "
                 f"width); divide model.options.upsampling by {logits.shape[-1] / images.shape[-1]:g}"
             )
-        return logits[..., :h, :w]
+        return logits
+
+
+def _like_new(module: nn.Module) -> nn.Module:
+    """A copy of `module` with initial weights of its own."""
+    twin = copy.deepcopy(module)
+    for inner in twin.modules():
+        reset = getattr(inner, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return twin
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

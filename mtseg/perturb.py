@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtseg.ema import probabilities
 from mtseg.geometry import Probability
 from mtseg.part import part
-from mtseg.teachers import probabilities
 
 Features = list[Tensor]  # of an encoder, finest first; each (B, C_i, H_i, W_i)
 Positive = Annotated[float, Field(gt=0)]

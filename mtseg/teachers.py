@@ -4,20 +4,18 @@ A teacher is asked with the teacher's view of a batch and the images' numbers in
 of class probabilities (B, K, *S) in float32; after each update of the student it follows.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from mtseg.ema import Ema, EmaTeacher, check_average, probabilities
 from mtseg.geometry import View, source_frame
 from mtseg.mix import Task
 from mtseg.part import part
 
-Decay = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -36,53 +34,6 @@ class TeacherState(Protocol):
 
 
 @part
-class Ema:
-    """An exponential moving average of the student (Tarvainen & Valpola 2017, eq. 2).
-
-    After update t = 0, 1, ... of the student: teacher <- a teacher + (1 - a) student, with
-    a = min(1 - 1 / (t + 1), decay), and `early_decay` in place of `decay` for the first `early_steps` updates
-    (the paper: 0.99, then 0.999 once the ramp-up is over). The first update copies the student.
-
-    `mode` is the teacher's behaviour when it gives targets: `train` (its own batch statistics, dropout; the paper)
-    or `eval` (running statistics). `buffers`, its batch-norm statistics: `average` them like parameters,
-    `copy` the student's, or keep its `own` (gathered by its own forwards, so with `train` only). Integer
-    buffers are copied. Evaluation always uses running statistics.
-    """
-
-    kind: Literal["ema"] = "ema"
-    decay: Decay = 0.99
-    early_decay: Decay | None = None
-    early_steps: Annotated[int, Field(ge=0)] = 0
-    mode: Literal["train", "eval"] = "eval"
-    buffers: Literal["average", "copy", "own"] = "average"
-
-    def __post_init__(self) -> None:
-        if self.mode == "eval" and self.buffers == "own":
-            raise ValueError(
-                "mode 'eval' never refreshes buffers of the teacher's own; "
-                "use buffers 'average' or 'copy', or mode 'train'"
-            )
-        if (self.early_decay is None) != (self.early_steps == 0):
-            raise ValueError(
-                f"early_decay ({self.early_decay}) and early_steps ({self.early_steps}) go together; "
-                "give both or neither"
-            )
-
-    def decay_at(self, update: int) -> float:
-        """a of the update number `update`, counted from 0."""
-        early = self.early_decay is not None and update < self.early_steps
-        limit = self.early_decay if early and self.early_decay is not None else self.decay
-        return min(1 - 1 / (update + 1), limit)
-
-    def averaging(self) -> "Ema":
-        """How weights are averaged, without a say in how answers are given."""
-        return Ema(decay=self.decay, early_decay=self.early_decay, early_steps=self.early_steps)
-
-    def build(self, student: nn.Module, images: int, classes: int) -> "EmaTeacher":
-        return EmaTeacher(self, student)
-
-
-@part
 class Itself:
     """The student answers for itself (Pi-model, FixMatch, UniMatch); averaged weights are kept for evaluation only.
 
@@ -97,7 +48,7 @@ class Itself:
     average: Ema = Ema()
 
     def __post_init__(self) -> None:
-        _check_average(self.average)
+        check_average(self.average)
 
     def averaging(self) -> Ema:
         return self.average.averaging()
@@ -122,7 +73,7 @@ class Memory:
     average: Ema = Ema()
 
     def __post_init__(self) -> None:
-        _check_average(self.average)
+        check_average(self.average)
 
     def averaging(self) -> Ema:
         return self.average.averaging()
@@ -153,37 +104,6 @@ class Ensemble:
 
 
 Teacher = Annotated[Ema | Itself | Memory | Ensemble, Field(discriminator="kind")]
-
-
-class EmaTeacher:
-    """The running state of an `Ema`: a float32 shadow of the student and the number of updates so far."""
-
-    def __init__(self, rule: Ema, student: nn.Module) -> None:
-        self.rule = rule
-        self.updates = 0
-        self.module: nn.Module = copy.deepcopy(student).float().requires_grad_(False)
-
-    @torch.no_grad()
-    def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
-        """Its probabilities for normalised images `asked`, in their view; no gradient."""
-        aside = self.rule.buffers != "own"
-        return View(probabilities(self.module, asked.data, mode=self.rule.mode, aside=aside), asked.warp, asked.known)
-
-    @torch.no_grad()
-    def update(self, student: nn.Module, tasks: Sequence[Task] = (), logits: Sequence[Tensor] = ()) -> None:
-        """Follow `student` after its optimizer step."""
-        decay = self.rule.decay_at(self.updates)
-        _follow(self.module.parameters(), student.parameters(), decay)
-        if self.rule.buffers != "own":
-            _follow(self.module.buffers(), student.buffers(), decay if self.rule.buffers == "average" else 0.0)
-        self.updates += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs besides the module's own weights."""
-        return {"updates": self.updates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = int(state["updates"])
 
 
 class ItselfTeacher:
@@ -287,6 +207,9 @@ class EnsembleTeacher:
 
     def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
         self.current.update(student)
+        for teacher in self.teachers:
+            if teacher.updates == 0:  # its turn is yet to come: until then it is the student, not the initial weights
+                teacher.follow(student, 0.0)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -296,30 +219,3 @@ class EnsembleTeacher:
         self.updates = int(state["updates"])
         for teacher, each in zip(self.teachers, state["each"], strict=True):
             teacher.load_state_dict(each)
-
-
-def probabilities(network: nn.Module, images: Tensor, *, mode: Literal["train", "eval"], aside: bool) -> Tensor:
-    """Class probabilities (B, K, *S) in float32 of normalised `images` (B, C, *S); `network` is left in `mode`.
-
-    `aside`: what train mode writes into the buffers of batch normalisation goes into copies.
-    """
-    network.train(mode == "train")
-    copies = {name: buffer.clone() for name, buffer in network.named_buffers()} if aside and mode == "train" else {}
-    logits: Tensor = functional_call(network, copies, (images,))
-    return logits.float().softmax(1)
-
-
-def _check_average(average: Ema) -> None:
-    if average.mode == "train":
-        raise ValueError("average.mode: 'train' is how a teacher answers, and the average gives none; leave it out")
-
-
-def _follow(teacher: Iterable[Tensor], student: Iterable[Tensor], decay: float) -> None:
-    """teacher <- decay teacher + (1 - decay) student in two launches; what is not floating point is copied."""
-    pairs = [(t, s.to(t.dtype)) for t, s in zip(teacher, student, strict=True)]
-    averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-    copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-    if averaged:
-        torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
-    if copied:
-        torch._foreach_copy_([t for t, _ in copied], [s for _, s in copied])

@@ -1,5 +1,6 @@
 """The training loop. It knows steps; it knows neither methods nor data sets. Read from `fit` down."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, cast
@@ -11,9 +12,9 @@ from mtseg import checkpoint
 from mtseg.config import Config, differences, of_run, written
 from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Stream, loader
+from mtseg.diagnostics import Alarms, health, pseudo_accuracy
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.log import Log, summary
-from mtseg.losses import average
 from mtseg.optim import set_lr
 from mtseg.randomness import reseed_torch
 from mtseg.signals import Stopped, listening
@@ -60,67 +61,86 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Ca
     found = None if state.step == 0 else log.scores(state.step, config.eval.split)
     if state.step == config.steps and found is not None:
         log.say(f"{config.out} is finished already: {summary(config.eval.split, found)}")
-    elif state.step > 0 and found is None and _due(config.eval.every, state, config):
+    elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
         found = _evaluated(config, splits, state, log)  # it was stopped before this, or in it
+    alarms = Alarms(splits.classes)
     for batch in _batches(config, splits, start=state.step, device=device):
-        terms = train_step(config, state, batch.to(device))
-        if _due(config.log_every, state, config):
-            log.train(state.step, _read(terms, state.step), images_per_step=_images(config))
+        terms = train_step(config, state, batch.to(device), watch=_due(config.log_every, state.step + 1, config))
+        if _due(config.log_every, state.step, config):
+            values = _read(terms, state.step)
+            log.train(state.step, values, images_per_step=_images(config))
+            log.warn(alarms.train(values))
         if asked := asked_by():  # an evaluation that is due now is made when the run continues
             save(config, state, log.length())
             raise Stopped(f"{config.out} stopped on {asked}, saved at step {state.step}; the same command continues it")
-        if _due(config.eval.every, state, config):
+        if _due(config.eval.every, state.step, config):
             found = _evaluated(config, splits, state, log)
-        if _due(config.checkpoint_every, state, config):
+            log.warn(alarms.evaluated(found))
+        if _due(config.checkpoint_every, state.step, config):
             save(config, state, log.length())
     assert found is not None
     return found
 
 
-def train_step(config: Config, state: State, batch: Batch) -> dict[str, Tensor | float]:
-    """One update of the student and of its teacher; returns what to log, still on the device."""
-    method, step = config.method, state.step
-    reseed_torch(config.seed, "dropout", step)
-    set_lr(state.optimizer, config.schedule(step, config.steps))
-    moment = Moment(step, config.steps, config.seed)
-    tasks, state.memory = method.plan(
+def train_step(config: Config, state: State, batch: Batch, *, watch: bool = False) -> dict[str, Tensor | float]:
+    """One update of the student and of its teacher; returns what to log, still on the device.
+
+    `watch`: the health of the targets too.
+    """
+    method, moment = config.method, Moment(state.step, config.steps, config.seed)
+    reseed_torch(config.seed, "dropout", state.step)
+    set_lr(state.optimizer, config.schedule(state.step, config.steps))
+    plan = method.plan(
         batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
     )
+    tasks, label = plan.tasks, cast(Tensor, batch.labelled.label)
 
     labelled = batch.labelled.view(config.views).data
     state.student.train()
     # One forward for all: its batch normalisation sees labelled and unlabelled images together.
     images = torch.cat([labelled, *(task.seen.data for task in tasks)])
     disturb = method.disturbance(tasks, after=len(labelled), moment=moment)
-    logits = state.student(images) if disturb is None else state.student(images, disturb)
-    on_labelled, *on_tasks = logits.split([len(labelled), *(len(task.seen.data) for task in tasks)])
+    logits, agreeing = method.answers(state.student, images, disturb)
+    on_tasks = agreeing[len(labelled) :].split([len(task.seen.data) for task in tasks])
 
-    supervised = method.supervised(on_labelled, cast(Tensor, batch.labelled.label))
-    consistency = method.consistency(tuple(on_tasks), tasks)
-    weight = method.weight_at(step, config.steps)
-    loss = method.supervised_weight * supervised + weight * consistency
+    supervised = method.supervised(logits[: len(labelled)], label)
+    consistency = method.consistency(on_tasks, tasks)
+    weight = method.weight_at(state.step, config.steps)
+    loss = method.supervised_weight * supervised + weight * consistency + method.head_cost(logits, agreeing)
 
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if config.clip is not None:
         nn.utils.clip_grad_norm_(state.student.parameters(), config.clip)
     state.optimizer.step()
-    state.teacher.update(state.student, tasks, [values.detach() for values in on_tasks])
+    on_tasks = [values.detach() for values in on_tasks]
+    state.teacher.update(state.student, tasks, on_tasks)
+    state.memory = plan.memory
     state.step += 1
 
-    terms: dict[str, Tensor | float] = {"train/loss": loss.detach(), "train/loss_sup": supervised.detach()}
+    terms: dict[str, Tensor | float] = {"loss": loss.detach(), "loss_sup": supervised.detach()}
     if tasks:
         known = torch.stack([task.target.known.float().mean() for task in tasks]).mean()
-        kept = torch.stack([average(task.weight, task.target.known) for task in tasks]).mean()
-        terms |= {"train/loss_cons": consistency.detach(), "train/weight": weight}
-        terms |= {"train/known": known, "train/kept": kept}
-    return terms | {"train/lr": state.optimizer.param_groups[-1]["lr"]}
+        terms |= {"loss_cons": consistency.detach(), "weight": weight, "known": known}
+    if tasks and watch:
+        terms |= health(tasks, on_tasks, label)
+        if batch.teacher is not None and batch.teacher.label is not None and plan.answer is not None:
+            answer = plan.answer.seen_from(batch.teacher.view(config.views))
+            terms["pseudo_accuracy"] = pseudo_accuracy(answer, batch.teacher.label)
+    return terms | {"lr": state.optimizer.param_groups[-1]["lr"]}
 
 
 def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
     method = config.method
     students = method.views_of_student if method.branches else None
-    stream = Stream(splits, views=config.views, sizes=config.batch, students=students, seed=config.seed)
+    stream = Stream(
+        splits,
+        views=config.views,
+        sizes=config.batch,
+        students=students,
+        seed=config.seed,
+        masks=config.diagnose_with_masks,
+    )
     return loader(stream, range(start, config.steps), workers=config.workers, pin=device.type == "cuda")
 
 
@@ -128,15 +148,17 @@ def _images(config: Config) -> int:
     return config.batch.labelled + config.batch.unlabelled * len(config.method.branches)
 
 
-def _due(every: int, state: State, config: Config) -> bool:
-    return state.step % every == 0 or state.step == config.steps
+def _due(every: int, step: int, config: Config) -> bool:
+    return step % every == 0 or step == config.steps
 
 
-def _read(terms: dict[str, Tensor | float], step: int) -> dict[str, float]:
-    values = {key: float(value) for key, value in terms.items()}
-    if not torch.isfinite(torch.tensor(values["train/loss"])):
+def _read(terms: dict[str, Tensor | float], step: int) -> dict[str, Any]:
+    """The terms as numbers and lists of numbers, under the names of the log."""
+    values = {f"train/{key}": term.tolist() if isinstance(term, Tensor) else term for key, term in terms.items()}
+    loss = float(terms["loss"])
+    if not math.isfinite(loss):
         raise ValueError(
-            f"the loss is {values['train/loss']} at step {step}: lower optimizer.lr, or set clip=1, in a new out="
+            f"the loss is {loss} at step {step}; train with a lower optimizer.lr, or clip=1, in a new out="
         )
     return values
 

@@ -87,6 +87,7 @@ def test_where_and_how_fast_a_run_computes_is_no_difference(tmp_path):
         (["method.teacher.buffers=own"], ["method.teacher", "eval", "own", "train"]),
         (["method.frame=source", "method.branches=[{mix: {kind: cutmix}}]"], ["method", "frame", "student"]),
         (["views.crop=[8, 64]"], ["views.crop[0]", "16"]),
+        (["model.heads=2"], ["model.heads: 2", "method.logit_distance", "0.01"]),
         (["data.kind=scene"], ["data.kind", "'scene'", "'scenes'"]),
         (["views.student.colour=[{name: Jitter}]"], ["views.student.colour[0]", "ColorJitter"]),
         (["views.student.colour=[{name: Rotate}]"], ["views.student.colour[0]", "'Rotate'"]),
@@ -104,7 +105,7 @@ def test_a_mistake_is_one_message_with_path_value_and_remedy(words, says):
 
 
 def test_a_part_can_be_built_and_refused_in_python_too():
-    from mtseg.teachers import Ema
+    from mtseg.ema import Ema
 
     with pytest.raises(ValueError, match="decay"):
         Ema(decay=1.5)

@@ -22,7 +22,7 @@ def a_task(seed: int, batch: int = 3) -> Task:
     known = torch.rand(batch, 1, *SIZE) < 0.7
     target = View((2 * torch.randn(batch, K, *SIZE)).softmax(1), warp, known)
     seen = View(torch.randn(batch, 3, *SIZE), warp, known)
-    return Task(seen, target, torch.rand(batch, 1, *SIZE).round(), torch.arange(batch))
+    return Task(seen, target, torch.rand(batch, 1, *SIZE).round(), torch.arange(batch), torch.ones(batch))
 
 
 def by_hand(tasks: list[Task], logits: list[Tensor], label: Tensor) -> dict[str, Any]:
@@ -66,7 +66,11 @@ def test_health_is_what_counting_by_hand_gives() -> None:
 def test_health_of_nothing_known_or_labelled_is_zero_and_finite() -> None:
     task = a_task(0)
     nothing = Task(
-        task.seen, View(task.target.data, task.target.warp, task.target.known & False), task.weight, task.index
+        task.seen,
+        View(task.target.data, task.target.warp, task.target.known & False),
+        task.weight,
+        task.index,
+        task.sure,
     )
     found = health([nothing], [torch.randn(3, K, *SIZE)], torch.full((1, *SIZE), IGNORE, dtype=torch.uint8))
     assert all(torch.equal(value, torch.zeros_like(value)) for value in found.values())

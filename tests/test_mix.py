@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtseg.geometry import View
 from mtseg.losses import average
-from mtseg.mix import Bands, ClassMix, CutMix, CutOut, MixUp, NoMix, Task, paste
+from mtseg.mix import Bands, ClassMix, CutMix, CutOut, MixUp, NoMix, Task, paste, sureness
 
 EXAMPLES = settings(max_examples=60, deadline=None)
 SIZES = [(64, 96), (96, 64), (80, 80), (40, 160)]
@@ -43,7 +43,7 @@ def draw(seed: int, batch: int, size: tuple[int, int] = (9, 12)) -> Task:
     powers = np.exp(2 * rng.standard_normal((batch, CLASSES, *size)))
     seen, target = view(rng.standard_normal((batch, 3, *size))), view(powers / powers.sum(1, keepdims=True))
     weight = torch.from_numpy(rng.random((batch, 1, *size))).float()
-    return Task(seen, target, weight, torch.from_numpy(rng.permutation(batch) + 100 * seed))
+    return Task(seen, target, weight, torch.from_numpy(rng.permutation(batch) + 100 * seed), sureness(target))
 
 
 def flat(value: float, batch: int, size: tuple[int, int]) -> Task:
@@ -51,7 +51,7 @@ def flat(value: float, batch: int, size: tuple[int, int]) -> Task:
     known = torch.ones((batch, 1, *size), dtype=torch.bool)
     seen = View(torch.full((batch, 1, *size), float(value)), torch.eye(3).expand(batch, 3, 3), known)
     target = View(torch.full((batch, 2, *size), 0.5), seen.warp, known)
-    return Task(seen, target, torch.ones(batch, 1, *size), torch.arange(batch))
+    return Task(seen, target, torch.ones(batch, 1, *size), torch.arange(batch), sureness(target))
 
 
 def maps(task: Task) -> dict[str, Tensor]:
@@ -225,7 +225,7 @@ def test_each_image_is_mixed_in_its_own_way(mix: Any) -> None:
             View(view.data.repeat(16, 1, 1, 1), view.warp.repeat(16, 1, 1), view.known.repeat(16, 1, 1, 1))
             for view in (one.seen, one.target)
         )
-        return Task(seen, target, one.weight.repeat(16, 1, 1, 1), one.index.repeat(16))
+        return Task(seen, target, one.weight.repeat(16, 1, 1, 1), one.index.repeat(16), one.sure.repeat(16))
 
     mixed = mix(sixteen(task), sixteen(other), np.random.default_rng(0)).seen.data.numpy()
     assert len({image.tobytes() for image in mixed}) > (
@@ -239,7 +239,7 @@ def test_mixing_never_waits_for_the_device(mix: Any) -> None:
 
     def shape(task: Task) -> Task:
         seen, target = (View(v.data.to("meta"), v.warp, v.known.to("meta")) for v in (task.seen, task.target))
-        return Task(seen, target, task.weight.to("meta"), task.index)
+        return Task(seen, target, task.weight.to("meta"), task.index, task.sure.to("meta"))
 
     mixed = mix(shape(draw(15, 3)), shape(draw(16, 3)), np.random.default_rng(0))
     for name, values in maps(mixed).items():
@@ -357,7 +357,8 @@ def confident(values: list[float], size: tuple[int, int]) -> Task:
     mean = torch.tensor(values)[:, None, None]
     highest = mean + spread * torch.minimum(mean - 0.5, 1 - mean)
     data = torch.stack([1 - highest, highest], dim=1)
-    return replace(task, target=replace(task.target, data=data))
+    target = replace(task.target, data=data)
+    return replace(task, target=target, sure=sureness(target))
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])  # which has no say
@@ -376,13 +377,13 @@ def test_what_is_unknown_of_an_image_does_not_make_it_unsure() -> None:
     known[:, :, 2:] = False
     for beyond in (0.0, 0.5, 1.0):
         data = torch.where(known, torch.tensor([0.4, 0.6])[:, None, None], beyond)
-        half = replace(task, target=View(data, task.target.warp, known))
+        half = replace(task, sure=sureness(View(data, task.target.warp, known)))
         assert pasted(CutMix(unsure=True), half, flat(1, 4000, (4, 4))).any((1, 2)).mean() == chance(0.4, 4000)
 
 
 def test_an_image_of_which_nothing_is_known_is_wholly_unsure() -> None:
     task = confident([1.0] * 50, (4, 4))
-    nothing = replace(task, target=replace(task.target, known=torch.zeros_like(task.target.known)))
+    nothing = replace(task, sure=sureness(replace(task.target, known=torch.zeros_like(task.target.known))))
     assert pasted(CutMix(unsure=True), nothing, flat(1, 50, (4, 4))).any((1, 2)).all()
 
 
@@ -570,3 +571,25 @@ def test_shares_are_beta_distributed(alpha: float) -> None:
         assert distance_of_uniform(2 / math.pi * np.arcsin(np.sqrt(share))) < 1.95
     if alpha == 1:
         assert distance_of_uniform(share) < 1.95
+
+
+@pytest.mark.parametrize(
+    ("index", "partners"),
+    [
+        ([5, 6, 7], [1, 2, 0]),
+        (
+            [5, 5, 7],
+            [2, 2, 0],
+        ),  # the same image twice in a batch, where one pass over the pool ends and the next begins
+        ([5, 7, 5], [1, 2, 1]),
+        ([5, 5], [0, 1]),
+        ([5], [0]),
+    ],
+)
+def test_the_partner_is_the_next_image_of_the_batch_that_is_another_one(index: list[int], partners: list[int]) -> None:
+    task = replace(draw(3, len(index), (4, 5)), index=torch.tensor(index))
+    other = task.partners()
+    for name, values in maps(other).items():
+        assert torch.equal(values, maps(task)[name][torch.tensor(partners)]), name
+    assert other.index.tolist() == [index[i] for i in partners]
+    assert torch.equal(other.sure, task.sure[torch.tensor(partners)])

@@ -424,3 +424,17 @@ def test_images_that_a_network_cannot_take_are_the_users_error_with_their_shape(
     with pytest.raises(ValueError, match=r"cannot take images of \(1, 3, 32, 32\)"):
         model(torch.zeros(1, 3, 32, 32))
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4, 32, 32)
+
+
+def test_two_heads_stand_on_one_decoder_with_weights_of_their_own_and_the_first_alone_is_asked_otherwise() -> None:
+    one, two = (small(heads=heads).build(4).eval() for heads in (1, 2))
+    images = torch.randn(2, 3, 33, 40)
+    head = sum(p.numel() for p in one.network.segmentation_head.parameters())
+    assert sum(p.numel() for p in two.parameters()) == sum(p.numel() for p in one.parameters()) + head
+    first, second = two(images, both=True)
+    assert first.shape == second.shape == (2, 4, 33, 40)
+    assert torch.equal(two(images), first)
+    assert not torch.equal(first, second)
+    two.second.load_state_dict(two.network.segmentation_head.state_dict())
+    torch.testing.assert_close(two(images, both=True)[1], first)
+    assert not two.network.segmentation_head._forward_pre_hooks

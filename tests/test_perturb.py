@@ -86,7 +86,7 @@ def tasks(*sizes: int) -> list[Task]:
     made = []
     for size in sizes:
         view = View(torch.zeros(size, 3, 4, 4), torch.eye(3).double().repeat(size, 1, 1), torch.ones(size, 1, 4, 4) > 0)
-        made.append(Task(view, view, torch.ones(size, 1, 4, 4), torch.arange(size)))
+        made.append(Task(view, view, torch.ones(size, 1, 4, 4), torch.arange(size), torch.ones(size)))
     return made
 
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from mtseg.ema import Ema, EmaTeacher
 from mtseg.geometry import View
 from mtseg.losses import Squared
 from mtseg.mix import Task
-from mtseg.teachers import Ema, EmaTeacher, Ensemble, Itself, Memory, MemoryTeacher, Panel
+from mtseg.teachers import Ensemble, Itself, Memory, MemoryTeacher, Panel
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -466,7 +467,13 @@ def said(seed: int, batch: int = 2, size: tuple[int, int] = (6, 7)) -> Tensor:
 
 def remember(teacher: MemoryTeacher, logits: Tensor, index: Any, seen: View | None = None) -> None:
     seen = as_view(torch.zeros(len(logits), 3, *logits.shape[2:])) if seen is None else seen
-    task = Task(seen, replace(seen, data=torch.zeros_like(logits)), torch.ones_like(logits[:, :1]), torch.tensor(index))
+    task = Task(
+        seen,
+        replace(seen, data=torch.zeros_like(logits)),
+        torch.ones_like(logits[:, :1]),
+        torch.tensor(index),
+        torch.ones(len(index)),
+    )
     teacher.update(nn.Linear(1, 1), [task], [logits])
 
 
@@ -607,8 +614,15 @@ def test_an_image_that_is_twice_in_a_batch_is_remembered_as_it_was_seen_last() -
 def test_memory_is_of_the_first_branch_alone_and_of_its_own_images() -> None:
     teacher = a_memory()
     seen = as_view(torch.zeros(2, 3, 6, 7))
+    target = replace(seen, data=torch.zeros(2, 5, 6, 7))
     one, other = (
-        Task(seen, replace(seen, data=torch.zeros(2, 5, 6, 7)), torch.ones(2, 1, 6, 7), torch.tensor(index))
+        Task(
+            seen,
+            target,
+            torch.ones(2, 1, 6, 7),
+            torch.tensor(index),
+            torch.ones(2),
+        )
         for index in ([0, 1], [2, 3])
     )
     teacher.update(nn.Linear(1, 1), [one, other], [said(0), said(1)])
@@ -642,7 +656,7 @@ def test_memory_of_another_number_of_images_is_refused(images: int) -> None:
 
 @pytest.mark.parametrize(("count", "every"), [(2, 1), (2, 3), (3, 2)])
 def test_one_of_the_ensemble_follows_at_a_time_in_turns_of_every_steps(count: int, every: int) -> None:
-    """Each is the average of the students of its own turns, and of them alone."""
+    """Each is the average of the students of its own turns, and of them alone; until its first, it is the student."""
     student = network()
     teacher = built(Ensemble(count=count, every=every, of=Ema(decay=0.7)), student)
     expected = [vector(student.parameters())] * count
@@ -654,6 +668,7 @@ def test_one_of_the_ensemble_follows_at_a_time_in_turns_of_every_steps(count: in
         a = min(1 - 1 / (turns[turn] + 1), 0.7)
         expected[turn] = a * expected[turn] + (1 - a) * vector(student.parameters())
         turns[turn] += 1
+        expected = [mine if n else vector(student.parameters()) for mine, n in zip(expected, turns, strict=True)]
         for member, weights in zip(teacher.module.members, expected, strict=True):
             np.testing.assert_allclose(vector(member.parameters()), weights, atol=1e-4)
     assert len({weights.tobytes() for weights in expected}) == count
@@ -667,7 +682,7 @@ def test_answer_is_the_mean_of_all_or_the_one_whose_turn_it_is() -> None:
         turn = (update // 2) % 2
         torch.testing.assert_close(predict(mean, images(), student), (each[0] + each[1]) / 2)
         torch.testing.assert_close(predict(current, images(), student), each[turn])
-        if update > 0:
+        if update > 2:  # both have had a turn
             assert not torch.allclose(each[0], each[1], atol=0.01)
         shake(student, update)
         for teacher in (mean, current):
@@ -741,3 +756,16 @@ def test_state_dict_keeps_the_turn_of_an_ensemble_and_the_warmup_of_each(stop: i
 def test_settings_that_would_not_act_are_refused(rule: Any, settings: Any, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         rule(**settings)
+
+
+def test_a_member_whose_turn_is_yet_to_come_is_the_student_and_not_its_initial_weights() -> None:
+    student = network()
+    teacher = built(Ensemble(count=3, every=2), student)
+    for update in range(3):
+        shake(student, 50 + update)
+        teacher.update(student, [], [])
+    first, second, third = (member.module.state_dict() for member in teacher.teachers)
+    now = student.state_dict()
+    assert all(torch.equal(second[name], now[name]) for name in now)  # in its first turn since this update
+    assert all(torch.equal(third[name], now[name]) for name in now)
+    assert not all(torch.equal(first[name], now[name]) for name in now)

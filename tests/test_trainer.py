@@ -75,6 +75,7 @@ METHODS = {
         "method.target={kind: adaptive, start: 0.2, momentum: 0.5, per_class: true}",
         "method.supervised={kind: ohem, keep: 500}",
     ],
+    "two heads": ["model.heads=2", "method.logit_distance=0.01"],
     "adamw, cosine, clipping": ["optimizer={kind: adamw, lr: 0.01}", "schedule={kind: cosine, warmup: 2}", "clip=0.5"],
 }
 
@@ -100,8 +101,8 @@ class Died(Exception):
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Make training die after `step` updates, before anything of that step is written."""
 
-    def dying(config: Config, state: State, batch: object) -> dict[str, object]:
-        terms = train_step(config, state, batch)  # type: ignore[arg-type]
+    def dying(config: Config, state: State, batch: object, **options: bool) -> dict[str, object]:
+        terms = train_step(config, state, batch, **options)  # type: ignore[arg-type]
         if state.step == step:
             raise Died
         return terms
@@ -158,7 +159,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     config = tiny(tmp_path / "run")
     expected = fit(config, quiet=True)
     before = files(config.out, 4)
-    monkeypatch.setattr("mtseg.trainer.train_step", lambda *_: pytest.fail("a finished run took a step"))
+    monkeypatch.setattr("mtseg.trainer.train_step", lambda *_, **__: pytest.fail("a finished run took a step"))
     assert fit(config, quiet=True) == expected
     assert files(config.out, 4) == before
 
@@ -186,12 +187,12 @@ def test_every_methods_consistency_reaches_every_weight_of_the_student_and_none_
     gradients = {}
     for name, parameter in state.student.named_parameters():
         parameter.register_hook(lambda gradient, name=name: gradients.update({name: gradient.clone()}))
-    terms = train_step(config, state, batch)
-    assert float(terms["train/loss_cons"]) > 0
-    assert 0 < float(terms["train/known"]) <= 1
-    assert 0 < float(terms["train/kept"]) <= 1
+    terms = train_step(config, state, batch, watch=True)
+    assert float(terms["loss_cons"]) > 0
+    assert 0 < float(terms["known"]) <= 1
+    assert 0 < float(terms["kept"]) <= 1
     if not any(getattr(branch.mix, "partner", "") == "labelled" for branch in config.method.branches):
-        assert float(terms["train/loss_sup"]) == 0
+        assert float(terms["loss_sup"]) == 0
     for name, _ in state.student.named_parameters():
         assert gradients[name].isfinite().all(), name
         assert gradients[name].abs().max() > 0, name
@@ -215,8 +216,8 @@ def test_consistency_alone_moves_every_weight_of_the_student_and_none_of_the_tea
     for name, parameter in state.student.named_parameters():
         parameter.register_hook(lambda gradient, name=name: gradients.update({name: gradient.abs().max().item()}))
     terms = train_step(config, state, batch)
-    assert float(terms["train/loss_sup"]) == 0
-    assert float(terms["train/loss_cons"]) > 0
+    assert float(terms["loss_sup"]) == 0
+    assert float(terms["loss_cons"]) > 0
     silent = [name for name, _ in state.student.named_parameters() if not gradients.get(name, 0) > 0]
     assert silent == []
     assert all(p.grad is None and not p.requires_grad for p in state.teacher.module.parameters())
@@ -347,10 +348,10 @@ def test_a_signal_saves_the_step_it_came_in_and_the_continued_run_is_the_whole_o
     whole, asked = tiny(tmp_path / "whole"), tiny(tmp_path / "asked")
     expected = fit(whole, quiet=True)
 
-    def signalled(config: Config, state: State, batch: object) -> dict[str, object]:
+    def signalled(config: Config, state: State, batch: object, **options: bool) -> dict[str, object]:
         if state.step + 1 == step:
             signal.raise_signal(signal.Signals[name])
-        return train_step(config, state, batch)  # type: ignore[arg-type]
+        return train_step(config, state, batch, **options)  # type: ignore[arg-type]
 
     before = signal.getsignal(signal.Signals[name])
     with monkeypatch.context() as patch:
@@ -363,7 +364,7 @@ def test_a_signal_saves_the_step_it_came_in_and_the_continued_run_is_the_whole_o
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch):
-    def twice(*_: object) -> None:
+    def twice(*_: object, **__: bool) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         pytest.fail("still there")
@@ -448,8 +449,8 @@ def test_lost_metrics_are_said_and_the_rest_is_whole_lines_without_padding(left,
 def test_weights_that_are_no_numbers_end_the_run_and_leave_the_last_good_checkpoint(tmp_path, monkeypatch):
     config = tiny(tmp_path, "steps=6", "log_every=100")
 
-    def poisoned(config: Config, state: State, batch: object) -> dict[str, object]:
-        terms = train_step(config, state, batch)  # type: ignore[arg-type]
+    def poisoned(config: Config, state: State, batch: object, **options: bool) -> dict[str, object]:
+        terms = train_step(config, state, batch, **options)  # type: ignore[arg-type]
         if state.step == 3:
             next(state.student.parameters()).data.fill_(float("nan"))
         return terms
@@ -466,3 +467,46 @@ def test_a_moved_data_set_is_the_same_run_and_another_choice_of_labels_is_not(tm
 
     assert differences(camvid("here", 22), camvid("there", 22)) == []
     assert differences(camvid("here", 22), camvid("here", 45)) == ["data.labels: 22 -> 45"]
+
+
+def test_masks_of_unlabelled_images_are_looked_at_and_change_nothing(tmp_path):
+    for name, look in (("blind", "false"), ("looking", "true")):
+        fit(tiny(tmp_path / name, f"diagnose_with_masks={look}"), quiet=True)
+    blind, looking = (files(tmp_path / name, 4) for name in ("blind", "looking"))
+    for name in ("student.safetensors", "teacher.safetensors"):
+        assert blind[name] == looking[name]
+    values = [json.loads(line).get("train/pseudo_accuracy") for line in looking["metrics"].splitlines()]
+    assert all(0 < value < 1 for value in values if value is not None)
+    assert len([value for value in values if value is not None]) == 4
+    assert b"pseudo_accuracy" not in blind["metrics"]
+
+
+def test_accuracy_of_the_teachers_answers_is_that_of_its_view_against_the_masks(tmp_path):
+    config = tiny(tmp_path, "diagnose_with_masks=true")
+    state, _ = begin(config)
+    stream = Stream(
+        config.data.build(), views=config.views, sizes=config.batch, students=1, seed=config.seed, masks=True
+    )
+    batch = stream[0]
+    seen = batch.teacher.view(config.views)
+    with torch.no_grad():
+        said = state.teacher.module.eval()(seen.data).argmax(1)
+    counted = seen.known[:, 0] & (batch.teacher.label != 255)
+    expected = (said == batch.teacher.label)[counted].float().mean()
+    terms = train_step(config, state, batch, watch=True)
+    torch.testing.assert_close(terms["pseudo_accuracy"], expected)
+
+
+def test_health_is_logged_with_every_line_and_costs_nothing_in_between(tmp_path, monkeypatch):
+    from mtseg import trainer
+
+    asked = []
+    monkeypatch.setattr(trainer, "health", lambda *args: asked.append(1) or {"kept": torch.tensor(0.0)})
+    fit(tiny(tmp_path, "steps=7", "log_every=3"), quiet=True)
+    assert len(asked) == 3  # steps 3, 6 and the last
+
+
+def test_an_alarm_reaches_the_reader(tmp_path, capsys):
+    words = ["steps=12", "method.target={kind: hard, threshold: 1.0}", "method.distance={kind: cross_entropy}"]
+    fit(tiny(tmp_path, *words))
+    assert "look: under 1 % of the pixels are kept" in capsys.readouterr().out

@@ -86,11 +86,21 @@ class Stream(Dataset[Batch]):
     """Batch number `step`, for each step of a run.
 
     `students` is how many student views an unlabelled image gets beside the teacher's; None: no unlabelled images.
+    `masks`: the teacher's views have labels too, for diagnosis.
     """
 
-    def __init__(self, splits: Splits, *, views: Views, sizes: BatchSizes, students: int | None, seed: int) -> None:
+    def __init__(
+        self,
+        splits: Splits,
+        *,
+        views: Views,
+        sizes: BatchSizes,
+        students: int | None,
+        seed: int,
+        masks: bool = False,
+    ) -> None:
         self.splits, self.views, self.sizes = splits, views, sizes
-        self.students, self.seed = students, seed
+        self.students, self.seed, self.masks = students, seed, masks
         self._painters: dict[str, Painter] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,18 +111,24 @@ class Stream(Dataset[Batch]):
         if self.students is None:
             return Batch(labelled, None, ())
         shots = self._read("unlabelled", self.splits.unlabelled, self.sizes.unlabelled, step)
-        teacher = self._crops("teacher", shots, self._warps("teacher", shots, step), step)
+        warps = self._warps("teacher", shots, step)
+        teacher = self._crops("teacher", shots, warps, step)
+        if self.masks:
+            teacher = replace(teacher, label=self._labels(self.splits.unlabelled, shots, warps))
         return Batch(labelled, teacher, tuple(self._student(n, shots, teacher, step) for n in range(self.students)))
 
     def _labelled(self, step: int) -> Crops:
         source = self.splits.labelled
         shots = self._read("labelled", source, self.sizes.labelled, step)
         warps = self._warps("labelled", shots, step)
+        return replace(self._crops("labelled", shots, warps, step), label=self._labels(source, shots, warps))
+
+    def _labels(self, source: Source, shots: list[Shot], warps: list[Matrix]) -> Tensor:
         labels = [
             draw_label(self._label(source, i, image), warp, self.views.crop)
             for (i, image), warp in zip(shots, warps, strict=True)
         ]
-        return replace(self._crops("labelled", shots, warps, step), label=torch.from_numpy(np.stack(labels)))
+        return torch.from_numpy(np.stack(labels))
 
     def _student(self, branch: int, shots: list[Shot], teacher: Crops, step: int) -> Crops:
         if self.views.student.geometry == "shared":
