@@ -6,9 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
+from mtseg.data.cityscapes import Cityscapes
+from mtseg.data.coco import Coco
+from mtseg.data.folder import Folder
+from mtseg.data.idd import Idd
 from mtseg.data.scenes import Scenes
 from mtseg.data.stream import BatchSizes
+from mtseg.data.voc import Voc
 from mtseg.evaluate import Evaluation
 from mtseg.method import Method
 from mtseg.models import Smp
@@ -18,7 +24,10 @@ from mtseg.schedules import Poly, Schedule
 from mtseg.settings import dump, gather, read_yaml, to_yaml, validate
 from mtseg.views import Views
 
-Data = Annotated[Scenes | Camvid, Field(discriminator="kind")]
+Data = Annotated[
+    Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd,
+    Field(discriminator="kind"),
+]
 Count = Annotated[int, Field(ge=1)]
 
 # What may differ between a run and its continuation: where and how it is computed, not what.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mtseg import checkpoint
 from mtseg.config import Config, differences, of_run, written
+from mtseg.data.provenance import record
 from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Stream, loader
 from mtseg.evaluate import evaluate, scores, source_of
@@ -42,8 +43,10 @@ def fit(config: Config, *, quiet: bool = False) -> Scores:
     state = build(config, splits, device, pretrained=saved is None)
     length = 0 if saved is None else _restore(state, saved)
     config.out.mkdir(parents=True, exist_ok=True)
+    data = record(config.out, splits, continued=saved is not None)
     (config.out / "config.yaml").write_text(written(config))
     with Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log:
+        log.say(data.sentence())
         for sentence in damaged + ([f"continuing {config.out} at step {state.step}"] if saved else []):
             log.say(sentence)
         found = None
