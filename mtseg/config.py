@@ -71,6 +71,22 @@ def load(words: Sequence[str]) -> Config:
     return validate(Config, gather(words))
 
 
+@part
+class _Training:
+    data: Data
+
+
+def training_data(words: Sequence[str]) -> Data:
+    """The data set of command-line words with all its training images labelled, whatever share the words ask for."""
+    tree = dict(gather(words).get("data") or {})
+    if tree.get("kind") == "scenes":
+        raise ValueError("data.kind: scenes are drawn from a seed and have no files to list; set data.labels instead")
+    tree |= {"labels": "all", "split": None, "expect": {}}
+    if tree.get("kind") != "folder":
+        tree["unlabelled"] = "all"
+    return validate(_Training, {"data": tree}).data
+
+
 def of_run(run: Path) -> Config:
     """The config that the run in folder `run` was started with."""
     path = run / "config.yaml"
