@@ -41,7 +41,8 @@ class LabelMap:
         if len(self.colours) and len(self.table) == 1:
             raise ValueError(f"{where}: has one channel, and mask_map has colours alone; give its values in mask_map")
         last = len(self.table) - 1
-        return self.table[np.where(mask < 0, last, np.minimum(mask, last))]
+        values = mask.astype(np.int64)  # uint8 cannot hold `last`
+        return self.table[np.where((values < 0) | (values > last), last, values)]
 
     def _of_colours(self, mask: Raw, where: str) -> NDArray[np.int16]:
         if not len(self.colours):
