@@ -62,19 +62,18 @@ def _made(where: str, image: str, mask: str | None = None) -> Entry:
 
 def _json(path: Path, text: str) -> list[Entry]:
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=list)  # pairs, so that no key is lost that is there twice
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}; the list is not JSON") from None
-    if isinstance(tree, dict):
-        items: list[Any] = [(key, value if isinstance(value, str) else None) for key, value in tree.items()]
-    else:
-        items = tree if isinstance(tree, list) else [tree]
+    items = tree if isinstance(tree, list) else [tree]
     return [_item(f"{path}, entry {n}", item) for n, item in enumerate(items, start=1)]
 
 
 def _item(where: str, item: Any) -> Entry:
     fields = [item] if isinstance(item, str) else item
-    texts = isinstance(fields, list | tuple) and len(fields) in (1, 2) and isinstance(fields[0], str) and fields[0]
+    if isinstance(item, tuple):  # a key of an object, and what stands there
+        fields = [item[0], item[1] if isinstance(item[1], str) else None]
+    texts = isinstance(fields, list) and len(fields) in (1, 2) and isinstance(fields[0], str) and fields[0]
     if not texts or not isinstance(fields[-1], str | None):
         raise ValueError(f"{where}: {json.dumps(item)[:80]} is not an image, an id, or [image, mask]")
     return _made(where, *fields)
