@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -155,16 +156,20 @@ class _Finder:
         self.layout, self.tree = layout, tree
         pool = (layout.known or layout.train)()
         self.masks = dict(zip(pool.images, pool.masks, strict=True))
-        self.images: dict[str, list[str]] = {}
-        for image in pool.images:
-            self.images.setdefault(layout.id_of(image), []).append(image)
+
+    @cached_property  # lists of plain paths do without
+    def by_id(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for image in self.masks:
+            found.setdefault(self.layout.id_of(image), []).append(image)
+        return found
 
     def image(self, entry: Entry) -> str:
         """The image's name. Raises ValueError, with file and line, where there is none, or more than one."""
         name = self.tree.admit(entry.image, entry.where)
         if self.tree.has(name):
             return name
-        found = self.images.get(self.layout.id_of(name), [])
+        found = self.by_id.get(self.layout.id_of(name), [])
         if len(found) > 1:
             raise ValueError(f"{entry.where}: {name!r} may be {' or '.join(found[:2])}; write the path from the root")
         if not found:
@@ -179,8 +184,8 @@ class _Finder:
         image = self.image(entry)
         if not self.masks.get(image):
             raise ValueError(f"{entry.where}: {image!r} has no mask in {self.layout.name}, so it cannot be labelled")
-        if entry.mask is not None:
-            mask = self.tree.admit(entry.mask, entry.where)
-            if mask != self.masks[image] and self.layout.id_of(mask) != self.layout.id_of(image):
+        if entry.mask not in (None, self.masks[image]):
+            mask = self.tree.admit(str(entry.mask), entry.where)
+            if self.layout.id_of(mask) != self.layout.id_of(image):
                 raise ValueError(f"{entry.where}: {mask!r} is not the mask of {image!r}; mend the list")
         return Pair(image, self.masks[image])

@@ -1,7 +1,7 @@
 """The files under a root, each folder listed once: what is there, and what leads out of it."""
 
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -13,8 +13,8 @@ def is_image(name: str) -> bool:
 
 def without_suffix(name: str) -> str:
     """A name without its image suffix; any other dot stays."""
-    suffix = PurePosixPath(name).suffix
-    return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and f".{suffix.lower()}" in SUFFIXES else name
 
 
 class Tree:
