@@ -67,7 +67,7 @@ def split(arguments: Sequence[str] | None = None) -> int:
     """Choose labelled images by a seed and write lists of them: nested, so that each rung lies in the next."""
     parser = argparse.ArgumentParser(prog="split", description=split.__doc__)
     parser.add_argument("words", nargs="+", help="a data set, such as configs/data/camvid.yaml data.root=PATH")
-    parser.add_argument("--labels", nargs="+", required=True, help="the rungs: numbers of images or shares (1/16 1/8)")
+    parser.add_argument("--labels", required=True, help="the rungs, numbers of images or shares, as in 1/16,1/8,400")
     parser.add_argument("--how", choices=("random", "balanced", "sequence"), default="random", help="what is drawn")
     parser.add_argument("--sequence", default=r"(.*)/", help="regular expression whose group names an image's sequence")
     parser.add_argument("--seed", type=int, default=0)
@@ -136,8 +136,9 @@ def _split(parsed: argparse.Namespace) -> None:
     from mtseg.data.divide import divide
 
     splits, out = training_data(parsed.words).build(), Path(parsed.out)
-    said = divide(splits, parsed.labels, out, how=parsed.how, seed=parsed.seed, pattern=parsed.sequence)
-    for rung, facts in zip(parsed.labels, said, strict=True):
+    rungs = parsed.labels.split(",")
+    said = divide(splits, rungs, out, how=parsed.how, seed=parsed.seed, pattern=parsed.sequence)
+    for rung, facts in zip(rungs, said, strict=True):
         print(f"{out / rung.replace('/', '_')}: {facts['labelled']}")
 
 
