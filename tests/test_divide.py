@@ -109,7 +109,7 @@ def test_no_sequence_is_parted_and_smaller_rungs_lie_in_larger_ones(seed):
 def test_the_lists_of_a_ladder_part_the_training_images_and_are_read_back(how, tmp_path, capsys):
     root, out = trees.cityscapes(tmp_path / "city"), tmp_path / "splits"
     words = ["data.kind=cityscapes", f"data.root={root}", "data.labels=1/16", "data.unlabelled=rest"]
-    words += ["--labels", "1/2", "20", "--how", how, "--seed", "3", "--out", str(out)]
+    words += ["--labels", "1/2,20", "--how", how, "--seed", "3", "--out", str(out)]
     assert cli.main(["split", *words]) == 0
     shown = capsys.readouterr().out
     inner: set[str] = set()
@@ -137,9 +137,8 @@ def test_the_lists_of_a_ladder_part_the_training_images_and_are_read_back(how, t
 def test_a_random_ladder_is_the_choice_that_a_reader_makes_from_the_same_seed(tmp_path):
     root = trees.camvid(tmp_path / "camvid")
     config = Path(__file__).parent.parent / "configs/data/camvid.yaml"
-    cli.main(
-        ["split", str(config), f"data.root={root}", "--labels", "1/4", "--seed", "5", "--out", str(tmp_path / "s")]
-    )
+    words = [str(config), f"data.root={root}", "--labels", "1/4", "--seed", "5", "--out", str(tmp_path / "s")]
+    assert cli.main(["split", *words]) == 0
     chosen = Camvid(root=root, labels="1/4", split_seed=5).build().labelled
     assert (tmp_path / "s/1_4/labelled.txt").read_text().split() == [chosen.name(i) for i in range(len(chosen))]
 
