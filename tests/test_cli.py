@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 from runs import TINY
-from test_configs import camvid
+from trees import camvid
 
 from mtseg import cli
 from mtseg.log import read
