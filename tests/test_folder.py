@@ -255,6 +255,20 @@ def test_a_split_list_chooses_the_labelled_ones_of_a_folder(tmp_path):
     assert names(splits.unlabelled) == photos(0, 1, 3, 4, 5, 7) + [f"unlabelled/snap_{i}.png" for i in range(8)]
 
 
+def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path):
+    root = trees.own(tmp_path)
+    for kind, suffix in (("images", "jpg"), ("masks", "png")):
+        (root / f"labelled/{kind}/more").mkdir()
+        old = root / f"labelled/{kind}/photo_2.{suffix}"
+        (root / f"labelled/{kind}/more/photo_2.{suffix}").write_bytes(old.read_bytes())
+    (tmp_path / "list.txt").write_text("photo_1\nphoto_2\n")
+    keys = {"split": str(tmp_path / "list.txt"), "val": LABELLED}
+    with pytest.raises(ValueError, match=r"list\.txt, line 2: 'photo_2' may be .*more/photo_2\.jpg or .*photo_2\.jpg;"):
+        a_folder(root, **keys).build()
+    (tmp_path / "list.txt").write_text("photo_1\nlabelled/images/photo_2.jpg\n")
+    assert names(a_folder(root, **keys).build().labelled) == photos(1, 2)
+
+
 def test_a_palette_of_ones_own_is_used(tmp_path):
     splits = a_folder(trees.own(tmp_path), palette=["#000000", "804080", "#00008e"]).build()
     assert splits.palette.tolist() == [[0, 0, 0], [128, 64, 128], [0, 0, 142]]
