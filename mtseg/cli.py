@@ -139,7 +139,7 @@ def _split(parsed: argparse.Namespace) -> None:
     rungs = parsed.labels.split(",")
     said = divide(splits, rungs, out, how=parsed.how, seed=parsed.seed, pattern=parsed.sequence)
     for rung, facts in zip(rungs, said, strict=True):
-        print(f"{out / rung.replace('/', '_')}: {facts['labelled']}")
+        print(f"data.split={(out / rung.replace('/', '_')).resolve()}: {facts['labelled']}")
 
 
 def _share_cores(config: "Config") -> None:

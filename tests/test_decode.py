@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mtseg.data.decode import MAX_PIXELS, read_image, read_mask, size_of, turned
 
@@ -61,6 +61,13 @@ def test_a_jpeg_cut_off_anywhere_is_refused_by_name(progressive, tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=f"{path}: not a whole image"):
             read_image(path)
+
+
+def test_a_process_that_accepts_truncated_files_is_stopped(tmp_path, monkeypatch):
+    path = saved(tmp_path / "image.jpg", Image.fromarray(PIXELS))
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ValueError, match="LOAD_TRUNCATED_IMAGES = False"):
+        read_image(path)
 
 
 def test_a_png_cut_off_anywhere_is_refused_by_name(tmp_path):

@@ -269,6 +269,8 @@ def test_split_and_labels_are_not_mixed_and_both_spellings_are_not_guessed_betwe
     (tmp_path / "labelled.txt").write_text("2007_000039\n")
     with pytest.raises(ValueError, match=r"holds both labelled\.txt and labeled\.txt"):
         Voc(root=root, split=tmp_path).build()
+    with pytest.raises(ValueError, match=rf"data\.split: no {root}/splits/92; fetch .* or write an absolute path"):
+        Voc(root=root, split=Path("splits/92")).build()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no labelled\.txt or labeled\.txt"):
         Voc(root=root, split=tmp_path / "empty").build()

@@ -25,7 +25,8 @@ class Choice(Protocol):
     """The keys that every reader of files has.
 
     `split` is a folder of split lists (labelled.txt and, where it has one, unlabelled.txt, in either spelling), or a
-    list of the labelled images. Without it `labels` of the training images are chosen by `split_seed`.
+    list of the labelled images; it is relative to `root`, or absolute. Without it `labels` of the training images are
+    chosen by `split_seed`.
     """
 
     @property
@@ -118,14 +119,19 @@ def _by_list(choice: Choice, layout: Layout, tree: Tree) -> tuple[Pool, list[str
     if choice.labels != "all":
         raise ValueError(f"data.labels: {choice.labels!r} and data.split both choose the labelled images; drop one")
     finder = _Finder(layout, tree)
-    path = _list_of(choice.split, "labelled")
+    split = choice.root / choice.split
+    if not split.exists():
+        raise ValueError(
+            f"data.split: no {split}; fetch published lists with the data set's prepare.py, or write an absolute path"
+        )
+    path = _list_of(split, "labelled")
     assert path is not None
     pairs = [finder.labelled(entry) for entry in read_list(path)]
     labelled = Pool([pair.image for pair in pairs], [pair.mask for pair in pairs])
-    others = _list_of(choice.split, "unlabelled") if choice.split.is_dir() else None
+    others = _list_of(split, "unlabelled")
     rest = [finder.image(entry) for entry in read_list(others)] if others else layout.train().images
     whole = rest if set(labelled.images) <= set(rest) else labelled.images + rest
-    return labelled, _pool(choice.unlabelled, labelled.images, whole), f"{layout.name} {choice.split.name}"
+    return labelled, _pool(choice.unlabelled, labelled.images, whole), f"{layout.name} {split.name}"
 
 
 def _pool(which: Which, labelled: list[str], everything: list[str]) -> list[str]:
@@ -136,9 +142,12 @@ def _pool(which: Which, labelled: list[str], everything: list[str]) -> list[str]
 
 
 def _list_of(split: Path, pool: str) -> Path | None:
-    """The list of a pool in a folder of lists, or the list itself. Raises ValueError where the labelled one lacks."""
+    """The list of a pool in a folder of lists; a single list is that of the labelled images.
+
+    Raises ValueError where there is no list of labelled images, and where there are two of a pool.
+    """
     if not split.is_dir():
-        return split
+        return split if pool == "labelled" else None
     there = [split / name for name in SPELLINGS[pool] if (split / name).is_file()]
     if len(there) > 1:
         raise ValueError(f"{split}: holds both {' and '.join(p.name for p in there)}; take one away")

@@ -34,7 +34,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
         )
     if image.mode not in ("1", "L", "P", "RGB"):
         raise ValueError(f"{path}: its colours are {image.mode}; images are grey or RGB: convert it to RGB")
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: Path) -> NDArray[Any]:  # (H, W) uint8, uint16 or int32; (H, W, 3) uint8 for a mask of colours
@@ -84,7 +84,8 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _loaded(path: Path) -> Image.Image:
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "PIL was told to accept truncated files; reset LOAD_TRUNCATED_IMAGES"
+    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch for the whole process, which any library may have turned
+        raise ValueError(f"{path}: PIL was told to accept truncated files; set ImageFile.LOAD_TRUNCATED_IMAGES = False")
     with _opened(path) as image:
         try:
             image.load()  # here, so that a truncated file is named

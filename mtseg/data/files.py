@@ -23,7 +23,7 @@ class Pool(NamedTuple):
     masks: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Files:
     """The images `names` under `root`, with `masks` or without.
 
@@ -38,7 +38,7 @@ class Files:
     masks: NDArray[np.bytes_] | None  # (N,)
     classes: LabelMap
     on_bad_image: OnBadImage = "error"
-    _state: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False, compare=False)
+    _state: NDArray[np.uint8] = field(init=False, repr=False)  # (N,) what is known of each image, with `skip`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_state", np.zeros(len(self.names), np.uint8))

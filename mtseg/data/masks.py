@@ -15,7 +15,7 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}|\d{1,3} *, *\d{1,3} *, *\d{1,3}")
 Raw = NDArray[Any]  # (H, W) integers, or (H, W, 3) uint8 for a mask of colours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelMap:
     """Raw value -> class or IGNORE.
 
