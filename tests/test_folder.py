@@ -156,6 +156,31 @@ def test_images_without_masks_and_masks_without_images_are_counted_and_named(tmp
         a_folder(root).build()
 
 
+def test_a_glob_or_a_list_may_name_a_part_of_a_folder_of_masks(tmp_path):
+    root = trees.own(tmp_path)
+    for kind, suffix in (("images", "jpg"), ("masks", "png")):
+        (root / f"labelled/{kind}/day").mkdir()
+        (root / f"labelled/{kind}/photo_0.{suffix}").rename(root / f"labelled/{kind}/day/photo_1.{suffix}")
+    (root / "train.txt").write_text("labelled/images/day/photo_1.jpg\n")
+    listed = {"images": "train.txt", "masks": "labelled/masks"}
+    globbed = {"images": "labelled/images/photo_[12].jpg", "masks": "labelled/masks"}
+    splits = a_folder(root, labelled=listed, val=globbed).build()
+    assert names(splits.labelled) == ["labelled/images/day/photo_1.jpg"]
+    assert names(splits.val) == photos(1, 2)
+    for pool in (splits.labelled, splits.val):
+        for i, name in enumerate(names(pool)):
+            mask = root / name.replace("images", "masks").replace(".jpg", ".png")
+            assert np.array_equal(pool.label(i), np.asarray(Image.open(mask)))
+
+
+@pytest.mark.parametrize("images", ["labelled/images", "labelled/images/*"])
+def test_two_images_of_one_mask_are_refused(images, tmp_path):
+    root = trees.own(tmp_path)
+    (root / "labelled/images/photo_1.png").write_bytes((root / "unlabelled/snap_1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"one mask for several images: .*photo_1\.jpg, .*photo_1\.png;"):
+        a_folder(root, labelled={**LABELLED, "images": images}).build()
+
+
 def test_two_masks_of_one_image_are_refused(tmp_path):
     root = trees.own(tmp_path)
     (root / "labelled/masks/photo_1.tif").write_bytes(b"")

@@ -1,6 +1,8 @@
 """Which images and which masks a user's folders, globs and lists name, and which mask belongs to which image."""
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from mtseg.data.files import Pool
@@ -68,21 +70,41 @@ def masked(tree: Tree, wanted: Masked, key: str) -> Pool:
     if wanted.ending:
         found = sorted(set(found) - set(masks))  # both may lie in one folder
     by_key = _keyed(sorted(set(masks) - set(found)), folder, wanted.ending)
-    base = wanted.images if isinstance(wanted.images, str) and (tree.root / wanted.images).is_dir() else _common(found)
-    keys = [without_suffix(os.path.relpath(name, base or ".")) for name in found]
-    lone = [name for name, at in zip(found, keys, strict=True) if at not in by_key]
+    whole = isinstance(wanted.images, str) and (tree.root / wanted.images).is_dir()
+    base = _relative(str(wanted.images), f"data.{key}.images") if whole else None
+    keys = [_key(name, base, by_key) for name in found]
+    _one_to_one(dict(zip(found, keys, strict=True)), by_key, key, tree.root / folder, whole=whole)
+    return Pool(found, [by_key[at] for at in keys])
+
+
+def _one_to_one(key_of: dict[str, str], masks: dict[str, str], key: str, folder: Path, *, whole: bool) -> None:
+    """Raises ValueError for images without a mask, masks without an image, and a mask of several images."""
+    lone = [name for name, at in key_of.items() if at not in masks]
     if lone:
         raise ValueError(
-            f"data.{key}: {len(lone)} of {len(found)} images have no mask of their name in {tree.root / folder}: "
-            f"{first(lone)}; images without masks belong to data.unlabelled"
+            f"data.{key}: {len(lone)} of {len(key_of)} images have no mask of their name in {folder}: {first(lone)}; "
+            "images without masks belong to data.unlabelled"
         )
-    spare = sorted(set(by_key) - set(keys))
+    spare = sorted(set(masks) - set(key_of.values())) if whole else []  # a glob or a list may well name a part
     if spare:
         raise ValueError(
-            f"data.{key}: {len(spare)} of {len(by_key)} masks have no image of their name: "
-            f"{first([by_key[at] for at in spare])}; put the images there, or take the masks away"
+            f"data.{key}: {len(spare)} of {len(masks)} masks have no image of their name: "
+            f"{first([masks[at] for at in spare])}; put the images there, or take the masks away"
         )
-    return Pool(found, [by_key[at] for at in keys])
+    shared = {at for at, number in Counter(key_of.values()).items() if number > 1}
+    if shared:
+        names = [name for name, at in key_of.items() if at in shared]
+        raise ValueError(f"data.{key}: one mask for several images: {first(names)}; give each image its own")
+
+
+def _key(image: str, base: str | None, masks: Mapping[str, str]) -> str:
+    """An image's path in the folder `base`, without suffix; else the longest end of its path that is a mask's."""
+    stem = without_suffix(image)
+    if base is not None:
+        return os.path.relpath(stem, base or ".")
+    parts = stem.split("/")
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return next((end for end in ends if end in masks), stem)
 
 
 def _keyed(masks: list[str], folder: str, ending: str) -> dict[str, str]:
@@ -116,7 +138,3 @@ def _relative(path: str, key: str) -> str:
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"{key}: {path!r} is refused: it is relative to data.root, which must hold all, without `..`")
     return path.strip("/").removeprefix("./")
-
-
-def _common(names: list[str]) -> str:
-    return os.path.commonpath([name.rpartition("/")[0] for name in names])
