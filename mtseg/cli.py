@@ -1,4 +1,4 @@
-"""Commands: train, eval, compare, table. Heavy libraries are imported where used, so that --help answers at once."""
+"""Commands: train, eval, compare, table, split. Heavy libraries are imported where used: --help answers at once."""
 
 import argparse
 import json
@@ -15,12 +15,13 @@ WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script: `mtseg train|eval|compare|table ...`. Returns the exit code."""
+    """The console script: `mtseg train|eval|compare|table|split ...`. Returns the exit code."""
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": train,
         "eval": evaluate,
         "compare": compare,
         "table": table,
+        "split": split,
     }
     parser = argparse.ArgumentParser(prog="mtseg", description="Semi-supervised semantic segmentation.")
     parser.add_argument("command", choices=commands, help="what to do; `mtseg COMMAND --help` says how")
@@ -61,6 +62,19 @@ def table(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", help="folders of comparisons (their out=)")
     parsed = parser.parse_args(arguments)
     return _answer(lambda: _table(parsed.folders))
+
+
+def split(arguments: Sequence[str] | None = None) -> int:
+    """Choose labelled images by a seed and write lists of them: nested, so that each rung lies in the next."""
+    parser = argparse.ArgumentParser(prog="split", description=split.__doc__)
+    parser.add_argument("words", nargs="+", help="a data set, such as configs/data/camvid.yaml data.root=PATH")
+    parser.add_argument("--labels", required=True, help="the rungs, numbers of images or shares, as in 1/16,1/8,400")
+    parser.add_argument("--how", choices=("random", "balanced", "sequence"), default="random", help="what is drawn")
+    parser.add_argument("--sequence", default=r"(.*)/", help="regular expression whose group names an image's sequence")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, help="the folder that gets a folder of lists for each rung")
+    parsed = parser.parse_intermixed_args(arguments)
+    return _answer(lambda: _split(parsed))
 
 
 def _answer(work: Callable[[], None]) -> int:
@@ -127,6 +141,19 @@ def _table(folders: Sequence[str]) -> None:
     from mtseg.compare import table as over_seeds
 
     print(over_seeds([Path(folder) for folder in folders]))
+
+
+def _split(parsed: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from mtseg.config import training_data
+    from mtseg.data.divide import divide
+
+    splits, out = training_data(parsed.words).build(), Path(parsed.out)
+    rungs = parsed.labels.split(",")
+    said = divide(splits, rungs, out, how=parsed.how, seed=parsed.seed, pattern=parsed.sequence)
+    for rung, facts in zip(rungs, said, strict=True):
+        print(f"data.split={(out / rung.replace('/', '_')).resolve()}: {facts['labelled']}")
 
 
 def _share_cores(config: "Config") -> None:

@@ -6,9 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
+from mtseg.data.cityscapes import Cityscapes
+from mtseg.data.coco import Coco
+from mtseg.data.folder import Folder
+from mtseg.data.idd import Idd
 from mtseg.data.scenes import Scenes
 from mtseg.data.stream import BatchSizes
+from mtseg.data.voc import Voc
 from mtseg.evaluate import Evaluation
 from mtseg.method import Method
 from mtseg.models import Smp
@@ -18,7 +24,10 @@ from mtseg.schedules import Poly, Schedule
 from mtseg.settings import dump, gather, read_yaml, to_yaml, validate
 from mtseg.views import Views
 
-Data = Annotated[Scenes | Camvid, Field(discriminator="kind")]
+Data = Annotated[
+    Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd,
+    Field(discriminator="kind"),
+]
 Count = Annotated[int, Field(ge=1)]
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
@@ -69,6 +78,22 @@ def load(words: Sequence[str]) -> Config:
     Raises ValueError with a line for every unknown key, wrong value or impossible combination.
     """
     return validate(Config, gather(words))
+
+
+@part
+class _Training:
+    data: Data
+
+
+def training_data(words: Sequence[str]) -> Data:
+    """The data set of command-line words with all its training images labelled, whatever share the words ask for."""
+    tree = dict(gather(words).get("data") or {})
+    if tree.get("kind") == "scenes":
+        raise ValueError("data.kind: scenes are drawn from a seed and have no files to list; set data.labels instead")
+    tree |= {"labels": "all", "split": None, "expect": {}}
+    if tree.get("kind") != "folder":
+        tree["unlabelled"] = "all"
+    return validate(_Training, {"data": tree}).data
 
 
 def of_run(run: Path) -> Config:

@@ -33,8 +33,11 @@ class Tally:
 
 
 def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
-    """The pool of images named `split`."""
-    return splits.val if split == "val" else splits.test
+    """The pool of images named `split`. Raises ValueError where it is empty."""
+    source = splits.val if split == "val" else splits.test
+    if not len(source):
+        raise ValueError(f"eval.split: this data set has no {split} images with masks; use another split")
+    return source
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mtseg import checkpoint
 from mtseg.config import Config, dump, of_run
+from mtseg.data.provenance import provenance
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.settings import gather, merge, validate
@@ -33,6 +34,7 @@ def facts(config: Config) -> dict[str, str]:
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
     branches = len(config.method.branches)
     return {
+        "data": provenance(splits).sentence(),
         "classes": f"{len(splits.classes)}: {', '.join(splits.classes)}",
         "labelled images": f"{labelled}, {config.batch.labelled} a step, "
         f"{config.steps * config.batch.labelled / labelled:.1f} passes",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtseg import checkpoint
 from mtseg.config import Config, differences, of_run, written
+from mtseg.data.provenance import record
 from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Stream, loader
 from mtseg.diagnostics import Alarms, health, pseudo_accuracy
@@ -39,12 +40,13 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     state = build(config, splits, device, pretrained=saved is None)
     length = 0 if saved is None else restore(state, saved, config.out)
     config.out.mkdir(parents=True, exist_ok=True)
+    data = record(config.out, splits, continued=saved is not None)
     checkpoint.write_whole(config.out / "config.yaml", written(config))
     with (
         Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log,
         listening() as asked_by,
     ):
-        for sentence in sentences:
+        for sentence in [data.sentence(), *sentences]:
             log.say(sentence)
         try:
             return _run(config, splits, state, log=log, asked_by=asked_by)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
-from test_configs import camvid
+from trees import camvid
 
 from mtseg.data.camvid import CLASSES, PALETTE, Camvid
 from mtseg.data.source import IGNORE

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from trees import BY_KIND
 
 from mtseg.config import differences, load, of_run, written
 from mtseg.settings import gather, validate
@@ -13,7 +12,8 @@ from mtseg.trainer import fit
 ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
 WHOLE = [path for path in FILES if path.parent.name in ("configs", "recipe")]
-PARTS = [path for path in FILES if path not in WHOLE]
+LADDERS = [path for path in FILES if path.parent.parent.name == "data"]  # configs/data/SET/SPLIT.yaml
+PARTS = [path for path in FILES if path not in WHOLE + LADDERS]
 SMALL = [
     "steps=2",
     "eval.every=2",
@@ -24,26 +24,9 @@ SMALL = [
 ]
 
 
-def camvid(root: Path, *, images: int = 34, size: tuple[int, int] = (90, 120)) -> Path:
-    """CamVid's tree in miniature: true names, lists and label values."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", images), ("val", 2), ("test", 3)):
-        lines = []
-        for kind in (split, f"{split}annot"):
-            (root / kind).mkdir(parents=True)
-        for i in range(count):
-            name = f"0001TP_{6690 + 30 * i:06d}"
-            mask = np.kron(rng.integers(0, 12, (3, 4)), np.ones((size[0] // 3, size[1] // 4), int)).astype(np.uint8)
-            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / split / f"{name}.jpg")
-            Image.fromarray(mask).save(root / f"{split}annot" / f"{name}.png")
-            lines.append(f"{split}/{name}.jpg {split}annot/{name}.png")
-        (root / f"{split}.txt").write_text("\n".join(lines))
-    return root
-
-
 def takes_two_steps(words: list[str], folder: Path) -> None:
     kind = gather(words)["data"]["kind"]
-    words = [*words, f"data.root={camvid(folder / 'data')}" if kind == "camvid" else "data.val=2"]
+    words = [*words, f"data.root={BY_KIND[kind](folder / 'data')}" if kind in BY_KIND else "data.val=2"]
     found = fit(load([*words, *SMALL, f"out={folder / 'run'}"]), quiet=True)
     assert 0 <= found["teacher"]["mIoU"] <= 1
 
@@ -56,6 +39,64 @@ def test_every_whole_config_takes_two_steps(path, tmp_path):
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_partial_config_fits_onto_the_demo_and_takes_two_steps(path, tmp_path):
     takes_two_steps([str(ROOT / "demo.yaml"), str(path)], tmp_path)
+
+
+# As the papers and their lists have it: labelled, unlabelled (None: not stated by them), validation images.
+PUBLISHED = {
+    "voc/92": (92, 10490, 1449),
+    "voc/183": (183, 10399, 1449),
+    "voc/366": (366, 10216, 1449),
+    "voc/732": (732, 9850, 1449),
+    "voc/1464": (1464, 9118, 1449),
+    "voc/cps_1_16": (662, 9920, 1449),
+    "voc/cps_1_8": (1323, 9259, 1449),
+    "voc/cps_1_4": (2646, 7936, 1449),
+    "voc/u2pl_1_16": (662, 9920, 1449),
+    "voc/u2pl_1_8": (1323, 9259, 1449),
+    "voc/u2pl_1_4": (2646, 7936, 1449),
+    "cityscapes/1_16": (186, 2789, 500),
+    "cityscapes/1_8": (372, 2603, 500),
+    "cityscapes/1_4": (744, 2231, 500),
+    "cityscapes/1_2": (1488, 1487, 500),
+    "ade20k/1_64": (316, 19894, 2000),
+    "ade20k/1_32": (631, 19579, 2000),
+    "ade20k/1_16": (1263, 18947, 2000),
+    "ade20k/1_8": (2526, 17684, 2000),
+    "ade20k/1_4": (5052, 15158, 2000),
+    "coco/1_512": (232, None, 5000),
+    "coco/1_256": (463, None, 5000),
+    "coco/1_128": (925, None, 5000),
+    "coco/1_64": (1849, None, 5000),
+    "coco/1_32": (3697, None, 5000),
+}
+
+
+def test_the_published_splits_have_a_config_each_with_the_published_counts():
+    assert {f"{path.parent.name}/{path.stem}" for path in LADDERS} == set(PUBLISHED)
+    for name, counts in PUBLISHED.items():
+        data = load([str(ROOT / "demo.yaml"), str(ROOT / "data" / f"{name}.yaml")]).data
+        assert (data.expect.labelled, data.expect.unlabelled, data.expect.val) == counts
+        assert data.split == Path("splits") / name.partition("/")[2]
+        assert data.unlabelled == "rest"
+
+
+@pytest.mark.parametrize("name", ["voc/92", "cityscapes/1_16", "ade20k/1_64", "coco/1_512"])
+def test_a_published_split_takes_two_steps_and_refuses_another_count(name, tmp_path):
+    kind, _, split = name.partition("/")
+    root = BY_KIND[kind](tmp_path / "data")
+    pool = load([str(ROOT / "demo.yaml"), f"data={{kind: {kind}, root: {root}}}"]).data.build().labelled
+    (root / "splits" / split).mkdir(parents=True)
+    names = [pool.name(i) for i in range(len(pool))]
+    (root / "splits" / split / "labeled.txt").write_text("\n".join(names[:3]))
+    (root / "splits" / split / "unlabeled.txt").write_text("\n".join(names[3:]))
+    words = [str(ROOT / "demo.yaml"), str(ROOT / "data" / f"{name}.yaml"), f"data.root={root}"]
+    words += ["data.expect.val=2", *SMALL, f"out={tmp_path / 'run'}"]
+    with pytest.raises(
+        ValueError, match=rf"data\.expect\.labelled: {kind} {split} has 3 .* {PUBLISHED[name][0]} are exp"
+    ):
+        fit(load(words), quiet=True)
+    found = fit(load([*words, "data.expect={labelled: 3, unlabelled: 31, val: 2}"]), quiet=True)
+    assert 0 <= found["teacher"]["mIoU"] <= 1
 
 
 def test_there_are_configs_of_both_kinds():

@@ -103,6 +103,7 @@ class Scenes:
             unlabelled=train if self.unlabelled == "all" else rest,
             val=SceneSource(self.seed, self.val, self.size, "val"),
             test=SceneSource(self.seed, self.test, self.size, "test"),
+            name=f"scenes {self.labels} of {self.images} seed {self.seed}",
         )
 
 

@@ -52,6 +52,7 @@ class Splits:
     """A data set, built: its classes and its four pools of images.
 
     `unlabelled` may contain the labelled images too (`data.unlabelled: all`); its labels are never read.
+    `test` is empty where a data set has no public test labels. `name` is what a run calls the split.
     """
 
     classes: tuple[str, ...]
@@ -60,3 +61,4 @@ class Splits:
     unlabelled: Source
     val: Source
     test: Source
+    name: str = "data"

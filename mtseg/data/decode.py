@@ -1,0 +1,115 @@
+"""Strict decoding of image and mask files: whole or refused, never clipped, blended, resized or turned.
+
+The orientation that cameras note in EXIF is applied to neither images nor masks: pixels are taken as they are stored.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+MAX_PIXELS = 150_000_000  # of a decoded file; under the 179 million at which PIL itself refuses
+LOSSY = ("JPEG", "MPO")
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
+    """The RGB pixels of a file, as stored.
+
+    Grey, 1-bit and palette images become RGB; alpha is dropped where every pixel is opaque. 48-bit colour is read
+    as its upper 8 bits. Raises ValueError, naming the file, the rule and the remedy, for a file that is missing,
+    damaged, truncated or over MAX_PIXELS; with transparent pixels; with 16-bit or float grey values, because which
+    of them should be white is not known; and for other colour models (CMYK, LAB).
+    """
+    image = _loaded(path)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = _opaque(path, image, "RGB")
+    if image.mode.startswith("I") or image.mode == "F":
+        raise ValueError(
+            f"{path}: a grey image of more than 8 bits ({image.mode}); which value should be white is not known, "
+            "so it is not guessed: save it with 8 bits, scaled by one factor for all images"
+        )
+    if image.mode not in ("1", "L", "P", "RGB"):
+        raise ValueError(f"{path}: its colours are {image.mode}; images are grey or RGB: convert it to RGB")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_mask(path: Path) -> NDArray[Any]:  # (H, W) uint8, uint16 or int32; (H, W, 3) uint8 for a mask of colours
+    """The raw values of a mask file: palette indices, grey values of 1, 8 or 16 bits, or RGB colours.
+
+    Raises ValueError as `read_image` does, and for JPEG, whose compression changes labels.
+    """
+    image = _loaded(path)
+    if image.format in LOSSY:
+        raise ValueError(
+            f"{path}: JPEG changes the values of a mask; save masks as PNG from the program they come from"
+        )
+    if image.mode in ("LA", "RGBA"):
+        image = _opaque(path, image, image.mode.removesuffix("A"))
+    if image.mode == "1":
+        return np.array(image).astype(np.uint8)
+    if image.mode in ("L", "P", "RGB", "I") or image.mode.startswith("I;16"):
+        return np.array(image)
+    raise ValueError(f"{path}: a mask is grey, palette or RGB, this is {image.mode}; save it as PNG with class indices")
+
+
+def size_of(path: Path) -> tuple[int, int]:  # (H, W)
+    """The size that the file's header says; pixels are not decoded. Raises ValueError as `read_image` does."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def turned(path: Path) -> bool:
+    """Whether the file's EXIF orientation exchanges height and width for those who view it."""
+    with _opened(path) as image:
+        return int(image.getexif().get(ORIENTATION, 1)) in (5, 6, 7, 8)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is our own
+            image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {error}; {_remedy()}") from error
+    except Exception as error:  # what a damaged header raises is up to its reader
+        raise _damaged(path, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(f"{path}: {image.width} x {image.height} pixels; {_remedy()}")
+    return image
+
+
+def _loaded(path: Path) -> Image.Image:
+    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch for the whole process, which any library may have turned
+        raise ValueError(f"{path}: PIL was told to accept truncated files; set ImageFile.LOAD_TRUNCATED_IMAGES = False")
+    with _opened(path) as image:
+        try:
+            image.load()  # here, so that a truncated file is named
+        except Exception as error:
+            raise _damaged(path, error) from error
+    return image
+
+
+def _opaque(path: Path, image: Image.Image, mode: str) -> Image.Image:
+    """`image` in `mode`, without its alpha. Raises ValueError where that would show or hide anything."""
+    lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
+    if lowest != 255:
+        raise ValueError(
+            f"{path}: has transparent pixels (alpha down to {lowest}), and what lies under them is not defined: "
+            "lay it on a background, or save it without alpha"
+        )
+    return image.convert(mode)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    if isinstance(error, FileNotFoundError):
+        return ValueError(f"{path}: no such file; put it there or take it off the list")
+    return ValueError(f"{path}: not a whole image ({error}); fetch it again or take it off the list")
+
+
+def _remedy() -> str:
+    return f"at most {MAX_PIXELS // 10**6} million are decoded: cut it into tiles"

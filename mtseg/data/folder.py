@@ -1,0 +1,120 @@
+"""Anybody's own images: folders, globs or lists, with masks for some of them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mtseg.data.assemble import Layout, Which, assemble
+from mtseg.data.files import OnBadImage, Pool
+from mtseg.data.masks import NO_CLASS, LabelMap, by_words
+from mtseg.data.match import Images, Masked, images, masked
+from mtseg.data.palette import inks, voc_colours
+from mtseg.data.provenance import Expected
+from mtseg.data.source import IGNORE, Splits
+from mtseg.data.splits import Labels
+from mtseg.data.tree import Tree
+from mtseg.part import part
+from mtseg.randomness import generator
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Raw = Annotated[int, Field(ge=0, le=65535)]
+
+
+@part
+class Folder:
+    """Images of one's own under `root`; all paths are relative to it.
+
+    `labelled` have masks, of which `labels` are used (the others join the unlabelled images); `unlabelled` have none.
+    `val` names images with masks, or is a share of `labelled` that is kept apart, drawn by `split_seed`; `test` may
+    be left out. A mask holds class indices and `ignore`, or what `mask_map` maps to a class: raw values or colours
+    (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to `ignore`. What else stands in a mask
+    is an error, or ignored with `other: ignore`. `palette` has a colour for each class, for pictures.
+    """
+
+    kind: Literal["folder"] = "folder"
+    root: Path
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=IGNORE)]
+    labelled: Masked
+    unlabelled: Images | None = None
+    val: Masked | Share
+    test: Masked | None = None
+    ignore: Raw | None = IGNORE
+    mask_map: dict[str, int | str] = Field(default_factory=dict)
+    other: Literal["error", "ignore"] = "error"
+    palette: tuple[str, ...] = ()
+    labels: Labels = "all"
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    split: Path | None = None
+    expect: Expected = Expected()
+    on_bad_image: OnBadImage = "error"
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes: {', '.join(self.classes)} names one twice; give each its own name")
+        if self.palette and len(self.palette) != len(self.classes):
+            raise ValueError(f"palette: {len(self.palette)} colours for {len(self.classes)} classes; give one for each")
+        wrong = [ink for ink in self.palette if not re.fullmatch("#?[0-9a-fA-F]{6}", ink)]
+        if wrong:
+            raise ValueError(f'palette: {wrong[0]!r} is no colour; write it as "#804080"')
+        if not self.mask_map and self.ignore is not None and self.ignore < len(self.classes):
+            raise ValueError(
+                f"ignore: {self.ignore} is the value of class {self.classes[self.ignore]!r} too; set ignore: null, or "
+                "say in mask_map what each value is"
+            )
+        self.values()
+
+    def build(self) -> Splits:
+        """List the folders. Raises ValueError for images without masks, masks without images, and empty folders."""
+        tree = Tree(self.root)
+        whole = masked(tree, self.labelled, "labelled")
+        train, val = (whole, masked(tree, self.val, "val")) if isinstance(self.val, Masked) else self._parted(whole)
+        others = images(tree, self.unlabelled.images, "unlabelled") if self.unlabelled else []
+        layout = Layout(
+            name=self.root.name or "folder",
+            classes=self.classes,
+            palette=inks(" ".join(self.palette).replace("#", "")) if self.palette else voc_colours(len(self.classes)),
+            values=self.values(),
+            train=lambda: train,
+            val=lambda: val,
+            test=lambda: masked(tree, self.test, "test") if self.test else Pool([], []),
+            extra=tuple(others),
+            endings=(self.labelled.ending,),
+        )
+        which: Which = "all" if self.labels == "all" and not others and self.split is None else "rest"
+        choice = _Chosen(self.root, self.labels, self.split_seed, self.split, which, self.expect, self.on_bad_image)
+        return assemble(choice, layout, tree)
+
+    def values(self) -> LabelMap:
+        """What each raw value or colour of a mask means. Raises ValueError for keys and classes that mean nothing."""
+        return by_words(
+            self.classes, self.mask_map, void=self.ignore, other=IGNORE if self.other == "ignore" else NO_CLASS
+        )
+
+    def _parted(self, whole: Pool) -> tuple[Pool, Pool]:
+        """Training and validation images: a share of the labelled ones, rounded, at least one of each."""
+        assert isinstance(self.val, float)
+        count = len(whole.images)
+        wanted = max(1, round(count * self.val))
+        if wanted >= count:
+            raise ValueError(f"data.val: {self.val} of {count} labelled images leaves none to train on; lower it")
+        apart = {int(i) for i in generator(self.split_seed, "validation images").permutation(count)[:wanted]}
+        return tuple(  # type: ignore[return-value]
+            Pool([whole.images[i] for i in side], [whole.masks[i] for i in side])
+            for side in ([i for i in range(count) if i not in apart], sorted(apart))
+        )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A folder's keys as `assemble` wants them: its unlabelled images are those without masks, and the rest."""
+
+    root: Path
+    labels: Labels
+    split_seed: int
+    split: Path | None
+    unlabelled: Which
+    expect: Expected
+    on_bad_image: OnBadImage

@@ -1,0 +1,140 @@
+"""Which images and which masks a user's folders, globs and lists name, and which mask belongs to which image."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from mtseg.data.files import Pool
+from mtseg.data.lists import read_list
+from mtseg.data.tree import Tree, first, is_image, without_suffix
+from mtseg.part import part
+
+LISTS = (".txt", ".tsv", ".json")
+
+
+@part
+class Images:
+    """Images without masks: one or several of a folder (searched at any depth), a glob or a list, under the root."""
+
+    images: str | tuple[str, ...]
+
+
+@part
+class Masked:
+    """Images and their masks: both as folders (or `images` as a glob or a list), or `pairs`, a list of both.
+
+    A mask has its image's path in the folder `masks`, with `ending` between name and suffix (`_mask`), and any image
+    suffix but JPEG's.
+    """
+
+    images: str | tuple[str, ...] | None = None
+    masks: str | None = None
+    pairs: str | None = None
+    ending: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.pairs is None) == (self.images is None) or (self.images is None) != (self.masks is None):
+            raise ValueError("name either `images` and `masks`, or `pairs`, a list of `image mask` lines")
+
+
+def images(tree: Tree, wanted: str | tuple[str, ...], key: str) -> list[str]:
+    """The images that folders, globs and lists name, each once. Raises ValueError for one that names none."""
+    names: list[str] = []
+    for entry in (wanted,) if isinstance(wanted, str) else wanted:
+        path = _relative(entry, f"data.{key}.images")
+        if (tree.root / path).is_dir():
+            found = tree.files(path)
+        elif path.endswith(LISTS):
+            found = [tree.admit(line.image, line.where) for line in read_list(tree.root / path)]
+            tree.missing(found, f"images of {path}")
+        else:
+            found = sorted(p.relative_to(tree.root).as_posix() for p in tree.root.glob(path) if is_image(p.name))
+        if not found:
+            raise ValueError(
+                f"data.{key}.images: {entry!r} names no image under {tree.root}; name a folder, a glob or a list"
+            )
+        names += found
+    return list(dict.fromkeys(names))
+
+
+def masked(tree: Tree, wanted: Masked, key: str) -> Pool:
+    """The images of `wanted`, each with its mask. Raises ValueError for an image or a mask that is left alone."""
+    if wanted.pairs is not None:
+        return pairs(tree, tree.root / _relative(wanted.pairs, f"data.{key}.pairs"))
+    assert wanted.images is not None
+    assert wanted.masks is not None
+    folder = _relative(wanted.masks, f"data.{key}.masks")
+    found = images(tree, wanted.images, key)
+    masks = [name for name in tree.files(folder) if without_suffix(name).endswith(wanted.ending)]
+    if wanted.ending:
+        found = sorted(set(found) - set(masks))  # both may lie in one folder
+    by_key = _keyed(sorted(set(masks) - set(found)), folder, wanted.ending)
+    whole = isinstance(wanted.images, str) and (tree.root / wanted.images).is_dir()
+    base = _relative(str(wanted.images), f"data.{key}.images") if whole else None
+    keys = [_key(name, base, by_key) for name in found]
+    _one_to_one(dict(zip(found, keys, strict=True)), by_key, key, tree.root / folder, whole=whole)
+    return Pool(found, [by_key[at] for at in keys])
+
+
+def _one_to_one(key_of: dict[str, str], masks: dict[str, str], key: str, folder: Path, *, whole: bool) -> None:
+    """Raises ValueError for images without a mask, masks without an image, and a mask of several images."""
+    lone = [name for name, at in key_of.items() if at not in masks]
+    if lone:
+        raise ValueError(
+            f"data.{key}: {len(lone)} of {len(key_of)} images have no mask of their name in {folder}: {first(lone)}; "
+            "images without masks belong to data.unlabelled"
+        )
+    spare = sorted(set(masks) - set(key_of.values())) if whole else []  # a glob or a list may well name a part
+    if spare:
+        raise ValueError(
+            f"data.{key}: {len(spare)} of {len(masks)} masks have no image of their name: "
+            f"{first([masks[at] for at in spare])}; put the images there, or take the masks away"
+        )
+    shared = {at for at, number in Counter(key_of.values()).items() if number > 1}
+    if shared:
+        names = [name for name, at in key_of.items() if at in shared]
+        raise ValueError(f"data.{key}: one mask for several images: {first(names)}; give each image its own")
+
+
+def _key(image: str, base: str | None, masks: Mapping[str, str]) -> str:
+    """An image's path in the folder `base`, without suffix; else the longest end of its path that is a mask's."""
+    stem = without_suffix(image)
+    if base is not None:
+        return os.path.relpath(stem, base or ".")
+    parts = stem.split("/")
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return next((end for end in ends if end in masks), stem)
+
+
+def _keyed(masks: list[str], folder: str, ending: str) -> dict[str, str]:
+    """Masks by their path in `folder`, without suffix and `ending`. Raises ValueError where two have the same."""
+    keyed: dict[str, str] = {}
+    for name in masks:
+        key = without_suffix(os.path.relpath(name, folder or ".")).removesuffix(ending)
+        if key in keyed:
+            raise ValueError(f"{keyed[key]} and {name} are both the mask of {key}; take one away")
+        keyed[key] = name
+    return keyed
+
+
+def pairs(tree: Tree, path: Path, *, prefix: str = "") -> Pool:
+    """The images and masks of a list of `image mask` lines, names without `prefix`.
+
+    Raises ValueError, with file and line, for a line without a mask and for files that are not there.
+    """
+    pool = Pool([], [])
+    for entry in read_list(path):
+        if entry.mask is None:
+            raise ValueError(f"{entry.where}: {entry.image!r} has no mask beside it; a line is `image mask`")
+        for names, name in ((pool.images, entry.image), (pool.masks, entry.mask)):
+            names.append(tree.admit(name.removeprefix(prefix), entry.where))
+            if not tree.has(names[-1]):
+                raise ValueError(f"{entry.where}: no {tree.root / names[-1]}; names are relative to data.root")
+    return pool
+
+
+def _relative(path: str, key: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{key}: {path!r} is refused: it is relative to data.root, which must hold all, without `..`")
+    return path.strip("/").removeprefix("./")

@@ -1,0 +1,96 @@
+"""What a run says of its data: the split's name, and the number and hash of the images in each pool."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from mtseg.data.source import Source, Splits
+from mtseg.part import part
+
+POOLS = ("labelled", "unlabelled", "val", "test")
+FILE = "splits.json"
+Count = Annotated[int, Field(ge=0)] | None
+
+
+@part
+class Expected:
+    """How many images each pool must have; null: any number. Recipes state the counts of published splits."""
+
+    labelled: Count = None
+    unlabelled: Count = None
+    val: Count = None
+    test: Count = None
+
+
+@dataclass(frozen=True)
+class Names:
+    """How many images, and the SHA-256 of their sorted names, one a line, in UTF-8."""
+
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """A split's name and its pools. The same images have the same hash, whatever their order or the list's format."""
+
+    name: str
+    labelled: Names
+    unlabelled: Names
+    val: Names
+    test: Names
+
+    def sentence(self) -> str:
+        """One line for the console and for `--dry-run`."""
+        pools = (f"{getattr(self, pool).images} {pool} ({getattr(self, pool).sha256[:12]})" for pool in POOLS)
+        return f"{self.name}: {', '.join(pools)}"
+
+
+def provenance(splits: Splits) -> Provenance:
+    """What `splits` consists of. Reads names, no image."""
+    pools = (splits.labelled, splits.unlabelled, splits.val, splits.test)
+    return Provenance(splits.name, *(_names(source) for source in pools))
+
+
+def digest(names: list[str]) -> str:
+    """The SHA-256, in hexadecimal digits, of the sorted names, one a line."""
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+
+
+def checked(splits: Splits, expect: Expected) -> Splits:
+    """`splits`, whose counts are those expected. Raises ValueError with both numbers for one that is not."""
+    for pool in POOLS:
+        said, found = getattr(expect, pool), len(getattr(splits, pool))
+        if said is not None and said != found:
+            raise ValueError(
+                f"data.expect.{pool}: {splits.name} has {found} {pool} images, and {said} are expected; "
+                "take the list that the number belongs to, or correct the number"
+            )
+    return splits
+
+
+def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
+    """Write the provenance of a run's data into its folder.
+
+    Raises ValueError where a run would be continued with other images than it was begun with.
+    """
+    here, path = provenance(splits), folder / FILE
+    if continued and path.is_file():
+        before = json.loads(path.read_text())
+        changed = [pool for pool in POOLS if before[pool] != asdict(here)[pool]]
+        if changed:
+            numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
+            raise ValueError(
+                f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
+            )
+    path.write_text(json.dumps(asdict(here), indent=1))
+    return here
+
+
+def _names(source: Source) -> Names:
+    names = [source.name(index) for index in range(len(source))]
+    return Names(len(names), digest(names))

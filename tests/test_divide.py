@@ -1,0 +1,162 @@
+"""Seeded splits: nested, as even as they can be, sequences kept whole; the lists that are written read back."""
+
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtseg import cli
+from mtseg.data.camvid import Camvid
+from mtseg.data.divide import FOLDER, balanced, by_sequence, ladder, presence
+from mtseg.data.provenance import digest, provenance
+
+PRESENT = st.integers(0, 2**32 - 1).map(
+    lambda seed: np.random.default_rng(seed).random((40, 6)) < np.array([0.9, 0.5, 0.3, 0.2, 0.1, 0.05])
+)
+
+
+@given(PRESENT, st.integers(0, 5))
+@settings(max_examples=25, deadline=None)
+def test_balanced_choices_are_nested_and_each_step_serves_a_class_with_the_fewest_images(present, seed):
+    order = balanced(present, 40, seed)
+    assert sorted(order) == list(range(40))
+    for count in range(39):
+        assert balanced(present, count, seed) == order[:count]
+        have = present[order[:count]].sum(0)
+        left = np.delete(present, order[:count], axis=0)
+        on_offer = left.any(0)
+        if on_offer.any():
+            assert present[order[count]][have == have[on_offer].min()].any()
+
+
+def test_balanced_finds_the_rare_class_that_chance_misses():
+    present = np.zeros((200, 3), bool)
+    present[:, 0] = True
+    present[5, 1] = present[11, 2] = True
+    for seed in range(10):
+        assert {5, 11} <= set(balanced(present, 3, seed))
+        assert present[balanced(present, 20, seed)].sum(0).tolist() == [20, 1, 1]
+
+
+def test_balanced_choices_differ_between_seeds_and_classes_end_even():
+    present = np.eye(4, dtype=bool)[np.arange(80) % 4]
+    choices = [balanced(present, 20, seed) for seed in range(10)]
+    assert len({tuple(choice) for choice in choices}) == 10
+    assert all(present[choice].sum(0).tolist() == [5, 5, 5, 5] for choice in choices)
+
+
+def test_presence_is_what_the_masks_hold(tmp_path):
+    source = Camvid(root=trees.camvid(tmp_path)).build().labelled
+    seen = []
+    found = presence(source, 11, seen=lambda: seen.append(1))
+    assert len(seen) == len(source) == 34
+    for i in range(34):
+        assert set(np.flatnonzero(found[i]).tolist()) == set(np.unique(source.label(i)).tolist()) - {255}
+
+
+def test_sequences_are_what_the_group_finds_and_the_seed_orders_them():
+    names = [f"train/{city}/{city}_{i:03d}.png" for city in "abc" for i in range(4)]
+    for pattern in (FOLDER, r"/(\w)_", r"(train/.)"):
+        found = by_sequence(names, pattern, seed=0)
+        assert sorted(map(tuple, found)) == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)]
+    assert len({tuple(by_sequence(names, FOLDER, seed)[0]) for seed in range(20)}) == 3
+    with pytest.raises(ValueError, match=r"has no .group."):
+        by_sequence(names, "train", seed=0)
+    with pytest.raises(ValueError, match="is no regular expression"):
+        by_sequence(names, "(", seed=0)
+    with pytest.raises(ValueError, match=r"does not fit 'train/a/a_000\.png'"):
+        by_sequence(names, "(val)", seed=0)
+
+
+class Named:
+    """A source of names alone."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_sequence_is_parted_and_smaller_rungs_lie_in_larger_ones(seed):
+    lengths = {"a": 5, "b": 9, "c": 3, "d": 7, "e": 6}
+    names = [f"{city}/{i}.png" for city, length in lengths.items() for i in range(length)]
+    rungs = ladder(Named(names), [9, 15, 30], how="sequence", seed=seed, present=None, pattern=FOLDER)  # type: ignore[arg-type]
+    for chosen, count in zip(rungs, [9, 15, 30], strict=True):
+        cities = [names[i][0] for i in chosen]
+        assert len(chosen) <= count
+        assert all(cities.count(city) == lengths[city] for city in cities)
+    assert all(set(small) <= set(large) for small, large in pairwise(rungs))
+    assert len(rungs[-1]) == 30
+    with pytest.raises(ValueError, match=r"--labels: 2 images are fewer than the first of 5 sequences has"):
+        ladder(Named(names), [2], how="sequence", seed=seed, present=None, pattern=FOLDER)  # type: ignore[arg-type]
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["random", "balanced", "sequence"])
+def test_the_lists_of_a_ladder_part_the_training_images_and_are_read_back(how, tmp_path, capsys):
+    root, out = trees.cityscapes(tmp_path / "city"), tmp_path / "splits"
+    words = ["data.kind=cityscapes", f"data.root={root}", "data.labels=1/16", "data.unlabelled=rest"]
+    words += ["--labels", "1/2,20", "--how", how, "--seed", "3", "--out", str(out)]
+    assert cli.main(["split", *words]) == 0
+    shown = capsys.readouterr().out
+    inner: set[str] = set()
+    for rung, count in (("1_2", 17), ("20", 20)):
+        lists = [(out / rung / f"{pool}.txt").read_text().splitlines() for pool in ("labelled", "unlabelled")]
+        said = json.loads((out / rung / "split.json").read_text())
+        assert len(lists[0]) <= count
+        assert how == "sequence" or len(lists[0]) == count
+        assert not set(lists[0]) & set(lists[1])
+        assert len(lists[0]) + len(lists[1]) == 34
+        assert inner <= set(lists[0])
+        inner = set(lists[0])
+        assert (said["how"], said["seed"], said["labelled"]["images"]) == (how, 3, len(lists[0]))
+        plain = "".join(f"{name}\n" for name in sorted(lists[0])).encode()
+        assert said["labelled"]["sha256"] == hashlib.sha256(plain).hexdigest()
+        assert said["labelled"]["sha256"] in shown
+        from mtseg.data.cityscapes import Cityscapes
+
+        read = provenance(Cityscapes(root=root, split=out / rung, unlabelled="rest").build())
+        assert (read.labelled.sha256, read.unlabelled.sha256) == (said["labelled"]["sha256"], digest(lists[1]))
+    if how == "sequence":
+        assert len({Path(name).parent for name in lists[0]} & {Path(name).parent for name in lists[1]}) == 0
+
+
+def test_a_random_ladder_is_the_choice_that_a_reader_makes_from_the_same_seed(tmp_path):
+    root = trees.camvid(tmp_path / "camvid")
+    config = Path(__file__).parent.parent / "configs/data/camvid.yaml"
+    words = [str(config), f"data.root={root}", "--labels", "1/4", "--seed", "5", "--out", str(tmp_path / "s")]
+    assert cli.main(["split", *words]) == 0
+    chosen = Camvid(root=root, labels="1/4", split_seed=5).build().labelled
+    assert (tmp_path / "s/1_4/labelled.txt").read_text().split() == [chosen.name(i) for i in range(len(chosen))]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--labels", "1/400"], "data.labels: '1/400' is 0 of 34"),
+        (["--labels", "35"], "data.labels: 35 is 35 of 34"),
+        (["--labels", "half"], "'half' is not a number"),
+        (["--labels", "3", "--how", "sequence"], "--labels: 3 images are fewer than the first of 1 sequences"),
+        (["--labels", "3", "data.roott=x"], "data.roott: unknown key"),
+        (["--labels", "3", "data.kind=scenes"], "scenes are drawn from a seed"),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_is_written(words, says, tmp_path, capsys):
+    root = trees.camvid(tmp_path / "camvid")
+    base = ["split", "data.kind=camvid", f"data.root={root}", "--out", str(tmp_path / "out")]
+    assert cli.main([*base, *words]) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,299 @@
+"""Anybody's own images: what the YAML names is what is read, and every mistake in it is told."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trees
+from PIL import Image
+from pydantic import TypeAdapter
+
+from mtseg import cli
+from mtseg.data.folder import Folder
+from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.settings import validate
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+LABELLED = {"images": "labelled/images", "masks": "labelled/masks"}
+
+
+def a_folder(root: Path, **keys: Any) -> Folder:
+    tree = {"root": str(root), "classes": ["ground", "road", "car"], "labelled": LABELLED, "val": 0.25, **keys}
+    return validate(Folder, {key: value for key, value in tree.items() if value is not None})
+
+
+def names(source: Source) -> list[str]:
+    return [source.name(i) for i in range(len(source))]
+
+
+def counts(splits: Splits) -> tuple[int, ...]:
+    return tuple(map(len, (splits.labelled, splits.unlabelled, splits.val, splits.test)))
+
+
+def photos(*numbers: int) -> list[str]:
+    return [f"labelled/images/photo_{i}.jpg" for i in numbers]
+
+
+def test_the_worked_example_trains_and_is_evaluated(tmp_path, capsys):
+    root = trees.own(tmp_path / "own")
+    words = [str(CONFIGS / "demo.yaml"), str(CONFIGS / "data/own.yaml"), f"data.root={root}", "steps=2", "workers=0"]
+    words += ["batch={labelled: 2, unlabelled: 2}", "device=cpu"]
+    assert cli.main(["train", *words, f"out={tmp_path / 'run'}", "--dry-run"]) == 0
+    assert "own all: 6 labelled" in capsys.readouterr().out
+    assert cli.main(["train", *words, f"out={tmp_path / 'run'}"]) == 0
+    assert cli.main(["eval", str(tmp_path / "run")]) == 0
+
+
+def test_every_commented_line_of_the_example_is_accepted(tmp_path):
+    text = (CONFIGS / "data/own.yaml").read_text()
+    for line in re.findall(r"^ +# +(mask_map: .*|labels: \S+|test: \{.*\})", text, re.MULTILINE):
+        word = line.split("  #")[0].replace(": ", "=", 1)
+        tree = TypeAdapter(dict).validate_python({"root": str(tmp_path), "val": 0.2, "labelled": LABELLED})
+        from mtseg.settings import parse_word
+
+        (key,), value = parse_word(word)
+        validate(Folder, tree | {"classes": ["background", "road", "car"], key: value})
+    assert text.count("mask_map: {") == 2
+
+
+def test_masks_follow_their_images_by_name(tmp_path):
+    splits = a_folder(trees.own(tmp_path)).build()
+    for pool in (splits.labelled, splits.val):
+        for i, name in enumerate(names(pool)):
+            mask = tmp_path / name.replace("images", "masks").replace(".jpg", ".png")
+            assert np.array_equal(pool.label(i), np.asarray(Image.open(mask)))
+
+
+def test_val_may_be_a_share_or_folders_and_test_may_be_named(tmp_path):
+    root = trees.own(tmp_path)
+    splits = a_folder(root).build()
+    assert counts(splits) == (6, 6, 2, 0)
+    assert sorted(names(splits.labelled) + names(splits.val)) == photos(*range(8))
+    again = a_folder(root, split_seed=1).build()
+    assert names(a_folder(root).build().val) == names(splits.val)
+    assert len({tuple(names(a_folder(root, split_seed=s).build().val)) for s in range(8)}) > 1
+    assert counts(again) == counts(splits)
+    splits = a_folder(root, val=LABELLED, test=LABELLED).build()
+    assert counts(splits) == (8, 8, 8, 8)
+    with pytest.raises(ValueError, match=r"data\.val: 0\.95 of 8 labelled images leaves none"):
+        a_folder(root, val=0.95).build()
+
+
+def test_unlabelled_images_are_those_without_masks_and_the_labelled_ones_that_are_not_chosen(tmp_path):
+    root = trees.own(tmp_path)
+    snaps = [f"unlabelled/snap_{i}.png" for i in range(8)]
+    splits = a_folder(root, unlabelled={"images": "unlabelled"}).build()
+    assert names(splits.unlabelled) == snaps
+    splits = a_folder(root, unlabelled={"images": "unlabelled"}, labels="1/3").build()
+    rest = sorted(set(photos(*range(8))) - set(names(splits.labelled)) - set(names(splits.val)))
+    assert names(splits.unlabelled) == rest + snaps
+    assert counts(splits) == (2, 4 + 8, 2, 0)
+    assert len(a_folder(root, labels=2).build().unlabelled) == 4
+
+
+@pytest.mark.parametrize(
+    ("images", "wanted"),
+    [
+        ("unlabelled", range(8)),
+        ("unlabelled/snap_[0-2].png", range(3)),
+        ("**/snap_*.png", range(8)),
+        ("some.txt", [5, 1]),
+        (["unlabelled/snap_7.png", "some.txt", "unlabelled/snap_[1-2].png"], [7, 5, 1, 2]),
+    ],
+)
+def test_unlabelled_images_may_be_folders_globs_lists_and_several(images, wanted, tmp_path):
+    root = trees.own(tmp_path)
+    (root / "some.txt").write_text("unlabelled/snap_5.png\nunlabelled/snap_1.png None\n")
+    splits = a_folder(root, unlabelled={"images": images}).build()
+    assert names(splits.unlabelled) == [f"unlabelled/snap_{i}.png" for i in wanted]
+
+
+def test_a_list_of_pairs_needs_no_names_alike(tmp_path):
+    root = trees.own(tmp_path)
+    (root / "labelled/masks/photo_3.png").rename(root / "labelled/masks/other.png")
+    (root / "pairs.txt").write_text(
+        "labelled/images/photo_3.jpg labelled/masks/other.png\n"
+        "/labelled/images/photo_1.jpg\t/labelled/masks/photo_1.png"
+    )
+    splits = a_folder(root, labelled={"pairs": "pairs.txt"}, val={"pairs": "pairs.txt"}).build()
+    assert names(splits.labelled) == photos(3, 1)
+    assert np.array_equal(splits.labelled.label(0), np.asarray(Image.open(root / "labelled/masks/other.png")))
+    for line in ("labelled/images/photo_1.jpg", "labelled/images/photo_1.jpg ../x.png", "labelled/images/x.jpg x.png"):
+        (root / "bad.txt").write_text(f"\n{line}\n")
+        with pytest.raises(ValueError, match=r"bad\.txt, line 2: "):
+            a_folder(root, labelled={"pairs": "bad.txt"}).build()
+
+
+def test_masks_with_an_ending_may_lie_beside_their_images_and_in_folders(tmp_path):
+    root = trees.own(tmp_path)
+    for i in range(4):
+        place = root / "mixed" / f"day{i % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        (root / f"labelled/images/photo_{i}.jpg").rename(place / f"{i // 2}.jpg")
+        (root / f"labelled/masks/photo_{i}.png").rename(place / f"{i // 2}_mask.png")
+    splits = a_folder(root, labelled={"images": "mixed", "masks": "mixed", "ending": "_mask"}).build()
+    both = sorted(names(splits.labelled) + names(splits.val))
+    assert both == [f"mixed/day{d}/{n}.jpg" for d in (0, 1) for n in (0, 1)]
+    for i, name in enumerate(names(splits.labelled)):
+        mask = np.asarray(Image.open(root / name.replace(".jpg", "_mask.png")))
+        assert np.array_equal(splits.labelled.label(i), mask)
+
+
+def test_images_without_masks_and_masks_without_images_are_counted_and_named(tmp_path):
+    root = trees.own(tmp_path)
+    for i in range(7):
+        (root / f"labelled/masks/photo_{i}.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"data\.labelled: 7 of 8 images have no mask .*photo_0.*photo_4\.jpg and 2 more"
+    ):
+        a_folder(root).build()
+    trees.own(tmp_path)
+    for i in range(2):
+        (root / f"labelled/images/photo_{i}.jpg").unlink()
+    with pytest.raises(ValueError, match=r"data\.labelled: 2 of 8 masks have no image .*photo_0\.png, .*photo_1\.png;"):
+        a_folder(root).build()
+
+
+def test_a_glob_or_a_list_may_name_a_part_of_a_folder_of_masks(tmp_path):
+    root = trees.own(tmp_path)
+    for kind, suffix in (("images", "jpg"), ("masks", "png")):
+        (root / f"labelled/{kind}/day").mkdir()
+        (root / f"labelled/{kind}/photo_0.{suffix}").rename(root / f"labelled/{kind}/day/photo_1.{suffix}")
+    (root / "train.txt").write_text("labelled/images/day/photo_1.jpg\n")
+    listed = {"images": "train.txt", "masks": "labelled/masks"}
+    globbed = {"images": "labelled/images/photo_[12].jpg", "masks": "labelled/masks"}
+    splits = a_folder(root, labelled=listed, val=globbed).build()
+    assert names(splits.labelled) == ["labelled/images/day/photo_1.jpg"]
+    assert names(splits.val) == photos(1, 2)
+    for pool in (splits.labelled, splits.val):
+        for i, name in enumerate(names(pool)):
+            mask = root / name.replace("images", "masks").replace(".jpg", ".png")
+            assert np.array_equal(pool.label(i), np.asarray(Image.open(mask)))
+
+
+@pytest.mark.parametrize("images", ["labelled/images", "labelled/images/*"])
+def test_two_images_of_one_mask_are_refused(images, tmp_path):
+    root = trees.own(tmp_path)
+    (root / "labelled/images/photo_1.png").write_bytes((root / "unlabelled/snap_1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"one mask for several images: .*photo_1\.jpg, .*photo_1\.png;"):
+        a_folder(root, labelled={**LABELLED, "images": images}).build()
+
+
+def test_two_masks_of_one_image_are_refused(tmp_path):
+    root = trees.own(tmp_path)
+    (root / "labelled/masks/photo_1.tif").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"photo_1\.png and .*photo_1\.tif are both the mask of photo_1"):
+        a_folder(root).build()
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"unlabelled": {"images": "nowhere"}}, r"data\.unlabelled\.images: 'nowhere' names no image under"),
+        ({"unlabelled": {"images": "/unlabelled"}}, r"data\.unlabelled\.images: '/unlabelled' is refused"),
+        ({"unlabelled": {"images": "../own"}}, r"data\.unlabelled\.images: '\.\./own' is refused"),
+        ({"labelled": {"images": "labelled/images", "masks": "masks"}}, "masks: no such folder"),
+        ({"labelled": {"pairs": "nowhere.txt"}}, r"nowhere\.txt: no such list"),
+        ({"expect": {"labelled": 7}}, r"data\.expect\.labelled: .* has 6 labelled images, and 7 are expected"),
+    ],
+)
+def test_what_is_not_there_is_told_by_key(keys, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        a_folder(trees.own(tmp_path), **keys).build()
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"classes": ["a", "a"]}, "names one twice"),
+        ({"classes": []}, "classes"),
+        ({"classes": [str(i) for i in range(256)]}, "classes"),
+        ({"ignore": 2}, "ignore: 2 is the value of class 'car' too"),
+        ({"mask_map": {"7": "bus"}}, "'bus', which is no class"),
+        ({"palette": ["#000000"]}, "1 colours for 3 classes"),
+        ({"palette": ["#000000", "#ffffff", "red"]}, "'red' is no colour"),
+        ({"labelled": {"images": "x"}}, "`images` and `masks`, or `pairs`"),
+        ({"labelled": {"images": "x", "masks": "y", "pairs": "z"}}, "`images` and `masks`, or `pairs`"),
+        ({"labelled": {}}, "`images` and `masks`, or `pairs`"),
+        ({"val": 1.5}, "val"),
+        ({"other": "drop"}, "'drop' is not one of 'error', 'ignore'"),
+        ({"mask": {}}, "mask: unknown key"),
+    ],
+)
+def test_keys_that_make_no_sense_are_refused_before_any_file_is_read(keys, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        a_folder(tmp_path / "nowhere", **keys)
+
+
+def test_masks_of_colours_values_and_void_become_classes(tmp_path):
+    root = trees.own(tmp_path)
+    inks = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142), (255, 255, 255)], np.uint8)
+    wanted = {}
+    for i in range(8):
+        path = root / f"labelled/masks/photo_{i}.png"
+        value = np.minimum(np.asarray(Image.open(path)), 3)
+        wanted[f"labelled/images/photo_{i}.jpg"] = np.where(value == 3, IGNORE, value)
+        Image.fromarray(inks[value]).save(path)
+    words = {"#000000": "ground", "128,64,128": 1, "#00008E": "car", "#ffffff": "ignore"}
+    splits = a_folder(root, mask_map=words).build()
+    for i, name in enumerate(names(splits.labelled)):
+        assert np.array_equal(splits.labelled.label(i), wanted[name])
+    words.pop("#ffffff")
+    source = a_folder(root, mask_map=words).build().labelled
+    with pytest.raises(ValueError, match=r"photo_\d\.png: colour #ffffff on \d+ pixels is not in mask_map"):
+        [source.label(i) for i in range(len(source))]
+    source = a_folder(root, mask_map=words, other="ignore").build().labelled
+    for i, name in enumerate(names(source)):
+        assert np.array_equal(source.label(i), wanted[name])
+
+
+def test_masks_of_16_bits_are_mapped_by_their_raw_values(tmp_path):
+    root = trees.own(tmp_path)
+    for i in range(8):
+        path = root / f"labelled/masks/photo_{i}.png"
+        Image.fromarray(np.full(trees.SIZE, 300 * (i % 2) + 24_000, np.uint16)).save(path)
+    source = a_folder(root, mask_map={"24000": "road", "24300": "car"}).build().labelled
+    for i, name in enumerate(names(source)):
+        assert (source.label(i) == 1 + int(name[-5]) % 2).all()
+
+
+def test_binary_masks_are_answered_with_the_hint_through_the_command_too(tmp_path, capsys):
+    root = trees.own(tmp_path / "own")
+    for path in (root / "labelled/masks").iterdir():
+        Image.fromarray(np.kron([[0, 255], [255, 0]], np.ones((33, 48))).astype(np.uint8)).save(path)
+    words = [str(CONFIGS / "demo.yaml"), str(CONFIGS / "data/own.yaml"), f"data.root={root}", "data.ignore=null"]
+    words += ["data.classes=[ground, cell]", "steps=1", "workers=0", "device=cpu"]
+    assert cli.main(["train", *words, f"out={tmp_path / 'run'}"]) == 1
+    message = capsys.readouterr().err
+    hint = re.search(r"mask_map: (\{.*\})", message)
+    assert hint
+    assert cli.main(["train", *words, f"out={tmp_path / 'run'}", f"data.mask_map={hint[1]}"]) == 0
+
+
+def test_a_split_list_chooses_the_labelled_ones_of_a_folder(tmp_path):
+    root = trees.own(tmp_path)
+    (tmp_path / "list.txt").write_text("labelled/images/photo_6.jpg\nphoto_2\n")
+    splits = a_folder(root, split=str(tmp_path / "list.txt"), val=LABELLED, unlabelled={"images": "unlabelled"}).build()
+    assert names(splits.labelled) == photos(6, 2)
+    assert names(splits.unlabelled) == photos(0, 1, 3, 4, 5, 7) + [f"unlabelled/snap_{i}.png" for i in range(8)]
+
+
+def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path):
+    root = trees.own(tmp_path)
+    for kind, suffix in (("images", "jpg"), ("masks", "png")):
+        (root / f"labelled/{kind}/more").mkdir()
+        old = root / f"labelled/{kind}/photo_2.{suffix}"
+        (root / f"labelled/{kind}/more/photo_2.{suffix}").write_bytes(old.read_bytes())
+    (tmp_path / "list.txt").write_text("photo_1\nphoto_2\n")
+    keys = {"split": str(tmp_path / "list.txt"), "val": LABELLED}
+    with pytest.raises(ValueError, match=r"list\.txt, line 2: 'photo_2' may be .*more/photo_2\.jpg or .*photo_2\.jpg;"):
+        a_folder(root, **keys).build()
+    (tmp_path / "list.txt").write_text("photo_1\nlabelled/images/photo_2.jpg\n")
+    assert names(a_folder(root, **keys).build().labelled) == photos(1, 2)
+
+
+def test_a_palette_of_ones_own_is_used(tmp_path):
+    splits = a_folder(trees.own(tmp_path), palette=["#000000", "804080", "#00008e"]).build()
+    assert splits.palette.tolist() == [[0, 0, 0], [128, 64, 128], [0, 0, 142]]

@@ -1,0 +1,70 @@
+"""What a run says of its data is true, is the same for the same images, and a run keeps to it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import trees
+from runs import tiny
+
+from mtseg.data.camvid import Camvid
+from mtseg.data.provenance import Expected, checked, digest, provenance, record
+from mtseg.report import facts
+from mtseg.trainer import fit
+
+
+def test_the_hash_is_of_the_sorted_names_whatever_their_order():
+    assert digest(["b.jpg", "a.jpg"]) == hashlib.sha256(b"a.jpg\nb.jpg\n").hexdigest()
+    assert digest(["ü"]) == hashlib.sha256("ü\n".encode()).hexdigest()
+    assert len({digest([]), digest(["a"]), digest(["a", "b"]), digest(["a\nb"]), digest(["ab"])}) == 4
+
+
+def test_a_run_prints_and_records_name_counts_and_hashes(tmp_path, capsys):
+    root = trees.camvid(tmp_path / "camvid")
+    config = tiny(tmp_path / "run", "data.kind=camvid", f"data.root={root}", "data.labels=1/4", "data.split_seed=2")
+    splits = config.data.build()
+    fit(config)
+    said = json.loads((tmp_path / "run/splits.json").read_text())
+    assert said["name"] == "camvid 1/4 seed 2"
+    first = capsys.readouterr().out.splitlines()[0]
+    for pool, count in (("labelled", 8), ("unlabelled", 34), ("val", 2), ("test", 3)):
+        source = getattr(splits, pool)
+        names = sorted(source.name(i) for i in range(len(source)))
+        wanted = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+        assert said[pool] == {"images": count, "sha256": wanted}
+        assert f"{count} {pool} ({wanted[:12]})" in first
+    assert facts(config)["data"] == first
+
+
+def test_a_run_is_not_continued_with_other_images(tmp_path):
+    root = trees.camvid(tmp_path / "camvid")
+    config = tiny(tmp_path / "run", "data.kind=camvid", f"data.root={root}", "steps=2")
+    fit(config, quiet=True)
+    fit(config, quiet=True)
+    lines = (root / "train.txt").read_text().splitlines()
+    (root / "train.txt").write_text("\n".join(reversed(lines)))
+    fit(config, quiet=True)  # the same images
+    (root / "train.txt").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"splits\.json: .*other images .labelled: 34 -> 33, unlabelled: 34 -> 33"):
+        fit(config, quiet=True)
+
+
+def test_a_run_that_is_begun_anew_records_its_own_images(tmp_path):
+    splits = Camvid(root=trees.camvid(tmp_path / "camvid")).build()
+    (tmp_path / "splits.json").write_text("{}")
+    said = record(tmp_path, splits, continued=False)
+    assert json.loads((tmp_path / "splits.json").read_text())["labelled"]["sha256"] == said.labelled.sha256
+    assert said == provenance(splits)
+
+
+@pytest.mark.parametrize("pool", ["labelled", "unlabelled", "val", "test"])
+def test_a_count_that_differs_is_refused_with_both_numbers(pool, tmp_path):
+    root: Path = trees.camvid(tmp_path / "camvid")
+    splits = Camvid(root=root).build()
+    found = len(getattr(splits, pool))
+    assert checked(splits, Expected(**{pool: found})) is splits
+    with pytest.raises(ValueError, match=rf"data\.expect\.{pool}: camvid all has {found} .*{found + 1} are expected"):
+        Camvid(root=root, expect=Expected(**{pool: found + 1})).build()
+    with pytest.raises(ValueError, match=pool):
+        Expected(**{pool: -1})
