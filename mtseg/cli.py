@@ -99,11 +99,13 @@ def _answer(work: Callable[[], None]) -> int:
 
 
 def _train(words: Sequence[str], dry_run: bool) -> None:
-    from mtseg.config import load, written
+    from mtseg.config import load, rate_for, written
     from mtseg.report import facts
     from mtseg.trainer import fit
 
     config = load(words)
+    if sentence := rate_for(words):
+        print(sentence)
     if dry_run:
         print(written(config))
         print("\n".join(f"{key:>22}: {value}" for key, value in facts(config).items()))

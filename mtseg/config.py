@@ -21,7 +21,7 @@ from mtseg.models import Smp
 from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.schedules import Poly, Schedule
-from mtseg.settings import dump, gather, read_yaml, to_yaml, validate
+from mtseg.settings import SUFFIXES, dump, gather, read_yaml, to_yaml, validate
 from mtseg.views import Views
 
 Data = Annotated[
@@ -94,6 +94,26 @@ def training_data(words: Sequence[str]) -> Data:
     if tree.get("kind") != "folder":
         tree["unlabelled"] = "all"
     return validate(_Training, {"data": tree}).data
+
+
+def rate_for(words: Sequence[str]) -> str | None:
+    """What linear scaling of the learning rate would be where a word changes the batch of the files; None: no change.
+
+    It is only said (Goyal et al. 2017): whether to follow is the reader's choice. For words that `load` accepts.
+    """
+    files = gather([word for word in words if word.endswith(SUFFIXES)])
+    before, after = (tree.get("batch", {}).get("labelled") for tree in (files, gather(words)))
+    rates = {key: value for key, value in files.get("optimizer", {}).items() if key in ("lr", "decoder_lr")}
+    chosen = any(word.startswith("optimizer") for word in words)
+    if (
+        before is None
+        or before == after
+        or chosen
+        or not all(isinstance(v, float | int | None) for v in rates.values())
+    ):
+        return None
+    scaled = " ".join(f"optimizer.{key}={value * after / before:g}" for key, value in rates.items() if value)
+    return f"batch.labelled is {after} in place of {before}: linear scaling would be {scaled}; it is not done"
 
 
 def of_run(run: Path) -> Config:

@@ -57,7 +57,10 @@ class Smp:
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in (self.options or {}).items()}
         architecture, encoder = _architecture(self.arch, options), self._known_encoder()
         try:
-            network = architecture(encoder_name=encoder, encoder_weights=None, classes=classes, **options)
+            extra = (
+                {"dynamic_img_size": True} if self.arch == "dpt" else {}
+            )  # any size, where its encoder has a fixed one
+            network = architecture(encoder_name=encoder, encoder_weights=None, classes=classes, **options, **extra)
         except Exception as error:  # of any type: the library checks few of its arguments
             raise ValueError(
                 f"model: {self.arch} with encoder {encoder} and options {self.options or {}} cannot be built: {error}; "
@@ -66,7 +69,8 @@ class Smp:
         if pretrained and str(self.weights) != "none":
             depth = len(network.encoder.out_channels) - 1
             load_encoder(network.encoder, self._encoder_weights(depth), source=str(self.weights))
-        return Padded(network, heads=self.heads)
+        stride = int(network.encoder.output_stride) * (2 if self.arch == "dpt" else 1)  # it halves the grid once more
+        return Padded(network, stride=stride, heads=self.heads)
 
     def _known_encoder(self) -> str:
         import segmentation_models_pytorch as smp
@@ -90,10 +94,9 @@ class Padded(nn.Module):
 
     second: nn.Module | None  # the head beside the network's own
 
-    def __init__(self, network: Any, *, heads: int = 1) -> None:
+    def __init__(self, network: Any, *, stride: int, heads: int = 1) -> None:
         super().__init__()
-        self.network = network
-        self.stride = int(network.encoder.output_stride)
+        self.network, self.stride = network, stride
         self.second = _like_new(network.segmentation_head) if heads == 2 else None
 
     def forward(

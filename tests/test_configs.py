@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 from trees import BY_KIND
 
-from mtseg.config import differences, load, of_run, written
+from mtseg.config import differences, load, of_run, rate_for, written
 from mtseg.settings import gather, validate
 from mtseg.trainer import fit
 
 ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
 WHOLE = [path for path in FILES if path.parent.name in ("configs", "recipe")]
+CELLS = [path for path in FILES if path.parent.parent.name == "recipe"]  # configs/recipe/SET/SPLIT_METHOD.yaml
 LADDERS = [path for path in FILES if path.parent.parent.name == "data"]  # configs/data/SET/SPLIT.yaml
-PARTS = [path for path in FILES if path not in WHOLE + LADDERS]
+PARTS = [path for path in FILES if path not in WHOLE + LADDERS + CELLS]
 SMALL = [
     "steps=2",
     "eval.every=2",
@@ -69,6 +70,39 @@ PUBLISHED = {
     "coco/1_64": (1849, None, 5000),
     "coco/1_32": (3697, None, 5000),
 }
+
+
+# Passes over the unlabelled images in UniMatch's published configs (ADE20K: ours), and COCO's 118,287 training images.
+PASSES = {"voc": 80, "cityscapes": 240, "coco": 30, "ade20k": 60}
+
+
+@pytest.mark.parametrize("path", CELLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_cell_of_the_published_tables_has_its_splits_data_and_its_protocols_number_of_steps(path):
+    """Epochs turned into steps: a step takes 8 unlabelled images, of supervised-only 16 labelled ones."""
+    split, _, method = path.stem.rpartition("_")
+    tree, ladder = gather([str(path)]), gather([str(ROOT / "data" / path.parent.name / f"{split}.yaml")])
+    assert tree["data"] == ladder["data"]
+    labelled, unlabelled, _ = PUBLISHED[f"{path.parent.name}/{split}"]
+    unlabelled = 118287 - labelled if unlabelled is None else unlabelled
+    config = load([str(path)])
+    assert config.steps == PASSES[path.parent.name] * unlabelled // 8
+    branches = {"supervised": 0, "unimatch": 3}[method]
+    assert len(config.method.branches) == branches
+    assert (config.batch.labelled, config.batch.unlabelled) == ((8, 8) if branches else (16, 8))
+    assert config.out.name == f"{path.parent.name}_{path.stem}"
+
+
+def test_every_published_split_has_a_cell_of_each_method():
+    expected = {f"{split}_{method}" for split in PUBLISHED for method in ("supervised", "unimatch")}
+    assert {f"{path.parent.name}/{path.stem}" for path in CELLS} == expected
+
+
+@pytest.mark.parametrize("cell", ["voc/92_unimatch", "cityscapes/1_16_unimatch", "coco/1_32_supervised"])
+def test_a_cell_takes_two_steps_on_its_data_set_in_miniature(cell, tmp_path):
+    """With another encoder and crop, which alone make it slow, and a share of the miniature's images."""
+    words = ["model.encoder=resnet18", "views.crop=[65, 65]", "data.split=null", "data.labels=1/2"]
+    words += [f"data.expect.{pool}=null" for pool in ("labelled", "unlabelled", "val")]
+    takes_two_steps([str(ROOT / "recipe" / f"{cell}.yaml"), *words], tmp_path)
 
 
 def test_the_published_splits_have_a_config_each_with_the_published_counts():
@@ -153,3 +187,15 @@ def test_a_part_can_be_built_and_refused_in_python_too():
     with pytest.raises(ValueError, match="own"):
         Ema(mode="eval", buffers="own")
     assert validate(Ema, {"kind": "ema", "decay": 0.5}) == Ema(decay=0.5)
+
+
+def test_a_batch_changed_by_word_is_answered_with_the_scaled_rate_and_nothing_is_scaled():
+    """Goyal et al. 2017: twice the images a step, twice the learning rate; it is said, not done."""
+    recipe = str(ROOT / "recipe/voc/92_unimatch.yaml")
+    sentence = rate_for([recipe, "batch.labelled=4"])
+    assert sentence is not None
+    assert "optimizer.lr=0.0005" in sentence
+    assert "optimizer.decoder_lr=0.005" in sentence
+    assert load([recipe, "batch.labelled=4"]).optimizer.lr == 1e-3
+    for words in ([], ["batch.unlabelled=4"], ["batch.labelled=4", "optimizer.lr=5e-4"], ["batch.labelled=8"]):
+        assert rate_for([recipe, *words]) is None

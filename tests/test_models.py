@@ -31,6 +31,7 @@ NETWORKS: list[Any] = [
     ("fpn", TINY, 3, {"decoder_pyramid_channels": 16, "upsampling": 1}, 8),
     ("fpn", TINY, 4, {"decoder_pyramid_channels": 16, "upsampling": 2}, 16),
     ("fpn", "mobilenet_v2", 5, {"decoder_pyramid_channels": 16}, 32),
+    ("dpt", "tu-test_vit", 4, {"decoder_intermediate_channels": [8] * 4, "decoder_fusion_channels": 8}, 32),
 ]
 
 
