@@ -57,11 +57,13 @@ def compare(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(arguments: Sequence[str] | None = None) -> int:
-    """Print one Markdown table over finished comparisons that differ in their seed."""
+    """Print one Markdown table over finished comparisons that differ in their seed, or over runs of several methods."""
     parser = argparse.ArgumentParser(prog="table", description=table.__doc__)
-    parser.add_argument("folders", nargs="+", help="folders of comparisons (their out=)")
+    parser.add_argument("folders", nargs="+", help="folders of comparisons, or of runs named METHOD/SEED (their out=)")
+    parser.add_argument("--baseline", default="supervised", help="the METHOD that the others are compared with")
+    parser.add_argument("--full", default="supervised_all", help="the METHOD with all labels, where there is one")
     parsed = parser.parse_args(arguments)
-    return _answer(lambda: _table(parsed.folders))
+    return _answer(lambda: _table(parsed))
 
 
 def split(arguments: Sequence[str] | None = None) -> int:
@@ -137,12 +139,14 @@ def _compare(words: Sequence[str]) -> None:
     run_both(config)
 
 
-def _table(folders: Sequence[str]) -> None:
+def _table(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from mtseg.compare import table as over_seeds
+    from mtseg.tables import of_methods, over_seeds
 
-    print(over_seeds([Path(folder) for folder in folders]))
+    folders = [Path(folder) for folder in parsed.folders]
+    runs = all((folder / "metrics.jsonl").exists() for folder in folders)
+    print(of_methods(folders, baseline=parsed.baseline, full=parsed.full) if runs else over_seeds(folders))
 
 
 def _split(parsed: argparse.Namespace) -> None:

@@ -1,17 +1,15 @@
-"""What do the unlabelled images buy? The same run without and with them; a table over seeds, a picture."""
+"""What do the unlabelled images buy? The same run without and with them; a table, a picture."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mtseg.checkpoint import write_whole
-from mtseg.config import Config, differences, of_run
+from mtseg.config import Config
 from mtseg.evaluate import source_of
 from mtseg.log import read
 from mtseg.report import gallery, percent, restored
@@ -68,62 +66,6 @@ def scores_of(out: Path, split: str) -> Rows:
             raise ValueError(f"{out / run}: metrics.jsonl holds no {key}; train it with eval.split={split}")
         rows[row] = {"last": values[-1], "best": max((v for v in values if v is not None), default=None)}
     return rows
-
-
-def table(folders: Sequence[Path]) -> str:
-    """A Markdown table over comparisons that differ in their seed: mean and sample deviation, in percent.
-
-    Raises ValueError for a folder without a finished comparison, for one seed twice, and for comparisons that
-    differ in more than seeds and places.
-    """
-    found = [_finished(folder) for folder in folders]
-    _refuse_unlike(folders, found)
-    seeds = ", ".join(str(one["seed"]) for one in found)
-    lines = [
-        f"mIoU on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each seed, then "
-        "mean and sample deviation; best is the best of all evaluations.",
-        "",
-        "| network | each seed, last | last | best |",
-        "| --- | --- | --- | --- |",
-    ]
-    for row in NETWORKS:
-        last, best = ([100 * one["mIoU"][row][when] for one in found] for when in ("last", "best"))
-        each = ", ".join(f"{value:.1f}" for value in last)
-        lines.append(f"| {row} | {each} | {_spread(last)} | {_spread(best)} |")
-    ahead = [100 * (one["mIoU"]["teacher"]["last"] - one["mIoU"]["supervised-only"]["last"]) for one in found]
-    lines.append(f"| teacher over supervised-only | {', '.join(f'{a:+.1f}' for a in ahead)} | {_spread(ahead)} | |")
-    return "\n".join(lines)
-
-
-def _refuse_unlike(folders: Sequence[Path], found: Sequence[dict]) -> None:
-    for n, (folder, one) in enumerate(zip(folders, found, strict=True)):
-        for earlier, other in zip(folders[:n], found[:n], strict=True):
-            if one["seed"] == other["seed"]:
-                raise ValueError(f"{folder} and {earlier} have the same seed, {one['seed']}; name each seed once")
-    for folder in folders[1:]:
-        unlike = differences(of_run(folders[0] / "method"), of_run(folder / "method"))
-        unlike = [line for line in unlike if not line.partition(":")[0].endswith("seed")]
-        if unlike:
-            raise ValueError(f"{folders[0]} and {folder} differ in more than their seed:\n  " + "\n  ".join(unlike))
-
-
-def _finished(folder: Path) -> dict:
-    path = folder / "comparison.json"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no comparison.json; make it with: python tools/compare.py CONFIG out={folder}")
-    try:
-        found = dict(json.loads(path.read_text()))
-        numbers = [found["mIoU"][row][when] for row in NETWORKS for when in ("last", "best")]
-        whole = {"split", "seed", "steps"} <= found.keys() and all(isinstance(n, float) for n in numbers)
-    except (ValueError, TypeError, KeyError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path}: not a whole comparison with a score of every network; make it again")
-    return found
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 def _print(rows: Rows, config: Config, console: Console) -> None:

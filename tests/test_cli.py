@@ -132,6 +132,62 @@ def test_a_table_has_the_mean_and_the_sample_deviation_over_seeds(tmp_path, caps
     assert rows["teacher"][4].strip().startswith(f"{np.mean(teacher) * 100 + 10:.1f}")
 
 
+def a_run(folder: Path, seed: int, student: float, teacher: list[float], *words: str) -> str:
+    """A finished run of 2 steps a score, with these scores of the teacher."""
+    folder.mkdir(parents=True)
+    steps = 2 * len(teacher)
+    config = tiny(folder, f"seed={seed}", f"data.seed={seed}", f"steps={steps}", *words)
+    (folder / "config.yaml").write_text(written(config))
+    lines = [
+        {"step": 2 * n, "val_student/mIoU": student, "val_teacher/mIoU": value} for n, value in enumerate(teacher, 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(folder)
+
+
+def test_a_table_of_methods_has_the_gain_over_the_baseline_and_the_share_of_the_gap_that_is_closed(tmp_path, capsys):
+    import numpy as np
+
+    base, full, good = [0.40, 0.44], [0.80, 0.84], [0.61, 0.67]
+    runs = []
+    for seed in (0, 1):
+        runs += [
+            a_run(tmp_path / "supervised" / str(seed), seed, base[seed], [0.1, 0.41], "method.branches=[]"),
+            a_run(tmp_path / "supervised_all" / str(seed), seed, full[seed], [0.1, 0.8], "data.labels=all"),
+            a_run(tmp_path / "good" / str(seed), seed, 0.6, [0.7, good[seed]], "method.weight=3.0"),
+        ]
+    assert cli.main(["table", *runs]) == 0
+    rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()[5:]]
+    assert [row[1] for row in rows] == ["supervised_all", "good", "supervised"]  # the best teacher first
+    ahead = 100 * (np.array(good) - np.array(base))
+    row = rows[1]
+    assert row[3] == f"{100 * np.mean(good):.1f} +- {100 * np.std(good, ddof=1):.1f}"
+    assert row[4] == "70.0 +- 0.0"
+    assert row[5] == ", ".join(f"{value:+.1f}" for value in ahead)
+    assert row[6] == f"{100 * ahead.mean() / 40:.0f} %"
+
+
+@pytest.mark.parametrize(
+    ("seed", "scores", "word", "says"),
+    [
+        (0, [0.5, 0.5], "steps=6", "not finished"),
+        (0, [0.5, 0.5], "optimizer.lr=0.1", "optimizer.lr: 0.05 -> 0.1"),
+        (0, [0.5, 0.5], "data.labels=3", "data.labels: 2 -> 3"),
+        (1, [0.5, 0.5], "method.weight=3.0", "different seeds"),
+    ],
+)
+def test_runs_that_do_not_compare_are_no_table_of_methods(seed, scores, word, says, tmp_path, capsys):
+    base = a_run(tmp_path / "supervised/0", 0, 0.4, [0.4, 0.4])
+    other = a_run(tmp_path / "other/0", seed, 0.5, scores, word)
+    assert cli.main(["table", base, other]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_a_table_of_methods_without_its_baseline_says_which_rows_there_are(tmp_path, capsys):
+    assert cli.main(["table", a_run(tmp_path / "other/0", 0, 0.5, [0.5])]) == 1
+    assert "no run of 'supervised' among other" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["steps=8", "eval.split=test", "optimizer.lr=0.1", "method.weight=3.0"])
 def test_comparisons_that_differ_in_more_than_their_seeds_are_no_table(word, tmp_path, capsys):
     one, other = comparison(tmp_path / "a", 0, 0.3, 0.4), comparison(tmp_path / "b", 1, 0.3, 0.4, word)

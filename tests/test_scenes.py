@@ -64,6 +64,12 @@ def test_no_scene_or_name_occurs_twice_over_all_pools_and_seeds() -> None:
     assert len({source.name(i) for source, i in reads}) == len(reads)
 
 
+@pytest.mark.parametrize(("labels", "count"), [(7, 7), ("1/8", 5), ("3/4", 30), ("all", 40)])
+def test_labels_are_a_number_a_share_rounded_down_or_all(labels: int | str, count: int) -> None:
+    splits = Scenes(images=40, labels=labels).build()
+    assert (len(splits.labelled), len(splits.unlabelled)) == (count, 40)
+
+
 def test_fewer_labels_are_a_part_of_more_labels() -> None:
     few, many = (Scenes(labels=n).build().labelled for n in (8, 16))
     assert (len(few), len(many)) == (8, 16)

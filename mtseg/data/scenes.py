@@ -13,6 +13,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import NDArray
 
 from mtseg.data.source import IGNORE, Source, Splits, Subset
+from mtseg.data.splits import Labels, wanted
 from mtseg.part import part
 
 SCENE_CLASSES = ("background", "disc", "ring", "box", "triangle", "cross", "star")
@@ -68,12 +69,12 @@ class SceneSource:
 
 @part
 class Scenes:
-    """The embedded data set; of its `images` training scenes the first `labels` are labelled."""
+    """The embedded data set; of its training scenes the first `labels` (a number, a share, `all`) are labelled."""
 
     kind: Literal["scenes"] = "scenes"
     size: tuple[int, int] = (64, 96)  # (H, W)
     images: int = 400
-    labels: int = 16
+    labels: Labels = 16
     val: int = 50
     test: int = 100
     seed: int = 0
@@ -82,28 +83,28 @@ class Scenes:
     def __post_init__(self) -> None:
         if min(self.size) < SMALLEST_SIDE:
             raise ValueError(f"size: {self.size} has a side under {SMALLEST_SIDE}: choose larger sides (H, W)")
-        for key in ("images", "labels", "val", "test"):
+        for key in ("images", "val", "test"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} is not at least 1: choose a positive number")
+        wanted(self.images, self.labels)
         if self.seed < 0:
             raise ValueError(f"seed: {self.seed} is negative: choose 0 or more")
-        if self.labels > self.images:
-            raise ValueError(f"labels: {self.labels} is over images: {self.images}: lower labels or raise images")
-        if self.unlabelled == "rest" and self.labels == self.images:
+        if self.unlabelled == "rest" and wanted(self.images, self.labels) == self.images:
             raise ValueError(f"unlabelled: rest of {self.images} images is empty: lower labels or choose all")
 
     def build(self) -> Splits:
         """The four pools; no scene is drawn yet."""
+        labels = wanted(self.images, self.labels)
         train = SceneSource(self.seed, self.images, self.size, "train")
-        rest: Source = Subset(train, range(self.labels, self.images))
+        rest: Source = Subset(train, range(labels, self.images))
         return Splits(
             classes=SCENE_CLASSES,
             palette=PALETTE.copy(),
-            labelled=Subset(train, range(self.labels)),
+            labelled=Subset(train, range(labels)),
             unlabelled=train if self.unlabelled == "all" else rest,
             val=SceneSource(self.seed, self.val, self.size, "val"),
             test=SceneSource(self.seed, self.test, self.size, "test"),
-            name=f"scenes {self.labels} of {self.images} seed {self.seed}",
+            name=f"scenes {labels} of {self.images} seed {self.seed}",
         )
 
 

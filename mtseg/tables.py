@@ -1,0 +1,138 @@
+"""Markdown tables of results, made of run folders: comparisons over seeds, and methods over seeds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from mtseg.compare import NETWORKS
+from mtseg.config import differences, of_run
+from mtseg.log import read
+
+
+def over_seeds(folders: Sequence[Path]) -> str:
+    """A Markdown table over comparisons that differ in their seed: mean and sample deviation, in percent.
+
+    Raises ValueError for a folder without a finished comparison, for one seed twice, and for comparisons that
+    differ in more than seeds and places.
+    """
+    found = [_finished(folder) for folder in folders]
+    _refuse_unlike(folders, found)
+    seeds = ", ".join(str(one["seed"]) for one in found)
+    lines = [
+        f"mIoU on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each seed, then "
+        "mean and sample deviation; best is the best of all evaluations.",
+        "",
+        "| network | each seed, last | last | best |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in NETWORKS:
+        last, best = ([100 * one["mIoU"][row][when] for one in found] for when in ("last", "best"))
+        each = ", ".join(f"{value:.1f}" for value in last)
+        lines.append(f"| {row} | {each} | {_spread(last)} | {_spread(best)} |")
+    ahead = [100 * (one["mIoU"]["teacher"]["last"] - one["mIoU"]["supervised-only"]["last"]) for one in found]
+    lines.append(f"| teacher over supervised-only | {', '.join(f'{a:+.1f}' for a in ahead)} | {_spread(ahead)} | |")
+    return "\n".join(lines)
+
+
+def _refuse_unlike(folders: Sequence[Path], found: Sequence[dict]) -> None:
+    for n, (folder, one) in enumerate(zip(folders, found, strict=True)):
+        for earlier, other in zip(folders[:n], found[:n], strict=True):
+            if one["seed"] == other["seed"]:
+                raise ValueError(f"{folder} and {earlier} have the same seed, {one['seed']}; name each seed once")
+    for folder in folders[1:]:
+        unlike = differences(of_run(folders[0] / "method"), of_run(folder / "method"))
+        unlike = [line for line in unlike if not line.partition(":")[0].endswith("seed")]
+        if unlike:
+            raise ValueError(f"{folders[0]} and {folder} differ in more than their seed:\n  " + "\n  ".join(unlike))
+
+
+def _finished(folder: Path) -> dict:
+    path = folder / "comparison.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no comparison.json; make it with: python tools/compare.py CONFIG out={folder}")
+    try:
+        found = dict(json.loads(path.read_text()))
+        numbers = [found["mIoU"][row][when] for row in NETWORKS for when in ("last", "best")]
+        whole = {"split", "seed", "steps"} <= found.keys() and all(isinstance(n, float) for n in numbers)
+    except (ValueError, TypeError, KeyError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: not a whole comparison with a score of every network; make it again")
+    return found
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str = "supervised_all") -> str:
+    """A Markdown table with a row for each method over finished runs in folders NAME/SEED, sorted by the teacher.
+
+    `baseline` is the row that the others are compared with; `full` the one with all labels, where there is one: then
+    the share of the gap between the two that a row closes is a column. Percent; last step, mean and sample deviation.
+
+    Raises ValueError for runs that are not finished, that differ in more than method, seeds and the number of labels,
+    or that have not the same seeds in each row.
+    """
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        rows.setdefault(run.parent.name, {})[of_run(run).seed] = _scores(run)
+    _refuse_unlike_runs(runs, rows, full=full)
+    if baseline not in rows:
+        raise ValueError(f"no run of {baseline!r} among {', '.join(rows)}; name its folders too, or another baseline")
+    one, gap = of_run(runs[0]), " gap closed |" if full in rows else ""
+    seeds = sorted(next(iter(rows.values())))
+    lines = [
+        f"mIoU on {one.eval.split} in percent after {one.steps} steps, seeds {', '.join(map(str, seeds))}: the last",
+        "evaluation, mean and sample deviation; best is the teacher's best of all evaluations.",
+        "",
+        f"| method | student | teacher | best | teacher over {baseline}, each seed |{gap}",
+        f"| --- | --- | --- | --- | --- |{' --- |' if gap else ''}",
+    ]
+    for name in sorted(rows, key=lambda name: -mean(seed["teacher"] for seed in rows[name].values())):
+        student, teacher, best = ([rows[name][seed][key] for seed in seeds] for key in ("student", "teacher", "best"))
+        bases = [rows[baseline][seed]["student"] for seed in seeds]
+        ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
+        line = f"| {name} | {_spread(student)} | {_spread(teacher)} | {_spread(best)} | "
+        line += ", ".join(f"{value:+.1f}" for value in ahead) + " |"
+        if gap:
+            whole = mean(rows[full][seed]["student"] for seed in seeds) - mean(bases)
+            line += f" {100 * mean(ahead) / whole:.0f} % |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _scores(run: Path) -> dict[str, float]:
+    """Last student, last and best teacher of a finished run, in percent."""
+    config = of_run(run)
+    keys = {name: f"{config.eval.split}_{name}/mIoU" for name in ("student", "teacher")}
+    found = [line for line in read(run) if keys["teacher"] in line]
+    if not found or found[-1]["step"] != config.steps or None in (found[-1][key] for key in keys.values()):
+        raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
+    best = max(line[keys["teacher"]] for line in found if line[keys["teacher"]] is not None)
+    return {
+        "student": 100 * found[-1][keys["student"]],
+        "teacher": 100 * found[-1][keys["teacher"]],
+        "best": 100 * best,
+    }
+
+
+def _refuse_unlike_runs(runs: Sequence[Path], rows: dict[str, dict[int, Any]], *, full: str) -> None:
+    if sum(len(seeds) for seeds in rows.values()) != len(runs):
+        raise ValueError("a method has the same seed twice; name each run once")
+    if len({tuple(sorted(seeds)) for seeds in rows.values()}) > 1:
+        shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in rows.items())
+        raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
+    own = ("method", "views", "model.heads")
+    for run in runs[1:]:
+        unlike = [
+            line
+            for line in differences(of_run(runs[0]), of_run(run))
+            if not line.startswith(own)
+            and not line.partition(":")[0].endswith("seed")
+            and not (line.startswith("data.labels:") and full in (run.parent.name, runs[0].parent.name))
+        ]
+        if unlike:
+            raise ValueError(f"{runs[0]} and {run} differ in more than method and seed:\n  " + "\n  ".join(unlike))
