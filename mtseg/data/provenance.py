@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mtseg.checkpoint import write_whole
 from mtseg.data.source import Source, Splits
 from mtseg.part import part
 
@@ -87,7 +88,7 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
             raise ValueError(
                 f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
             )
-    path.write_text(json.dumps(asdict(here), indent=1))
+    write_whole(path, json.dumps(asdict(here), indent=1))
     return here
 
 
