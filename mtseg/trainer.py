@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from mtseg import capture, checkpoint, keeping, versions
 from mtseg.capture import Broken
 from mtseg.config import Config, written
+from mtseg.data.loading import loader
 from mtseg.data.provenance import record
 from mtseg.data.source import Splits
-from mtseg.data.stream import Batch, Stream, loader
+from mtseg.data.stream import Batch, Stream
 from mtseg.diagnostics import Alarms, health, pseudo_accuracy
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.exhausted import memory_told
@@ -175,7 +176,8 @@ def _batches(config: Config, splits: Splits, *, start: int, device: torch.device
         seed=config.seed,
         masks=config.diagnose_with_masks,
     )
-    return loader(stream, range(start, config.steps), workers=config.workers, pin=device.type == "cuda")
+    steps, pin = range(start, config.steps), device.type == "cuda"
+    return loader(stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout)
 
 
 def _images(config: Config) -> int:
