@@ -65,7 +65,14 @@ def best(folder: Path) -> tuple[Path, float, str] | None:
         said = json.loads((folder / BEST).read_text())
         place = folder / name_of(int(said["step"]))
         return (place, float(said["mIoU"]), str(said["split"])) if (place / MANIFEST).is_file() else None
-    except (OSError, ValueError, TypeError, KeyError):  # a pointer only: what it points to checks itself
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+    ):  # a pointer only: what it points to checks itself
         return None
 
 

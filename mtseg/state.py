@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -102,15 +103,26 @@ def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
     """Put `saved` into `state`; returns how much of metrics.jsonl belongs to it.
 
     The optimizer's settings stay those of `state`, which the config says; what it has gathered is restored.
+    Raises ValueError for what was not saved from such a state.
     """
     load_networks(state, saved, run)
-    state.teacher.load_state_dict(saved.rest["teacher"])
-    device = next(state.student.parameters()).device
-    state.memory = {name: value.to(device) for name, value in saved.rest["memory"].items()}
-    settings = [{key: group[key] for key in group if key != "params"} for group in state.optimizer.param_groups]
-    state.optimizer.load_state_dict(saved.rest["optimizer"])
-    for group, setting in zip(state.optimizer.param_groups, settings, strict=True):
+    try:
+        state.teacher.load_state_dict(saved.rest["teacher"])
+        device = next(state.student.parameters()).device
+        state.memory = {name: value.to(device) for name, value in saved.rest["memory"].items()}
+        _restore_optimizer(state.optimizer, saved.rest["optimizer"])
+        state.step = saved.step
+        state.skipped, state.skipped_in_a_row = map(int, saved.rest.get("skipped", (0, 0)))
+        return int(saved.rest["metrics_bytes"])
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{run}: what is saved beside the weights of step {saved.step} is not of a run with its config.yaml "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); choose another out="
+        ) from error
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
-    state.step = saved.step
-    state.skipped, state.skipped_in_a_row = saved.rest.get("skipped", (0, 0))
-    return int(saved.rest["metrics_bytes"])

@@ -41,7 +41,7 @@ def record(folder: Path, step: int) -> list[str]:
 def _entries(path: Path) -> list[dict[str, str]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     return found if isinstance(found, list) and all(isinstance(entry, dict) for entry in found) else []
 
