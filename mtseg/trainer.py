@@ -73,12 +73,12 @@ def _run_saved(config: Config, splits: Splits, state: State, *, log: Log, asked_
 
 def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
     """The steps from where `state` stands to the last; returns the scores there."""
-    device = next(state.student.parameters()).device
+    device, stop_if_asked = _device(state), partial(_stop_if_asked, config, state, log, asked_by)
     found = None if state.step == 0 else log.scores(state.step, config.eval.split)
     if state.step == config.steps and found is not None:
         log.say(f"{config.out} is finished already: {summary(config.eval.split, found)}")
     elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
-        found = _evaluated(config, splits, state, log)  # it was stopped before this, or in it
+        found = _evaluated(config, splits, state, log, stop_if_asked)  # it was stopped before this, or in it
     keeping.point_to_best(config, state, found)
     alarms = Alarms(splits.classes)
     for batch in _batches(config, splits, start=state.step, device=device):
@@ -90,12 +90,10 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Ca
             values = _read(terms)
             log.train(state.step, values, images_per_step=_images(config))
             log.warn(alarms.train(values))
-        if asked := asked_by():  # an evaluation that is due now is made when the run continues
-            done = f"saved at step {state.step}" if keeping.saved(config, state, log) else "not saved"
-            raise Stopped(f"{config.out} stopped on {asked}, {done}; the same command continues it")
+        stop_if_asked()  # an evaluation that is due now is made when the run continues
         better = False
         if _due(config.eval.every, state.step, config):
-            found = _evaluated(config, splits, state, log)
+            found = _evaluated(config, splits, state, log, stop_if_asked)
             log.warn(alarms.evaluated(found))
             better = keeping.is_better(config, found)
         if (better or _due(config.checkpoint_every, state.step, config)) and keeping.saved(config, state, log):
@@ -193,12 +191,29 @@ def _read(terms: dict[str, Tensor | float]) -> dict[str, Any]:
     return {f"train/{key}": term.tolist() if isinstance(term, Tensor) else term for key, term in terms.items()}
 
 
-def _evaluated(config: Config, splits: Splits, state: State, log: Log) -> Scores:
+def _stop_if_asked(config: Config, state: State, log: Log, asked_by: Callable[[], str]) -> None:
+    """Raises Stopped, the state saved, where a signal has come."""
+    if asked := asked_by():
+        whole = keeping.is_saved(config, state) or keeping.saved(config, state, log)
+        done = f"saved at step {state.step}" if whole else f"step {state.step} NOT saved"
+        raise Stopped(f"{config.out} stopped on {asked}, {done}; the same command continues it")
+
+
+def _device(state: State) -> torch.device:
+    return next(state.student.parameters()).device
+
+
+def _evaluated(config: Config, splits: Splits, state: State, log: Log, stop_if_asked: Callable[[], None]) -> Scores:
+    """The scores of both networks, logged. A signal ends it: it is made when the run continues."""
     networks = {"student": state.student, "teacher": state.teacher.module}
-    source, classes = source_of(splits, config.eval.split), splits.classes
-    device = next(state.student.parameters()).device
+    source, classes, device = source_of(splits, config.eval.split), splits.classes, _device(state)
     tally = partial(evaluate, classes=len(classes), views=config.views, batch=config.eval.batch, device=device)
-    with memory_told(config, device, f"in the evaluation after step {state.step}"):
-        found = {name: scores(tally(network, source), classes) for name, network in networks.items()}
+    hooks = [network.register_forward_pre_hook(lambda *_: stop_if_asked()) for network in networks.values()]
+    try:
+        with memory_told(config, device, f"in the evaluation after step {state.step}"):
+            found = {name: scores(tally(network, source), classes) for name, network in networks.items()}
+    finally:
+        for hook in hooks:
+            hook.remove()
     log.evaluated(state.step, config.eval.split, found)
     return found
