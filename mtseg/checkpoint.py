@@ -145,7 +145,7 @@ def _refuse_full(folder: Path, checkpoint: Checkpoint) -> None:
     wanted = SPARE * sum(_size(tree) for tree in (checkpoint.student, checkpoint.teacher, checkpoint.rest))
     free = shutil.disk_usage(folder).free
     if free < wanted:
-        raise OSError(errno.ENOSPC, f"{wanted / 1e6:.0f} MB are wanted and {free / 1e6:.0f} MB are free", str(folder))
+        raise OSError(errno.ENOSPC, f"{wanted / 1e6:.1f} MB are wanted and {free / 1e6:.1f} MB are free", str(folder))
 
 
 def _size(tree: Any) -> int:

@@ -100,7 +100,7 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Ca
             keeping.point_to_best(config, state, found if better else None)
     if not keeping.is_saved(config, state):
         raise OSError(
-            f"{config.out}: the last step, {state.step}, is not saved; make room, and the same command ends it"
+            f"{config.out}: the last step, {state.step}, is not saved; make room, and give the same command again"
         )
     assert found is not None
     return found

@@ -719,8 +719,9 @@ def test_31_two_runs_do_not_write_to_one_folder(tmp_path, capsys):
         assert f"process {process.pid} on " in message
         assert "\n" not in message
     finally:
-        process.kill()  # a stale lock, and loading processes that outlive it for seconds
-        process.communicate()
+        process.stdout.close()
+        process.kill()  # a stale lock, and a loading process that outlives it for seconds
+        process.wait()
     done = checkpoint.load_newest(run / "checkpoints")[0].step
     words = [f"out={run}", f"steps={done + 1}", "accept_changes=[steps]"]
     assert cli.main(["train", path, *words]) == 0
@@ -819,6 +820,7 @@ def belongings(pid: int) -> tuple[float, int, int]:
 def test_35_in_10000_steps_with_2_workers_memory_and_open_files_stay(tmp_path):
     path, run = written_config(tmp_path), tmp_path / "run"
     words = [f"out={run}", "steps=10000", "workers=2", "log_every=50", "eval.every=1000", "checkpoint_every=500"]
+    words += ["views.crop=[24, 32]", "batch={labelled: 1, unlabelled: 1}"]
     command = [sys.executable, "tools/train.py", path, *words]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
