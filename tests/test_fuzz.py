@@ -26,9 +26,9 @@ from mtseg.state import build, restore
 from mtseg.trainer import fit
 
 FUZZ = settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-FEW = settings(FUZZ, max_examples=30)
+FEW = settings(FUZZ, max_examples=20)
 DEEP = b"[" * 3000
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
