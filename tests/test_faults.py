@@ -429,6 +429,7 @@ def test_14_a_death_in_the_middle_of_a_step_does_not_tear_it(tmp_path):
         pass
     with pytest.raises(ValueError, match="SIGKILL"):
         list(batches)
+    assert time.monotonic() - until < 30  # not the time-out
 
 
 # 17: disks that are full
