@@ -1,5 +1,6 @@
 """Checkpoints: one directory a step, written aside and renamed when whole, checked by a manifest when read."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+BEST = "best.json"
+SPARE = 1.2  # times its own size that must be free before a checkpoint is written
 Tensors = dict[str, Tensor]
 
 
@@ -27,33 +31,55 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write `checkpoint` under `folder` and delete all but the newest `keep`; returns its directory.
+    """Write `checkpoint` under `folder` and delete all but the newest `keep` and the best; returns its directory.
 
     Raises ValueError, and writes nothing, where a weight is not finite: the checkpoint before it is the one to keep.
+    Raises OSError where the disk does not take it, and leaves nothing of it.
 
     A crash at any moment leaves the earlier checkpoints whole and this one absent: the directory gets its name
     only after its files, and last its manifest of sizes and SHA-256, are on the disk.
     """
     for name, tensors in (("student", checkpoint.student), ("teacher", checkpoint.teacher)):
         _refuse_not_finite(name, tensors, checkpoint.step)
+    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".tmp-*"):  # by a process that died here
         shutil.rmtree(left)
     aside = folder / f".tmp-{checkpoint.step}-{os.getpid()}"
-    aside.mkdir(parents=True)
-    for name, tensors in (("student", checkpoint.student), ("teacher", checkpoint.teacher)):
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / _weights(name))
-    torch.save(checkpoint.rest, aside / "state.pt")
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(aside.iterdir())}
-    (aside / MANIFEST).write_text(json.dumps({"step": checkpoint.step, "files": files}, indent=1))
-    for path in [*aside.iterdir(), aside]:
-        _flush(path)
+    try:
+        _refuse_full(folder, checkpoint)
+        _write(aside, checkpoint)
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch have their own for a full disk
+        shutil.rmtree(aside, ignore_errors=True)
+        raise error if isinstance(error, OSError) else OSError(" ".join(str(error).split())[:300]) from error
     place = folder / name_of(checkpoint.step)
     shutil.rmtree(place, ignore_errors=True)
     aside.rename(place)
     _flush(folder)
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(old)
+    _prune(folder, keep)
     return place
+
+
+def best(folder: Path) -> tuple[Path, float, str] | None:
+    """The checkpoint under `folder` with the highest score, that score, and the split it is of; None: none is known."""
+    try:
+        said = json.loads((folder / BEST).read_text())
+        place = folder / name_of(int(said["step"]))
+        return (place, float(said["mIoU"]), str(said["split"])) if (place / MANIFEST).is_file() else None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+    ):  # a pointer only: what it points to checks itself
+        return None
+
+
+def point_to_best(folder: Path, step: int, score: float, split: str, *, keep: int) -> None:
+    """From now on the checkpoint of `step`, which is there, is the best: it is kept until a better one is named."""
+    write_whole(folder / BEST, json.dumps({"step": step, "mIoU": score, "split": split}))
+    _prune(folder, keep)
 
 
 def name_of(step: int) -> str:
@@ -94,6 +120,40 @@ def write_whole(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     _flush(aside)
     aside.replace(path)
+
+
+def _write(aside: Path, checkpoint: Checkpoint) -> None:
+    """The files of `checkpoint`, the manifest last, all of them on the disk."""
+    aside.mkdir()
+    for name, tensors in (("student", checkpoint.student), ("teacher", checkpoint.teacher)):
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / _weights(name))
+    torch.save(checkpoint.rest, aside / "state.pt")
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(aside.iterdir())}
+    (aside / MANIFEST).write_text(json.dumps({"step": checkpoint.step, "files": files}, indent=1))
+    for path in [*aside.iterdir(), aside]:
+        _flush(path)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    pointed = best(folder)
+    for old in steps(folder)[:-keep]:
+        if pointed is None or old != pointed[0]:
+            shutil.rmtree(old)
+
+
+def _refuse_full(folder: Path, checkpoint: Checkpoint) -> None:
+    wanted = SPARE * sum(_size(tree) for tree in (checkpoint.student, checkpoint.teacher, checkpoint.rest))
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise OSError(errno.ENOSPC, f"{wanted / 1e6:.1f} MB are wanted and {free / 1e6:.1f} MB are free", str(folder))
+
+
+def _size(tree: Any) -> int:
+    """Bytes of the tensors in a tree of dictionaries and lists."""
+    if isinstance(tree, Tensor):
+        return tree.numel() * tree.element_size()
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return sum(_size(value) for value in inner)
 
 
 def _load(place: Path) -> Checkpoint:

@@ -31,11 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
-    """Train one run, or continue the run in its folder."""
+    """Train one run, or continue the run in its folder; or take a captured step again."""
     parser = argparse.ArgumentParser(prog="train", description=train.__doc__)
-    parser.add_argument("words", nargs="+", help=WORDS)
+    parser.add_argument("words", nargs="*", help=WORDS)
+    parser.add_argument("--replay", metavar="FILE", help="take the step in a run's capture-STEP.pt again, and report")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what follows from it")
     parsed = parser.parse_intermixed_args(arguments)
+    if parsed.replay is not None:
+        return _answer(lambda: _replay(parsed.replay, parsed.words))
+    if not parsed.words:
+        parser.error("the following arguments are required: words")
     return _answer(lambda: _train(parsed.words, parsed.dry_run))
 
 
@@ -115,6 +120,14 @@ def _train(words: Sequence[str], dry_run: bool) -> None:
     _share_cores(config)
     fit(config)
     print(f"done; score it with: python tools/eval.py {config.out}")
+
+
+def _replay(file: str, words: Sequence[str]) -> None:
+    from pathlib import Path
+
+    from mtseg.replay import replay
+
+    print("\n".join(replay(Path(file), words)))
 
 
 def _evaluate(run: str, words: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mtseg.complaints import near
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
 from mtseg.data.cityscapes import Cityscapes
@@ -31,7 +32,10 @@ Data = Annotated[
 Count = Annotated[int, Field(ge=1)]
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
-PLACE_AND_PACE = ("out", "workers", "device", "resume", "log_every", "checkpoint_every", "keep", "data.root")
+PLACE_AND_PACE = (
+    *("out", "workers", "loader_timeout", "device", "resume", "accept_changes", "log_every", "checkpoint_every"),
+    *("keep", "max_skipped", "data.root"),
+)
 
 
 @part
@@ -39,9 +43,12 @@ class Config:
     """A run. `steps` are updates of the student; `schedule` scales the optimizer's learning rates.
 
     `out` is the run's folder. `resume`: `auto` continues what is there, `never` refuses a folder with a run.
-    `clip` is the largest gradient norm (null: no clipping). A checkpoint is written every `checkpoint_every`
-    steps and at the end; the newest `keep` are kept. `diagnose_with_masks` logs how often the teacher's answers are
-    true, where the unlabelled images have masks; nothing is trained on them.
+    `accept_changes` names the settings (`steps`, `eval`, `optimizer.lr`) that may differ from those the run was begun
+    with; others are refused. `clip` is the largest gradient norm (null: no clipping). An update whose loss or gradient
+    is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
+    steps, where the teacher is better than ever, and at the end; the newest `keep` and the best are kept.
+    A loading process may take `loader_timeout` seconds for a batch. `diagnose_with_masks` logs how often the teacher's
+    answers are true, where the unlabelled images have masks; nothing is trained on them.
     """
 
     data: Data
@@ -58,10 +65,13 @@ class Config:
     eval: Evaluation = Evaluation()
     out: Path
     resume: Literal["auto", "never"] = "auto"
+    accept_changes: tuple[str, ...] = ()
+    max_skipped: Count = 10
     log_every: Count = 20
     checkpoint_every: Count = 500
     keep: Count = 2
     workers: Annotated[int, Field(ge=0)] = 2
+    loader_timeout: Count = 300
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 
     def __post_init__(self) -> None:
@@ -70,6 +80,10 @@ class Config:
                 f"model.heads: {self.model.heads} and method.logit_distance: {self.method.logit_distance} do not fit; "
                 "give two heads and a distance, such as 0.01, or one head and null"
             )
+        known = _names(dump(self)) if self.accept_changes else []
+        for key in self.accept_changes:
+            if key not in known:
+                raise ValueError(f"accept_changes: {key!r} is no setting{near(key, known, '; ')}")
 
 
 def load(words: Sequence[str]) -> Config:
@@ -136,6 +150,13 @@ def differences(before: Config, after: Config) -> list[str]:
     old, new = _flat(dump(before)), _flat(dump(after))
     keys = [key for key in {**old, **new} if key not in PLACE_AND_PACE]
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _names(tree: Any, prefix: str = "") -> list[str]:
+    """The dotted names of all settings, and of what holds them."""
+    inner = tree.items() if isinstance(tree, dict) else ()
+    names = [(f"{prefix}{key}", value) for key, value in inner]
+    return [name for name, _ in names] + [deep for name, value in names for deep in _names(value, f"{name}.")]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

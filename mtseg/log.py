@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,32 @@ Scalars = dict[str, float]
 SHOWN = ("loss", "loss_sup", "loss_cons", "weight", "known", "kept", "lr")  # of a step's values, on the console
 
 
+class _Lines:
+    """A file that lines are added to. What a full disk does not take waits in memory, and goes before the next line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._waiting = path.open("ab", buffering=0), b""
+        self.length = self._file.tell()  # of all lines, those that wait too
+
+    def add(self, line: str) -> None:
+        self._waiting += line.encode()
+        self.length += len(line.encode())
+        self.write()
+
+    def write(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Log:
     """The record of a run from step `start` on. Use as a context manager.
 
     `length` is how many bytes of metrics.jsonl belong to the steps before `start`; what a stopped run wrote
-    after its last checkpoint is cut off, so that no step stands there twice.
+    after its last checkpoint is cut off, so that no step stands there twice. What cannot be written ends no run: it is
+    said, once.
     """
 
     def __init__(self, folder: Path, *, total: int, start: int = 0, length: int = 0, quiet: bool = False) -> None:
@@ -28,7 +50,8 @@ class Log:
         path.touch()
         whole = path.stat().st_size
         os.truncate(path, min(length, whole))
-        self._folder, self._file = folder, path.open("a", encoding="utf-8")
+        self._folder, self._lines = folder, _Lines(path)
+        self._refused: set[str] = set()
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._console = Console(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
@@ -53,8 +76,9 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        self._board.close()
-        self._file.close()
+        self._attempt("tensorboard", self._board.close)
+        self._attempt("metrics.jsonl", self._lines.write)
+        self._lines.close()
 
     def say(self, text: str) -> None:
         """A line for the reader of the console."""
@@ -63,10 +87,9 @@ class Log:
     def scalars(self, step: int, values: Scalars, *, aside: dict[str, Any] | None = None) -> None:
         """Record `values` at `step`; those of `aside` go to metrics.jsonl alone. NaN is written as null."""
         line = {"step": step} | {key: _plain(value) for key, value in (values | (aside or {})).items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._attempt("metrics.jsonl", lambda: self._lines.add(json.dumps(line) + "\n"))
         for key, value in values.items():
-            self._board.add_scalar(key, value, step)
+            self._show(key, value, step)
 
     def warn(self, sentences: list[str]) -> None:
         """Lines that ask for the reader's attention."""
@@ -81,8 +104,9 @@ class Log:
         before, then = self._since
         speed = (step - before) * images_per_step / max(time.perf_counter() - then, 1e-9)
         self._since = (step, time.perf_counter())
-        self._board.add_scalar("train/images_per_second", speed, step)
+        self._show("train/images_per_second", speed, step)
         shown = "  ".join(f"{key} {values[f'train/{key}']:.4g}" for key in SHOWN if f"train/{key}" in values)
+        shown += f"  skipped {values['train/skipped']}" if values.get("train/skipped") else ""
         shown += f"  {speed:.0f} images/s"
         self._progress.update(self._task, completed=step, shown=shown)
         if not self._live:
@@ -109,7 +133,18 @@ class Log:
 
     def length(self) -> int:
         """Bytes of metrics.jsonl so far."""
-        return self._file.tell()
+        return self._lines.length
+
+    def _show(self, key: str, value: float, step: int) -> None:
+        self._attempt("tensorboard", lambda: self._board.add_scalar(key, value, step))
+
+    def _attempt(self, what: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if what not in self._refused:
+                self.warn([f"{self._folder / what} cannot be written: {error}; the run goes on, and this is said once"])
+            self._refused.add(what)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -121,7 +156,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             lines.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {number}: not a line of metrics; take it out, or train again") from None
     return lines
 

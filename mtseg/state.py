@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,21 +17,46 @@ from mtseg.teachers import TeacherState
 
 @dataclass
 class State:
-    """All that a run changes. `step` counts finished updates of the student; `memory` is what targets remember."""
+    """All that a run changes. `step` counts finished steps; `memory` is what targets remember.
+
+    `skipped` steps, whose loss or gradient was not finite, updated nothing; the last `skipped_in_a_row` were such.
+    """
 
     student: nn.Module
     teacher: TeacherState
     optimizer: torch.optim.Optimizer
     step: int = 0
     memory: Memory = field(default_factory=dict)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 def build(config: Config, splits: Splits, device: torch.device, *, pretrained: bool = True) -> State:
-    """Student, teacher and optimizer at step 0: a function of the config and its seed."""
+    """Student, teacher and optimizer at step 0: a function of the config, its seed, and the sizes of its data."""
+    return sized(config, len(splits.classes), len(splits.unlabelled), device=device, pretrained=pretrained)
+
+
+def sized(config: Config, classes: int, images: int, *, device: torch.device, pretrained: bool) -> State:
+    """`build`, for data of so many `classes` and unlabelled `images`."""
     reseed_torch(config.seed, "initial weights")
-    student = config.model.build(len(splits.classes), pretrained=pretrained).to(device)
-    teacher = config.method.teacher.build(student, len(splits.unlabelled), len(splits.classes))
+    student = config.model.build(classes, pretrained=pretrained).to(device)
+    teacher = config.method.teacher.build(student, images, classes)
     return State(student, teacher, config.optimizer.build(student))
+
+
+class Undo:
+    """What forwards write into the buffers of `state`'s networks (batch statistics), to be put back when called."""
+
+    def __init__(self, state: State) -> None:
+        buffers = [*state.student.buffers(), *state.teacher.module.buffers()]
+        floats = [buffer for buffer in buffers if buffer.is_floating_point()]
+        self._groups = [group for group in (floats, [b for b in buffers if not b.is_floating_point()]) if group]
+        self._before = [torch._foreach_mul(group, 1) for group in self._groups]  # copies, in one launch
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        for group, before in zip(self._groups, self._before, strict=True):
+            torch._foreach_copy_(group, before)
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,17 +71,19 @@ def pick_device(name: str) -> torch.device:
 
 def save(config: Config, state: State, metrics_bytes: int) -> None:
     """Write a checkpoint of `state`, to which the first `metrics_bytes` of metrics.jsonl belong."""
+    checkpoint.save(config.out / "checkpoints", snapshot(state, metrics_bytes), keep=config.keep)
+
+
+def snapshot(state: State, metrics_bytes: int = 0) -> checkpoint.Checkpoint:
+    """All of `state`, not copied, as it is saved."""
     rest = {
         "optimizer": state.optimizer.state_dict(),
         "teacher": state.teacher.state_dict(),
         "memory": state.memory,
+        "skipped": [state.skipped, state.skipped_in_a_row],
         "metrics_bytes": metrics_bytes,
     }
-    checkpoint.save(
-        config.out / "checkpoints",
-        checkpoint.Checkpoint(state.step, state.student.state_dict(), state.teacher.module.state_dict(), rest),
-        keep=config.keep,
-    )
+    return checkpoint.Checkpoint(state.step, state.student.state_dict(), state.teacher.module.state_dict(), rest)
 
 
 def load_networks(state: State, saved: checkpoint.Checkpoint, run: Path) -> None:
@@ -72,11 +100,29 @@ def load_networks(state: State, saved: checkpoint.Checkpoint, run: Path) -> None
 
 
 def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
-    """Put `saved` into `state`; returns how much of metrics.jsonl belongs to it."""
+    """Put `saved` into `state`; returns how much of metrics.jsonl belongs to it.
+
+    The optimizer's settings stay those of `state`, which the config says; what it has gathered is restored.
+    Raises ValueError for what was not saved from such a state.
+    """
     load_networks(state, saved, run)
-    state.teacher.load_state_dict(saved.rest["teacher"])
-    device = next(state.student.parameters()).device
-    state.memory = {name: value.to(device) for name, value in saved.rest["memory"].items()}
-    state.optimizer.load_state_dict(saved.rest["optimizer"])
-    state.step = saved.step
-    return int(saved.rest["metrics_bytes"])
+    try:
+        state.teacher.load_state_dict(saved.rest["teacher"])
+        device = next(state.student.parameters()).device
+        state.memory = {name: value.to(device) for name, value in saved.rest["memory"].items()}
+        _restore_optimizer(state.optimizer, saved.rest["optimizer"])
+        state.step = saved.step
+        state.skipped, state.skipped_in_a_row = map(int, saved.rest.get("skipped", (0, 0)))
+        return int(saved.rest["metrics_bytes"])
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{run}: what is saved beside the weights of step {saved.step} is not of a run with its config.yaml "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); choose another out="
+        ) from error
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        group.update(setting)

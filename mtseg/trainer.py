@@ -1,25 +1,30 @@
 """The training loop. It knows steps; it knows neither methods nor data sets. Read from `fit` down."""
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mtseg import checkpoint
-from mtseg.config import Config, differences, of_run, written
+from mtseg import capture, checkpoint, keeping, versions
+from mtseg.capture import Broken
+from mtseg.config import Config, written
+from mtseg.data.loading import loader
 from mtseg.data.provenance import record
 from mtseg.data.source import Splits
-from mtseg.data.stream import Batch, Stream, loader
+from mtseg.data.stream import Batch, Stream
 from mtseg.diagnostics import Alarms, health, pseudo_accuracy
 from mtseg.evaluate import evaluate, scores, source_of
+from mtseg.exhausted import memory_told
+from mtseg.lock import locked
 from mtseg.log import Log, summary
 from mtseg.optim import set_lr
 from mtseg.randomness import reseed_torch
+from mtseg.resume import continued
 from mtseg.signals import Stopped, listening
-from mtseg.state import State, build, pick_device, restore, save
+from mtseg.state import State, Undo, build, pick_device, restore, save
 from mtseg.targets import Moment
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
@@ -31,55 +36,72 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     `splits` are images of your own, in place of those that `config.data` names. A finished run is not trained
     again. SIGINT, SIGTERM and SIGUSR1 stop it after the step, saved: `Stopped`.
 
-    Raises ValueError for data that cannot be used, for a folder that holds another run, and for a loss or weights
-    that are not finite. What came before is saved, except where it is not finite itself.
+    Raises ValueError for data that cannot be used, for a folder that holds another run or is being written to, for
+    memory that runs out, and after `max_skipped` updates in a row that were not finite. What came before is saved,
+    except where it is not finite itself. Raises OSError where the last step cannot be saved.
     """
     device = pick_device(config.device)
     splits = config.data.build() if splits is None else splits
-    saved, sentences = _continued(config)
-    state = build(config, splits, device, pretrained=saved is None)
-    length = 0 if saved is None else restore(state, saved, config.out)
-    config.out.mkdir(parents=True, exist_ok=True)
-    data = record(config.out, splits, continued=saved is not None)
-    checkpoint.write_whole(config.out / "config.yaml", written(config))
-    with (
-        Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log,
-        listening() as asked_by,
-    ):
-        for sentence in [data.sentence(), *sentences]:
-            log.say(sentence)
-        try:
-            return _run(config, splits, state, log=log, asked_by=asked_by)
-        except ValueError:
-            if state.step > 0 and not (config.out / "checkpoints" / checkpoint.name_of(state.step)).exists():
-                with suppress(ValueError):  # weights that are not finite are not worth saving
-                    save(config, state, log.length())
-            raise
+    with locked(config.out):
+        saved, sentences = continued(config)
+        state = build(config, splits, device, pretrained=saved is None)
+        length = 0 if saved is None else restore(state, saved, config.out)
+        data = record(config.out, splits, continued=saved is not None)
+        sentences = [data.sentence(), *sentences, *versions.record(config.out, state.step)]
+        checkpoint.write_whole(config.out / "config.yaml", written(config))
+        with (
+            Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log,
+            listening() as asked_by,
+        ):
+            for sentence in sentences:
+                log.say(sentence)
+            return _run_saved(config, splits, state, log=log, asked_by=asked_by)
+
+
+def _run_saved(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
+    """`_run`, whose last whole step is saved where an error ends it."""
+    try:
+        return _run(config, splits, state, log=log, asked_by=asked_by)
+    except Broken:
+        raise
+    except ValueError:
+        if state.step > 0 and not keeping.is_saved(config, state):
+            with suppress(ValueError, OSError):  # weights that are not finite are not worth saving
+                save(config, state, log.length())
+        raise
 
 
 def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
     """The steps from where `state` stands to the last; returns the scores there."""
-    device = next(state.student.parameters()).device
+    device, stop_if_asked = _device(state), partial(_stop_if_asked, config, state, log, asked_by)
     found = None if state.step == 0 else log.scores(state.step, config.eval.split)
     if state.step == config.steps and found is not None:
         log.say(f"{config.out} is finished already: {summary(config.eval.split, found)}")
     elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
-        found = _evaluated(config, splits, state, log)  # it was stopped before this, or in it
+        found = _evaluated(config, splits, state, log, stop_if_asked)  # it was stopped before this, or in it
+    keeping.point_to_best(config, state, found)
     alarms = Alarms(splits.classes)
     for batch in _batches(config, splits, start=state.step, device=device):
-        terms = train_step(config, state, batch.to(device), watch=_due(config.log_every, state.step + 1, config))
+        with memory_told(config, device, f"in step {state.step + 1}", Broken):
+            batch = batch.to(device)
+            terms = train_step(config, state, batch, watch=_due(config.log_every, state.step + 1, config))
+        capture.refuse_skipping(config, splits, state, batch, log.warn)
         if _due(config.log_every, state.step, config):
-            values = _read(terms, state.step)
+            values = _read(terms)
             log.train(state.step, values, images_per_step=_images(config))
             log.warn(alarms.train(values))
-        if asked := asked_by():  # an evaluation that is due now is made when the run continues
-            save(config, state, log.length())
-            raise Stopped(f"{config.out} stopped on {asked}, saved at step {state.step}; the same command continues it")
+        stop_if_asked()  # an evaluation that is due now is made when the run continues
+        better = False
         if _due(config.eval.every, state.step, config):
-            found = _evaluated(config, splits, state, log)
+            found = _evaluated(config, splits, state, log, stop_if_asked)
             log.warn(alarms.evaluated(found))
-        if _due(config.checkpoint_every, state.step, config):
-            save(config, state, log.length())
+            better = keeping.is_better(config, found)
+        if (better or _due(config.checkpoint_every, state.step, config)) and keeping.saved(config, state, log):
+            keeping.point_to_best(config, state, found if better else None)
+    if not keeping.is_saved(config, state):
+        raise OSError(
+            f"{config.out}: the last step, {state.step}, is not saved; make room, and give the same command again"
+        )
     assert found is not None
     return found
 
@@ -87,8 +109,11 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Ca
 def train_step(config: Config, state: State, batch: Batch, *, watch: bool = False) -> dict[str, Tensor | float]:
     """One update of the student and of its teacher; returns what to log, still on the device.
 
+    Where the loss or the gradient is not finite, nothing is updated: student, optimizer, teacher, batch statistics and
+    memories stay, and the step is counted as skipped. It is a step of all schedules and of the data all the same.
     `watch`: the health of the targets too.
     """
+    undo = Undo(state)
     method, moment = config.method, Moment(state.step, config.steps, config.seed)
     reseed_torch(config.seed, "dropout", state.step)
     set_lr(state.optimizer, config.schedule(state.step, config.steps))
@@ -112,12 +137,17 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
 
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if config.clip is not None:
-        nn.utils.clip_grad_norm_(state.student.parameters(), config.clip)
-    state.optimizer.step()
+    norm = nn.utils.get_total_norm([p.grad for p in state.student.parameters() if p.grad is not None])
     on_tasks = [values.detach() for values in on_tasks]
-    state.teacher.update(state.student, tasks, on_tasks)
-    state.memory = plan.memory
+    if bool((loss.detach() + norm).isfinite()):  # the step's one wait for the device
+        if config.clip is not None:
+            nn.utils.clip_grads_with_norm_(state.student.parameters(), config.clip, norm)
+        state.optimizer.step()
+        state.teacher.update(state.student, tasks, on_tasks)
+        state.memory, state.skipped_in_a_row = plan.memory, 0
+    else:
+        undo()
+        state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
     state.step += 1
 
     terms: dict[str, Tensor | float] = {"loss": loss.detach(), "loss_sup": supervised.detach()}
@@ -129,7 +159,8 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
         if batch.teacher is not None and batch.teacher.label is not None and plan.answer is not None:
             answer = plan.answer.seen_from(batch.teacher.view(config.views))
             terms["pseudo_accuracy"] = pseudo_accuracy(answer, batch.teacher.label)
-    return terms | {"lr": state.optimizer.param_groups[-1]["lr"]}
+    lr = state.optimizer.param_groups[-1]["lr"]
+    return terms | {"lr": lr, "gradient": norm, "skipped": state.skipped}
 
 
 def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
@@ -143,7 +174,8 @@ def _batches(config: Config, splits: Splits, *, start: int, device: torch.device
         seed=config.seed,
         masks=config.diagnose_with_masks,
     )
-    return loader(stream, range(start, config.steps), workers=config.workers, pin=device.type == "cuda")
+    steps, pin = range(start, config.steps), device.type == "cuda"
+    return loader(stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout)
 
 
 def _images(config: Config) -> int:
@@ -154,51 +186,34 @@ def _due(every: int, step: int, config: Config) -> bool:
     return step % every == 0 or step == config.steps
 
 
-def _read(terms: dict[str, Tensor | float], step: int) -> dict[str, Any]:
+def _read(terms: dict[str, Tensor | float]) -> dict[str, Any]:
     """The terms as numbers and lists of numbers, under the names of the log."""
-    values = {f"train/{key}": term.tolist() if isinstance(term, Tensor) else term for key, term in terms.items()}
-    loss = float(terms["loss"])
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss is {loss} at step {step}; train with a lower optimizer.lr, or clip=1, in a new out="
-        )
-    return values
+    return {f"train/{key}": term.tolist() if isinstance(term, Tensor) else term for key, term in terms.items()}
 
 
-def _evaluated(config: Config, splits: Splits, state: State, log: Log) -> Scores:
+def _stop_if_asked(config: Config, state: State, log: Log, asked_by: Callable[[], str]) -> None:
+    """Raises Stopped, the state saved, where a signal has come."""
+    if asked := asked_by():
+        whole = keeping.is_saved(config, state) or keeping.saved(config, state, log)
+        done = f"saved at step {state.step}" if whole else f"step {state.step} NOT saved"
+        raise Stopped(f"{config.out} stopped on {asked}, {done}; the same command continues it")
+
+
+def _device(state: State) -> torch.device:
+    return next(state.student.parameters()).device
+
+
+def _evaluated(config: Config, splits: Splits, state: State, log: Log, stop_if_asked: Callable[[], None]) -> Scores:
+    """The scores of both networks, logged. A signal ends it: it is made when the run continues."""
     networks = {"student": state.student, "teacher": state.teacher.module}
-    source, classes = source_of(splits, config.eval.split), splits.classes
-    device = next(state.student.parameters()).device
-    found = {
-        name: scores(
-            evaluate(network, source, classes=len(classes), views=config.views, batch=config.eval.batch, device=device),
-            classes,
-        )
-        for name, network in networks.items()
-    }
+    source, classes, device = source_of(splits, config.eval.split), splits.classes, _device(state)
+    tally = partial(evaluate, classes=len(classes), views=config.views, batch=config.eval.batch, device=device)
+    hooks = [network.register_forward_pre_hook(lambda *_: stop_if_asked()) for network in networks.values()]
+    try:
+        with memory_told(config, device, f"in the evaluation after step {state.step}"):
+            found = {name: scores(tally(network, source), classes) for name, network in networks.items()}
+    finally:
+        for hook in hooks:
+            hook.remove()
     log.evaluated(state.step, config.eval.split, found)
     return found
-
-
-def _continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of the run to continue, none for a new run; and what the user should know.
-
-    A folder with checkpoints holds a run, and is refused to another one. Damaged checkpoints are set aside.
-    """
-    folder = config.out / "checkpoints"
-    if config.resume == "never" and (config.out / "config.yaml").exists():
-        raise ValueError(f"out: {config.out} holds a run already and resume is never; choose another out=")
-    if not checkpoint.steps(folder):
-        begun = (config.out / "metrics.jsonl").exists()
-        return None, [f"{config.out}: a run without a checkpoint, so it begins again"] if begun else []
-    changed = differences(of_run(config.out), config)
-    if changed:
-        lines = "\n  ".join(changed)
-        raise ValueError(
-            f"out: {config.out} holds a run with other settings; choose another out=, or restore them:\n  {lines}"
-        )
-    saved, damaged = checkpoint.load_newest(folder)
-    for place in damaged:
-        checkpoint.set_aside(place)
-    going_on = [f"continuing {config.out} at step {saved.step}"] if saved.step < config.steps else []
-    return saved, [*damaged.values(), *going_on]

@@ -11,8 +11,9 @@ import trees
 from PIL import Image
 
 from mtseg.data.files import Files, Pool, files, packed
+from mtseg.data.loading import loader
 from mtseg.data.masks import in_order
-from mtseg.data.stream import BatchSizes, Stream, loader
+from mtseg.data.stream import BatchSizes, Stream
 from mtseg.views import Views
 
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from mtseg.colour import Colour
+from mtseg.data.loading import loader
 from mtseg.data.source import IGNORE, Source, Splits
-from mtseg.data.stream import Batch, BatchSizes, Crops, Stream, loader
+from mtseg.data.stream import Batch, BatchSizes, Crops, Stream
 from mtseg.geometry import Geometry
 from mtseg.views import Policy, StudentPolicy, Views
 

@@ -325,9 +325,10 @@ def test_a_run_without_one_whole_checkpoint_is_never_started_over_silently(tmp_p
         fit(config, quiet=True)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_the_step(tmp_path):
-    with pytest.raises(ValueError, match=r"the loss is nan at step \d"):
-        fit(tiny(tmp_path / "run", "optimizer.lr=1e30"), quiet=True)
+def test_a_loss_that_stays_no_number_ends_the_run_with_the_step_and_a_capture(tmp_path):
+    with pytest.raises(ValueError, match=r"not finite at step 3, after 2 steps in a row"):
+        fit(tiny(tmp_path / "run", "optimizer.lr=1e30", "max_skipped=2", "eval.every=4"), quiet=True)
+    assert (tmp_path / "run/capture-3.pt").is_file()
 
 
 @pytest.mark.slow

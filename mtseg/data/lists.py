@@ -65,6 +65,8 @@ def _json(path: Path, text: str) -> list[Entry]:
         tree = json.loads(text, object_pairs_hook=list)  # pairs, so that no key is lost that is there twice
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}; the list is not JSON") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise ValueError(f"{path}: {error}; the list is no list of names") from None
     items = tree if isinstance(tree, list) else [tree]
     return [_item(f"{path}, entry {n}", item) for n, item in enumerate(items, start=1)]
 

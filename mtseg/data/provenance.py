@@ -4,10 +4,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from mtseg.checkpoint import write_whole
 from mtseg.data.source import Source, Splits
 from mtseg.part import part
 
@@ -80,15 +81,26 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     """
     here, path = provenance(splits), folder / FILE
     if continued and path.is_file():
-        before = json.loads(path.read_text())
+        before = _read(path)
         changed = [pool for pool in POOLS if before[pool] != asdict(here)[pool]]
         if changed:
             numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
             raise ValueError(
                 f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
             )
-    path.write_text(json.dumps(asdict(here), indent=1))
+    write_whole(path, json.dumps(asdict(here), indent=1))
     return here
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {pool: {"images": found[pool]["images"], "sha256": found[pool]["sha256"]} for pool in POOLS}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(
+            f"{path}: damaged, so the run's images cannot be compared with those it was begun with; restore it, or "
+            "delete it where you know that they are the same"
+        ) from None
 
 
 def _names(source: Source) -> Names:

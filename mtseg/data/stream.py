@@ -1,23 +1,21 @@
 """The batch of a step: a pure function of (seed, step), whatever the number of workers or the step begun at."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
+from mtseg.data.in_hand import InHand
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.geometry import Matrix, View, content, draw_image, draw_label
 from mtseg.part import part
 from mtseg.randomness import generator
-from mtseg.signals import leave_to_parent
 from mtseg.views import Views
 
 Shot = tuple[int, NDArray[np.uint8]]  # an image's index in its pool, and the image (H, W, 3)
@@ -101,6 +99,7 @@ class Stream(Dataset[Batch]):
     ) -> None:
         self.splits, self.views, self.sizes = splits, views, sizes
         self.students, self.seed, self.masks = students, seed, masks
+        self.in_hand = InHand(0)
         self._painters: dict[str, Painter] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,7 +136,11 @@ class Stream(Dataset[Batch]):
         return self._crops("student", shots, self._warps("student", shots, step, branch), step, branch)
 
     def _read(self, pool: str, source: Source, size: int, step: int) -> list[Shot]:
-        return [(i, source.image(i)) for i in self._indices(pool, len(source), size, step)]
+        shots = []
+        for i in self._indices(pool, len(source), size, step):
+            self.in_hand.take(pool, i)
+            shots.append((i, source.image(i)))
+        return shots
 
     def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
         """Which images: consecutive slices of one fresh permutation of the pool after another."""
@@ -148,6 +151,7 @@ class Stream(Dataset[Batch]):
 
     def _label(self, source: Source, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The label of `image`. Raises ValueError where its size or a value in it is wrong, naming the image."""
+        self.in_hand.take("labelled" if source is self.splits.labelled else "unlabelled", index)
         label, classes = source.label(index), len(self.splits.classes)
         if label.shape != image.shape[:2]:
             raise ValueError(
@@ -195,43 +199,3 @@ class Stream(Dataset[Batch]):
             policy = getattr(self.views, view)
             self._painters[view] = Painter(policy.colour, policy.pick)
         return self._painters[view]
-
-
-class _Answers(Dataset[Batch | ValueError]):
-    """A stream whose errors are values, so that a worker's reaches the reader without the worker's traceback."""
-
-    def __init__(self, stream: Dataset[Batch]) -> None:
-        self.stream = stream
-
-    def __getitem__(self, step: int) -> Batch | ValueError:
-        try:
-            return self.stream[step]
-        except ValueError as error:
-            return error
-
-
-def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool) -> Iterator[Batch]:
-    """The batches of `steps` in order, made by `workers` processes (0: in this one).
-
-    Raises the ValueError that making one of them raised.
-    """
-    answers = DataLoader(
-        _Answers(stream),
-        batch_size=None,
-        sampler=steps,
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=as_worker,
-        prefetch_factor=4 if workers else None,
-    )
-    for answer in answers:
-        if isinstance(answer, ValueError):
-            raise answer
-        yield answer
-
-
-def as_worker(worker: int) -> None:
-    """Workers run side by side, so each keeps to one thread; and signals are for the training process."""
-    leave_to_parent()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

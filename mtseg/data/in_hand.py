@@ -1,0 +1,28 @@
+"""Which image each loading process has in hand, in memory they share: where one dies or hangs, its parent knows."""
+
+import os
+import time
+
+import torch
+from torch.utils.data import get_worker_info
+
+POOLS = ("labelled", "unlabelled")
+
+
+class InHand:
+    """A row a process: its id, the number of a pool, an image's index in it, and when it was taken in hand."""
+
+    def __init__(self, workers: int) -> None:
+        self._rows = torch.zeros((max(workers, 1), 4), dtype=torch.float64).share_memory_()
+
+    def take(self, pool: str, index: int) -> None:
+        """From now on this process reads the image `index` of `pool`."""
+        info = get_worker_info()
+        row = [os.getpid(), POOLS.index(pool), index, time.monotonic()]
+        self._rows[0 if info is None else info.id] = torch.tensor(row, dtype=torch.float64)
+
+    def of(self, process: int | None) -> tuple[str, int] | None:
+        """Pool and index of what the process of that id has in hand; of None, what has been in any hand for longest."""
+        rows = [row for row in self._rows.tolist() if row[0] and process in (None, int(row[0]))]
+        found = min(rows, key=lambda row: row[3], default=None)
+        return None if found is None else (POOLS[int(found[1])], int(found[2]))

@@ -1,0 +1,51 @@
+"""Continuing a run: whether the folder's run is the one that is asked for, and where it stands."""
+
+from collections.abc import Sequence
+
+from mtseg import checkpoint
+from mtseg.config import Config, differences, of_run
+
+# What is saved would not fit another one of these, or would be another run.
+FIXED = ("data", "model", "method.teacher.kind", "optimizer.kind", "seed")
+
+
+def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of the run to continue, none for a new run; and what the user should know.
+
+    A folder with checkpoints holds a run, and is refused to another one, but for the settings that
+    `accept_changes` names. Damaged checkpoints are set aside.
+    """
+    folder = config.out / "checkpoints"
+    if config.resume == "never" and (config.out / "config.yaml").exists():
+        raise ValueError(f"out: {config.out} holds a run already and resume is never; choose another out=")
+    if not checkpoint.steps(folder):
+        begun = (config.out / "metrics.jsonl").exists()
+        return None, [f"{config.out}: a run without a checkpoint, so it begins again"] if begun else []
+    accepted = _accepted(config, differences(of_run(config.out), config))
+    saved, damaged = checkpoint.load_newest(folder)
+    if saved.step > config.steps:
+        raise ValueError(f"steps: {config.steps} are fewer than the {saved.step} that {config.out} has done already")
+    for place in damaged:
+        checkpoint.set_aside(place)
+    going_on = [f"continuing {config.out} at step {saved.step}"] if saved.step < config.steps else []
+    return saved, [*damaged.values(), *going_on, *(f"changed, as accepted: {line}" for line in accepted)]
+
+
+def _accepted(config: Config, changed: Sequence[str]) -> list[str]:
+    """`changed`, all of which is accepted. Raises ValueError with what is not, and how it could be."""
+    keys = [line.partition(":")[0] for line in changed]
+    fixed = [line for line, key in zip(changed, keys, strict=True) if _under(key, FIXED)]
+    refused = [line for line, key in zip(changed, keys, strict=True) if not _under(key, config.accept_changes)]
+    if fixed or refused:
+        lines = "\n  ".join(dict.fromkeys([*fixed, *refused]))
+        names = ", ".join([*config.accept_changes, *(line.partition(":")[0] for line in refused)])
+        remedy = "" if fixed else f"; or, to continue it with the new ones, give accept_changes=[{names}]"
+        raise ValueError(
+            f"out: {config.out} holds a run with other settings; choose another out=, or restore them{remedy}:\n"
+            f"  {lines}"
+        )
+    return list(changed)
+
+
+def _under(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
