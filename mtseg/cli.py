@@ -40,12 +40,27 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> int:
-    """Score student and teacher of a run: per-class IoU, mIoU and pixel accuracy, as a table and a JSON file."""
+    """Score student and teacher of a run by class and in the mean: a table, a JSON file and a CSV file."""
     parser = argparse.ArgumentParser(prog="eval", description=evaluate.__doc__)
     parser.add_argument("run", help="the run's folder (its out=)")
     parser.add_argument("words", nargs="*", help="settings to change, such as eval.split=test or data.root=PATH")
-    parsed = parser.parse_args(arguments)
-    return _answer(lambda: _evaluate(parsed.run, parsed.words))
+    _add_choice(parser, both="both")
+    parser.add_argument(
+        "--boundary", nargs="?", type=float, const=0.02, metavar="RATIO", help="boundary IoU too, within RATIO (0.02) "
+        "of the diagonal"
+    )  # fmt: skip
+    parser.add_argument("--images", action="store_true", help="each image's mIoU, and a 95 %% interval over images")
+    parsed = parser.parse_intermixed_args(arguments)
+    return _answer(lambda: _evaluate(parsed))
+
+
+def _add_choice(parser: argparse.ArgumentParser, **more: str) -> None:
+    """Which checkpoint, and which network of it."""
+    parser.add_argument(
+        "--at", default="last", help="last (default), best (of the evaluations while it trained), or a step"
+    )
+    names = ["student", "teacher", *more.values()]
+    parser.add_argument("--network", choices=names, default=next(iter(more.values()), "teacher"))
 
 
 def compare(arguments: Sequence[str] | None = None) -> int:
@@ -113,17 +128,26 @@ def _train(words: Sequence[str], dry_run: bool) -> None:
     print(f"done; score it with: python tools/eval.py {config.out}")
 
 
-def _evaluate(run: str, words: Sequence[str]) -> None:
+def _evaluate(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mtseg.checkpoint import write_whole
-    from mtseg.report import print_table, score_run
+    from mtseg.evaluate import Also
+    from mtseg.scoring import Wanted, images_csv, print_table, score_run, table_csv
 
-    config, found = score_run(Path(run), words)
-    print_table(found, title=f"{run}: {config.eval.split}, whole images, in percent, step {found['step']}")
-    path = Path(run) / f"eval_{config.eval.split}.json"
-    write_whole(path, json.dumps(found, indent=1))
-    print(f"written to {path}")
+    if parsed.boundary is not None and not 0 < parsed.boundary <= 1:
+        raise ValueError(f"--boundary: {parsed.boundary} is no share of the diagonal; give one in (0, 1], such as 0.02")
+    networks = ("student", "teacher") if parsed.network == "both" else (parsed.network,)
+    wanted = Wanted(parsed.at, networks, Also(parsed.boundary, parsed.images))
+    found = score_run(Path(parsed.run), parsed.words, wanted)
+    print_table(found)
+    name = f"eval_{found['split']}" + ("" if parsed.at == "last" else f"_{parsed.at}")
+    texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}
+    if parsed.images:
+        texts[f"{name}_images.csv"] = images_csv(found)
+    for file, text in texts.items():
+        write_whole(Path(parsed.run) / file, text)
+    print(f"written to {parsed.run}: {', '.join(texts)}")
 
 
 def _compare(words: Sequence[str]) -> None:
