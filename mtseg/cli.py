@@ -1,4 +1,4 @@
-"""Commands: train, eval, compare, table, split. Heavy libraries are imported where used: --help answers at once."""
+"""Commands: train, eval, predict and others. Heavy libraries are imported where used: --help answers at once."""
 
 import argparse
 import json
@@ -15,10 +15,11 @@ WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script: `mtseg train|eval|compare|table|split ...`. Returns the exit code."""
+    """The console script: `mtseg train|eval|predict|compare|table|split ...`. Returns the exit code."""
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": train,
         "eval": evaluate,
+        "predict": predict,
         "compare": compare,
         "table": table,
         "split": split,
@@ -52,6 +53,25 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", action="store_true", help="each image's mIoU, and a 95 %% interval over images")
     parsed = parser.parse_intermixed_args(arguments)
     return _answer(lambda: _evaluate(parsed))
+
+
+def predict(arguments: Sequence[str] | None = None) -> int:
+    """Predict images with a run's teacher, in their own size: masks, overlays, confidence, what to label next."""
+    parser = argparse.ArgumentParser(prog="predict", description=predict.__doc__)
+    parser.add_argument("run", help="the run's folder (its out=)")
+    parser.add_argument("images", nargs="*", help="files, folders, globs, lists (.txt)")
+    parser.add_argument(
+        "--pool", choices=("labelled", "unlabelled", "val", "test"), help="images of the run's own data"
+    )
+    parser.add_argument("--out", required=True, help="the folder that gets them; what is there already is kept")
+    parser.add_argument("--save", default="mask", help="some of mask,overlay,confidence,image (default mask), or none")
+    parser.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="masks are 255 where less sure")
+    parser.add_argument("--rank", action="store_true", help="ranking.csv: the images, least sure first")
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the images (1/1)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="WORD", help="settings, such as device=cpu")
+    _add_choice(parser)
+    parsed = parser.parse_intermixed_args(arguments)
+    return _answer(lambda: _predict(parsed))
 
 
 def _add_choice(parser: argparse.ArgumentParser, **more: str) -> None:
@@ -148,6 +168,27 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     for file, text in texts.items():
         write_whole(Path(parsed.run) / file, text)
     print(f"written to {parsed.run}: {', '.join(texts)}")
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from mtseg.inputs import items, pool_items
+    from mtseg.predict import Wishes, predict
+    from mtseg.trained import configured, load, weights_of
+
+    run, out = Path(parsed.run), Path(parsed.out)
+    if bool(parsed.images) == bool(parsed.pool):
+        raise ValueError("name images (files, folders, globs, lists), or a --pool of the run's data; not both")
+    save = () if parsed.save == "none" else tuple(parsed.save.split(","))
+    wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
+    trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
+    pool = parsed.pool
+    wanted = pool_items(configured(run, parsed.set).data.build(), pool) if pool else items(parsed.images, out)
+    outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
+    print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")
+    if outcome.failed:
+        raise ValueError(f"{outcome.failed} images failed; {out}/errors*.jsonl says why; the same command tries again")
 
 
 def _compare(words: Sequence[str]) -> None:

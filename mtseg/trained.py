@@ -140,6 +140,13 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
     return Trained(networks[network], config.views, config.eval.predictor, splits.classes, splits.palette, step)
 
 
+def weights_of(run: Path, step: int, network: str) -> str:
+    """A network's name and the SHA-256 of its weights, as the checkpoint's manifest has it."""
+    place = run / "checkpoints" / checkpoint.name_of(step)
+    files = json.loads((place / checkpoint.MANIFEST).read_text())["files"]
+    return f"{network} {files[f'{network}.safetensors']['sha256']}"
+
+
 def _classes(run: Path, config: Config) -> Splits:
     """The run's classes and no images; from its folder, or, for a run that wrote none there, from its data."""
     path = run / CLASSES
