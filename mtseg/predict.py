@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import track
 
 from mtseg import pictures
@@ -143,7 +142,7 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
     image = item.read()
     answer = answered(trained, image, wishes.min_confidence)
     for kind, path in places.items():
-        pictures.write(_drawn(kind, trained, image, answer), path)
+        _draw(kind, trained, image, answer, path)
     return {
         "name": item.name,
         "image": item.said,
@@ -154,12 +153,14 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
     }
 
 
-def _drawn(kind: str, trained: Trained, image: NDArray[np.uint8], answer: Answered) -> Image.Image:
+def _draw(kind: str, trained: Trained, image: NDArray[np.uint8], answer: Answered, path: Path) -> None:
+    size = (image.shape[0], image.shape[1])
     if kind == "mask":
-        return pictures.mask(answer.classes, trained.palette)
-    if kind == "overlay":
-        return pictures.overlay(image, answer.classes, trained.palette)
-    return Image.fromarray(answer.confidence if kind == "confidence" else image)
+        pictures.write(path, pictures.strips(answer.classes), size, trained.palette)
+    elif kind == "overlay":
+        pictures.write(path, pictures.overlay(image, answer.classes, trained.palette), size)
+    else:
+        pictures.write(path, pictures.strips(answer.confidence if kind == "confidence" else image), size)
 
 
 def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:

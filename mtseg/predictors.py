@@ -18,6 +18,7 @@ from mtseg.views import Side, Views
 
 Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, 3) in [0, 255] -> logits (B, K, h, w)
 Average = Literal["softmax", "logits"]
+ROWS = 64  # of finished scores that become classes at a time
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,10 @@ class Slide:
                 total[..., left : left + width] += scores
             assert total is not None
             done = after - top  # these rows are in no window to come
-            times = cover[top:after, None].to(total.device) * across.to(total.device) * self.augment.forwards
-            yield _band(total[:, :, :done], times, self.average, top=top, left=0)
+            for start in range(0, done, ROWS):
+                rows = slice(start, min(start + ROWS, done))
+                times = cover[top:after][rows, None].to(total.device) * across.to(total.device) * self.augment.forwards
+                yield _band(total[:, :, rows], times, self.average, top=top + start, left=0)
             _advance(total, done)
 
     def sentence(self) -> str:

@@ -116,10 +116,50 @@ def test_overlay_shows_the_image_itself_where_no_class_is_named_in_every_band():
     image = rng.integers(0, 256, (2 * pictures.ROWS + 7, 5, 3), dtype=np.uint8)
     classes = rng.choice([0, 1, IGNORE], image.shape[:2]).astype(np.uint8)
     palette = np.array([[200, 0, 10], [0, 100, 30]], np.uint8)
-    drawn = np.array(pictures.overlay(image, classes, palette, share=0.25))
+    drawn = np.concatenate(list(pictures.overlay(image, classes, palette, share=0.25)))
     assert (drawn[classes == IGNORE] == image[classes == IGNORE]).all()
     for k in (0, 1):
         assert np.abs(drawn[classes == k] - (0.75 * image[classes == k] + 0.25 * palette[k])).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (pictures.ROWS + 1, 5), (3 * pictures.ROWS, 2)])
+def test_pictures_written_row_by_row_are_read_by_others_as_they_were(size, tmp_path):
+    import cv2
+
+    rng = np.random.default_rng(1)
+    grey, rgb = rng.integers(0, 256, size, dtype=np.uint8), rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    palette = rng.integers(0, 256, (7, 3), dtype=np.uint8)
+    pictures.write(tmp_path / "grey.png", pictures.strips(grey), size)
+    pictures.write(tmp_path / "rgb.png", pictures.strips(rgb), size)
+    pictures.write(tmp_path / "mask.png", pictures.strips(grey % 7), size, palette)
+    modes = {name: Image.open(tmp_path / f"{name}.png").mode for name in ("grey", "rgb", "mask")}
+    assert modes == {"grey": "L", "rgb": "RGB", "mask": "P"}
+    assert (np.array(Image.open(tmp_path / "grey.png")) == grey).all()
+    assert (np.array(Image.open(tmp_path / "rgb.png")) == rgb).all()
+    assert (np.array(Image.open(tmp_path / "mask.png")) == grey % 7).all()
+    assert (cv2.imread(str(tmp_path / "rgb.png"))[..., ::-1] == rgb).all()
+    assert (cv2.imread(str(tmp_path / "mask.png"))[..., ::-1] == palette[grey % 7]).all()
+    assert all(pictures.whole(tmp_path / f"{name}.png") for name in modes)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:100], lambda b: b"", lambda b: b[:60] + b"x" + b[61:]]
+)
+def test_a_picture_that_is_cut_off_or_changed_is_not_whole(damage, tmp_path):
+    path = tmp_path / "x.png"
+    pictures.write(path, pictures.strips(np.random.default_rng(0).integers(0, 256, (30, 30), dtype=np.uint8)), (30, 30))
+    path.write_bytes(damage(path.read_bytes()))
+    assert not pictures.whole(path)
+
+
+def test_a_picture_that_fails_half_way_leaves_nothing(tmp_path):
+    def rows():
+        yield np.zeros((2, 4), np.uint8)
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        pictures.write(tmp_path / "x.png", rows(), (4, 4))
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- names
@@ -360,9 +400,10 @@ def test_an_image_of_144_million_pixels_is_predicted_within_2_gigabytes(run, tmp
     whole.save(tmp_path / "large.jpg")
     del whole
     code = (
-        "import resource, sys\nfrom mtseg import cli\n"
+        "import re, sys\nfrom pathlib import Path\nfrom mtseg import cli\n"
         "assert cli.main(sys.argv[1:]) == 0\n"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
+        "print('peak', int(peak[1]) * 1024)"
     )
     words = ["predict", str(run), str(tmp_path / "large.jpg"), "--out", str(tmp_path / "out")]
     ran = subprocess.run(
