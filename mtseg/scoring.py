@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +27,7 @@ SUMMARY = {
     "pixel_accuracy": "pixel accuracy",
     "ECE": "calibration error",
 }
-BY_CLASS = {"IoU": "IoU", "accuracy": "accuracy", "boundary_IoU": "boundary IoU"}
+BY_CLASS = {"IoU": "IoU", "accuracy": "acc.", "boundary_IoU": "bound."}
 WORST = 10
 
 
@@ -86,25 +87,25 @@ def sentence(found: dict[str, Any]) -> str:
 
 
 def print_table(found: dict[str, Any]) -> None:
-    """The scores of the networks by class and in the mean, in percent, with what they depend on."""
+    """The scores of the networks by class and in the mean, in percent, and what they depend on."""
     names = [name for name in ("student", "teacher") if name in found]
-    kinds = [kind for kind in BY_CLASS if kind in found[names[0]]]
-    table = Table(title=Text(f"{found['run']}, in percent"))
+    first = found[names[0]]
+    kinds = [kind for kind in BY_CLASS if kind in first]
+    table = Table(title=Text(f"{found['run']}, in percent"), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("class", no_wrap=True)
     for kind in kinds:
         for name in names:
-            table.add_column(f"{name} {BY_CLASS[kind]}", justify="right")
+            table.add_column(f"{name}\n{BY_CLASS[kind]}", justify="right")
     for row in found["classes"]:
         table.add_row(Text(row), *(percent(found[name][kind][row]) for kind in kinds for name in names))
     table.add_section()
-    counted = found[names[-1]]["classes_counted"]
     for key, label in SUMMARY.items():
-        if key in found[names[0]]:
-            said = f"{label} ({counted} classes)" if key == "mIoU" else label
-            table.add_row(said, *(percent(found[name][key]) for name in names))
-    if "mIoU_interval" in found[names[0]]:
-        spans = (found[name]["mIoU_interval"] for name in names)
-        table.add_row("mean IoU, 95 % over images", *(f"{percent(low)} to {percent(high)}" for low, high in spans))
+        if key in first:
+            table.add_row(label, *(percent(found[name][key]) for name in names))
+    if "mIoU_interval" in first:
+        for end, label in enumerate(("mean IoU, 95 % from", "to, over images")):
+            table.add_row(label, *(percent(found[name]["mIoU_interval"][end]) for name in names))
+    table.add_row("classes counted", *(str(found[name]["classes_counted"]) for name in names))
     console = Console()
     console.print(table)
     console.print(sentence(found), markup=False, highlight=False, soft_wrap=True)

@@ -171,7 +171,7 @@ def test_the_table_and_the_csv_show_boundaries_the_interval_and_the_images(run, 
     assert cli.main(["eval", str(run), "--boundary", "--images", "eval.split=test"]) == 0
     shown = capsys.readouterr().out
     assert "mean boundary IoU" in shown
-    assert "95 % over images" in shown
+    assert "mean IoU, 95 % from" in shown
     said = json.loads((run / "eval_test.json").read_text())
     with (run / "eval_test_images.csv").open() as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
