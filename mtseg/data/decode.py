@@ -101,7 +101,8 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:  # (H, W, 3)
         return np.array(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, strip):
-        pixels[top : top + strip] = image.crop((0, top, image.width, min(top + strip, image.height)))
+        rows = image.crop((0, top, image.width, min(top + strip, image.height)))
+        pixels[top : top + strip] = np.asarray(rows)
     return pixels
 
 
