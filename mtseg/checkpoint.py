@@ -93,6 +93,20 @@ def steps(folder: Path) -> list[Path]:
     return sorted(named, key=lambda place: int(place.name.removeprefix("step-")))
 
 
+def load(place: Path) -> Checkpoint:
+    """The checkpoint in directory `place`. Raises whatever its readers raise where it is not as its manifest says."""
+    manifest = json.loads((place / MANIFEST).read_text())
+    for name, said in manifest["files"].items():
+        if (place / name).stat().st_size != said["bytes"] or _digest(place / name) != said["sha256"]:
+            raise ValueError(f"{name} is not what was written")
+    return Checkpoint(
+        step=int(manifest["step"]),
+        student=load_file(place / _weights("student")),
+        teacher=load_file(place / _weights("teacher")),
+        rest=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
+    )
+
+
 def load_newest(folder: Path) -> tuple[Checkpoint, dict[Path, str]]:
     """The newest whole checkpoint under `folder`, and what is wrong with each newer one, which is damaged.
 
@@ -101,7 +115,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint, dict[Path, str]]:
     damaged: dict[Path, str] = {}
     for place in reversed(steps(folder)):
         try:
-            return _load(place), damaged
+            return load(place), damaged
         except Exception as error:  # what a damaged file raises is up to its reader
             damaged[place] = f"{place} is damaged and passed over: {error}"
     raise ValueError("\n".join([f"{folder}: no whole checkpoint", *damaged.values()]))
@@ -154,19 +168,6 @@ def _size(tree: Any) -> int:
         return tree.numel() * tree.element_size()
     inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
     return sum(_size(value) for value in inner)
-
-
-def _load(place: Path) -> Checkpoint:
-    manifest = json.loads((place / MANIFEST).read_text())
-    for name, said in manifest["files"].items():
-        if (place / name).stat().st_size != said["bytes"] or _digest(place / name) != said["sha256"]:
-            raise ValueError(f"{name} is not what was written")
-    return Checkpoint(
-        step=int(manifest["step"]),
-        student=load_file(place / _weights("student")),
-        teacher=load_file(place / _weights("teacher")),
-        rest=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
-    )
 
 
 def _refuse_not_finite(name: str, tensors: Tensors, step: int) -> None:

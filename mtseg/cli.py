@@ -1,4 +1,4 @@
-"""Commands: train, eval, compare, table, split. Heavy libraries are imported where used: --help answers at once."""
+"""Commands: train, eval, predict and others. Heavy libraries are imported where used: --help answers at once."""
 
 import argparse
 import json
@@ -15,10 +15,11 @@ WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script: `mtseg train|eval|compare|table|split ...`. Returns the exit code."""
+    """The console script: `mtseg train|eval|predict|compare|table|split ...`. Returns the exit code."""
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": train,
         "eval": evaluate,
+        "predict": predict,
         "compare": compare,
         "table": table,
         "split": split,
@@ -45,12 +46,46 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> int:
-    """Score student and teacher of a run: per-class IoU, mIoU and pixel accuracy, as a table and a JSON file."""
+    """Score student and teacher of a run by class and in the mean: a table, a JSON file and a CSV file."""
     parser = argparse.ArgumentParser(prog="eval", description=evaluate.__doc__)
     parser.add_argument("run", help="the run's folder (its out=)")
     parser.add_argument("words", nargs="*", help="settings to change, such as eval.split=test or data.root=PATH")
-    parsed = parser.parse_args(arguments)
-    return _answer(lambda: _evaluate(parsed.run, parsed.words))
+    _add_choice(parser, both="both")
+    parser.add_argument(
+        "--boundary", nargs="?", type=float, const=0.02, metavar="RATIO", help="boundary IoU too, within RATIO (0.02) "
+        "of the diagonal"
+    )  # fmt: skip
+    parser.add_argument("--images", action="store_true", help="each image's mIoU, and a 95 %% interval over images")
+    parsed = parser.parse_intermixed_args(arguments)
+    return _answer(lambda: _evaluate(parsed))
+
+
+def predict(arguments: Sequence[str] | None = None) -> int:
+    """Predict images with a run's teacher, in their own size: masks, overlays, confidence, what to label next."""
+    parser = argparse.ArgumentParser(prog="predict", description=predict.__doc__)
+    parser.add_argument("run", help="the run's folder (its out=)")
+    parser.add_argument("images", nargs="*", help="files, folders, globs, lists (.txt)")
+    parser.add_argument(
+        "--pool", choices=("labelled", "unlabelled", "val", "test"), help="images of the run's own data"
+    )
+    parser.add_argument("--out", required=True, help="the folder that gets them; what is there already is kept")
+    parser.add_argument("--save", default="mask", help="some of mask,overlay,confidence,image (default mask), or none")
+    parser.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="masks are 255 where less sure")
+    parser.add_argument("--rank", action="store_true", help="ranking.csv: the images, least sure first")
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the images (1/1)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="WORD", help="settings, such as device=cpu")
+    _add_choice(parser)
+    parsed = parser.parse_intermixed_args(arguments)
+    return _answer(lambda: _predict(parsed))
+
+
+def _add_choice(parser: argparse.ArgumentParser, **more: str) -> None:
+    """Which checkpoint, and which network of it."""
+    parser.add_argument(
+        "--at", default="last", help="last (default), best (of the evaluations while it trained), or a step"
+    )
+    names = ["student", "teacher", *more.values()]
+    parser.add_argument("--network", choices=names, default=next(iter(more.values()), "teacher"))
 
 
 def compare(arguments: Sequence[str] | None = None) -> int:
@@ -130,17 +165,47 @@ def _replay(file: str, words: Sequence[str]) -> None:
     print("\n".join(replay(Path(file), words)))
 
 
-def _evaluate(run: str, words: Sequence[str]) -> None:
+def _evaluate(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mtseg.checkpoint import write_whole
-    from mtseg.report import print_table, score_run
+    from mtseg.evaluate import Also
+    from mtseg.scoring import Wanted, images_csv, print_table, score_run, table_csv
 
-    config, found = score_run(Path(run), words)
-    print_table(found, title=f"{run}: {config.eval.split}, whole images, in percent, step {found['step']}")
-    path = Path(run) / f"eval_{config.eval.split}.json"
-    write_whole(path, json.dumps(found, indent=1))
-    print(f"written to {path}")
+    if parsed.boundary is not None and not 0 < parsed.boundary <= 1:
+        raise ValueError(f"--boundary: {parsed.boundary} is no share of the diagonal; give one in (0, 1], such as 0.02")
+    networks = ("student", "teacher") if parsed.network == "both" else (parsed.network,)
+    wanted = Wanted(parsed.at, networks, Also(parsed.boundary, parsed.images))
+    found = score_run(Path(parsed.run), parsed.words, wanted)
+    print_table(found)
+    name = f"eval_{found['split']}" + ("" if parsed.at == "last" else f"_{parsed.at}")
+    texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}
+    if parsed.images:
+        texts[f"{name}_images.csv"] = images_csv(found)
+    for file, text in texts.items():
+        write_whole(Path(parsed.run) / file, text)
+    print(f"written to {parsed.run}: {', '.join(texts)}")
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from mtseg.inputs import items, pool_items
+    from mtseg.predict import Wishes, predict
+    from mtseg.trained import configured, load, weights_of
+
+    run, out = Path(parsed.run), Path(parsed.out)
+    if bool(parsed.images) == bool(parsed.pool):
+        raise ValueError("name images (files, folders, globs, lists), or a --pool of the run's data; not both")
+    save = () if parsed.save == "none" else tuple(parsed.save.split(","))
+    wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
+    trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
+    pool = parsed.pool
+    wanted = pool_items(configured(run, parsed.set).data.build(), pool) if pool else items(parsed.images, out)
+    outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
+    print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")
+    if outcome.failed:
+        raise ValueError(f"{outcome.failed} images failed; {out}/errors*.jsonl says why; the same command tries again")
 
 
 def _compare(words: Sequence[str]) -> None:

@@ -12,7 +12,8 @@ from mtseg.checkpoint import write_whole
 from mtseg.config import Config
 from mtseg.evaluate import source_of
 from mtseg.log import read
-from mtseg.report import gallery, percent, restored
+from mtseg.report import gallery, percent
+from mtseg.trained import restored
 from mtseg.trainer import fit
 
 # network -> mIoU in [0, 1], "last" and "best" of the evaluations; None where no pixel of the split is labelled

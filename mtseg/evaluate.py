@@ -1,7 +1,8 @@
-"""Evaluation at the labels' own resolution: whole images, one forward each."""
+"""Evaluation at the labels' own resolution, over whole images or as another predictor asks about them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,27 +10,59 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtseg.data.source import Source, Splits
-from mtseg.metrics import Calibration, Confusion
+from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.metrics import Boundary, Calibration, Confusion
 from mtseg.part import part
+from mtseg.predictors import Predictor, Whole, asked, joined
 from mtseg.views import Views
 
 
 @part
 class Evaluation:
-    """When and on what a run is scored: every `every` steps and at the end, on the `val` or `test` images."""
+    """When and on what a run is scored: every `every` steps and at the end, on the `val` or `test` images.
+
+    `predictor` is how a run, `mtseg eval` and `mtseg predict` ask about an image.
+    """
 
     every: Annotated[int, Field(ge=1)] = 500
     split: Literal["val", "test"] = "val"
     batch: Annotated[int, Field(ge=1)] = 8  # images of one size that share a forward
+    predictor: Predictor = Whole()
+
+
+@dataclass(frozen=True)
+class Also:
+    """What an evaluation counts besides: boundaries, within this share of the diagonal, and each image by itself."""
+
+    boundary: float | None = None
+    images: bool = False
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What an evaluation counts: pixels by label and prediction, and by confidence."""
+    """What an evaluation counts: pixels by label and prediction, and by confidence; and, where asked, `Also`.
+
+    images: name -> counts (K, K) of that image alone; sizes: the labels' (height, width) that occur
+    """
 
     confusion: Confusion
     calibration: Calibration
+    boundary: Boundary | None = None
+    images: dict[str, Tensor] | None = None
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, name: str, prediction: Tensor, confidence: Tensor, label: Tensor) -> None:
+        """Count an image; where nothing is predicted (IGNORE) nothing counts. Raises ValueError as `Confusion` does."""
+        label = label.where(prediction.cpu() != IGNORE, torch.tensor(IGNORE, dtype=label.dtype))
+        prediction = prediction.where(prediction != IGNORE, 0)
+        before = self.confusion.counts.clone() if self.images is not None else None
+        self.confusion.update(prediction, label)
+        self.calibration.update(confidence, prediction, label)
+        self.sizes.add((label.shape[0], label.shape[1]))
+        if self.boundary is not None:
+            self.boundary.update(prediction, label)
+        if self.images is not None and before is not None:
+            self.images[name] = self.confusion.counts - before
 
 
 def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
@@ -42,7 +75,15 @@ def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, source: Source, *, classes: int, views: Views, batch: int, device: torch.device
+    network: nn.Module,
+    source: Source,
+    *,
+    classes: int,
+    views: Views,
+    batch: int,
+    device: torch.device,
+    predictor: Predictor = Whole(),  # noqa: B008  a frozen record
+    also: Also = Also(),
 ) -> Tally:
     """The counts of `network`, in eval mode, over all images of `source`; its mode is put back.
 
@@ -50,25 +91,36 @@ def evaluate(
     """
     training = network.training
     network.eval()
-    tally = Tally(Confusion(classes), Calibration())
+    boundary = None if also.boundary is None else Boundary(classes, also.boundary)
+    tally = Tally(Confusion(classes), Calibration(), boundary, {} if also.images else None)
+    answer = asked(network, views, device)
     for indices, images in _batches(source, batch):
-        logits = network(views.normalise(images.to(device)))
-        if not bool(logits.isfinite().all()):
-            raise ValueError(
-                f"{source.name(indices[0])}: the network's answer is not finite, so its scores would mean nothing; "
-                "train with a lower optimizer.lr, or clip=1, in a new out="
-            )
-        top = logits.max(1)
-        sure = (top.values - logits.logsumexp(1)).exp()
-        for index, prediction, confidence in zip(indices, top.indices, sure, strict=True):
+        size = (images.shape[1], images.shape[2])
+        with _naming(source, indices[0]):
+            predictions, confidences = joined(predictor(answer, images), size)
+        for index, prediction, confidence in zip(indices, predictions, confidences, strict=True):
             label = torch.tensor(source.label(index))
-            try:
-                tally.confusion.update(prediction, label)
-            except ValueError as error:
-                raise ValueError(f"{source.name(index)}: {error}") from None
-            tally.calibration.update(confidence, prediction, label)
+            with _naming(source, index):
+                _fits(label, size)
+                tally.add(source.name(index), prediction, confidence, label)
     network.train(training)
     return tally
+
+
+@contextmanager
+def _naming(source: Source, index: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source.name(index)}: {error}") from None
+
+
+def _fits(label: Tensor, size: tuple[int, int]) -> None:
+    if tuple(label.shape) != size:
+        raise ValueError(
+            f"the label is {tuple(label.shape)} and the image {size} (height, width); "
+            "they must be equal: the label must be as large as its image"
+        )
 
 
 def _batches(source: Source, batch: int) -> Iterator[tuple[list[int], Tensor]]:
@@ -92,19 +144,23 @@ def scores(tally: Tally, classes: tuple[str, ...]) -> dict[str, Any]:
     All in [0, 1]; ECE is the expected calibration error of the confidence (15 bins).
     """
     confusion = tally.confusion
-
-    def plain(value: float) -> float | None:
-        return None if np.isnan(value) else float(value)
-
-    def by_class(values: np.ndarray) -> dict[str, float | None]:
-        return {name: plain(value) for name, value in zip(classes, values, strict=True)}
-
     iou = confusion.iou()
     return {
         "mIoU": plain(confusion.mean_iou()),
         "pixel_accuracy": plain(confusion.pixel_accuracy()),
+        "frequency_weighted_IoU": plain(confusion.frequency_weighted_iou()),
         "ECE": plain(tally.calibration.error()),
         "classes_counted": int(np.isfinite(iou).sum()),
-        "IoU": by_class(iou),
-        "accuracy": by_class(confusion.class_accuracy()),
+        "IoU": by_class(iou, classes),
+        "accuracy": by_class(confusion.class_accuracy(), classes),
     }
+
+
+def plain(value: float) -> float | None:
+    """`value`, None for NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def by_class(values: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
+    """`values` (K,) by the names of their classes."""
+    return {name: plain(value) for name, value in zip(classes, values, strict=True)}

@@ -1,11 +1,15 @@
-"""Segmentation metrics from one streamed int64 confusion matrix."""
+"""Segmentation metrics, streamed: from an int64 confusion matrix, from boundaries, from confidence."""
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
+from mtseg.randomness import generator
 
 
 class Confusion:
@@ -44,8 +48,12 @@ class Confusion:
 
     def mean_iou(self) -> float:
         """Mean over the classes that occur; NaN if none does."""
-        iou = self.iou()
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+        return _mean(self.iou())
+
+    def frequency_weighted_iou(self) -> float:
+        """Mean over the labelled pixels of the IoU of their class; NaN if there are none."""
+        counts, iou = self.counts.numpy().astype(np.float64), np.nan_to_num(self.iou())
+        return float(_share((counts.sum(1) * iou).sum(), counts.sum()))
 
     def class_accuracy(self) -> NDArray[np.float64]:
         """Share of each class's labelled pixels that are right, (K,); NaN for a class without labels."""
@@ -56,6 +64,66 @@ class Confusion:
         """Share of all labelled pixels that are right; NaN if there are none."""
         counts = self.counts.numpy().astype(np.float64)
         return float(_share(counts.trace(), counts.sum()))
+
+
+class Boundary:
+    """Boundary IoU (Cheng et al. 2021): the IoU of what lies within a distance of the classes' boundaries.
+
+    The distance is `ratio` of the image's diagonal, rounded, at least a pixel, in the maximum norm (the authors' 3x3
+    erosions). The image's border is a boundary. IGNORE pixels are in no class of the label nor of the prediction.
+    """
+
+    def __init__(self, classes: int, ratio: float = 0.02) -> None:
+        self.classes, self.ratio = classes, ratio
+        self.hits, self.labelled, self.predicted = (torch.zeros(classes, dtype=torch.int64) for _ in range(3))
+
+    def update(self, prediction: Tensor, label: Tensor) -> None:
+        """Add an image: `prediction` in [0, K) and `label` in [0, K) or IGNORE, integers (H, W)."""
+        distance = max(1, round(self.ratio * float(np.hypot(*label.shape))))
+        truth = label.cpu().numpy().astype(np.uint8)
+        said = np.where(truth == IGNORE, IGNORE, prediction.cpu().numpy()).astype(np.uint8)
+        truth, said = (_at_boundary(classes, distance) for classes in (truth, said))
+        for sums, values in ((self.labelled, truth), (self.predicted, said), (self.hits, truth[truth == said])):
+            sums += torch.from_numpy(np.bincount(values[values != IGNORE], minlength=self.classes))
+
+    def iou(self) -> NDArray[np.float64]:
+        """Boundary IoU of each class, (K,); NaN for a class in neither labels nor predictions."""
+        hits, labelled, predicted = (
+            sums.numpy().astype(np.float64) for sums in (self.hits, self.labelled, self.predicted)
+        )
+        return _share(hits, labelled + predicted - hits)
+
+    def mean_iou(self) -> float:
+        """Mean over the classes that occur; NaN if none does."""
+        return _mean(self.iou())
+
+
+def _at_boundary(classes: NDArray[np.uint8], distance: int) -> NDArray[np.uint8]:
+    """`classes` (H, W), IGNORE where all pixels within `distance` in the maximum norm are of the same class."""
+    framed = cv2.copyMakeBorder(classes, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(IGNORE,))
+    square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+    same = (cv2.erode(framed, square) == cv2.dilate(framed, square))[1:-1, 1:-1]
+    return np.where(same, np.uint8(IGNORE), classes)
+
+
+def interval(images: Sequence[Tensor], *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """A 95 % bootstrap interval of the mean IoU over images, given the counts (K, K) of each: percentiles of resamples.
+
+    It says how the score depends on which images were scored, not how it depends on the training. NaN without images.
+    """
+    if not images:
+        return float("nan"), float("nan")
+    matrices = torch.stack(list(images)).numpy()  # (N, K, K)
+    hits = matrices.diagonal(axis1=1, axis2=2).astype(np.float64)
+    unions = matrices.sum(1) + matrices.sum(2) - hits
+    drawn = generator(seed, "bootstrap").multinomial(len(hits), np.full(len(hits), 1 / len(hits)), size=resamples)
+    means = [_mean(iou) for iou in _share(drawn @ hits, drawn @ unions)]
+    low, high = np.nanpercentile(means, (2.5, 97.5)) if np.isfinite(means).any() else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,23 +1,16 @@
-"""What a run amounts to, for reading: its facts before, its scores after, and pictures of its predictions."""
+"""What a run amounts to, for reading: its facts before, and pictures of its predictions."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from mtseg import checkpoint
-from mtseg.config import Config, dump, of_run
+from mtseg.config import Config
 from mtseg.data.provenance import provenance
 from mtseg.data.source import IGNORE, Source, Splits
-from mtseg.evaluate import evaluate, scores, source_of
-from mtseg.settings import gather, merge, validate
-from mtseg.state import build, load_networks, pick_device
+from mtseg.predictors import Whole, asked, joined
+from mtseg.state import pick_device
 from mtseg.views import Views
 
 Image = NDArray[np.uint8]
@@ -51,50 +44,6 @@ def facts(config: Config) -> dict[str, str]:
     }
 
 
-def restored(run: Path, words: Sequence[str] = ()) -> tuple[Config, Any, dict[str, torch.nn.Module], int]:
-    """A run's config (with `words` laid on it), built data, networks by name, and the step they are from."""
-    config = validate(Config, merge(dump(of_run(run)), gather(words)))
-    splits, device = config.data.build(), pick_device(config.device)
-    saved, damaged = checkpoint.load_newest(run / "checkpoints")
-    for sentence in damaged.values():
-        Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
-    state = build(config, splits, device, pretrained=False)
-    load_networks(state, saved, run)
-    return config, splits, {"student": state.student, "teacher": state.teacher.module}, saved.step
-
-
-def score_run(run: Path, words: Sequence[str] = ()) -> tuple[Config, dict[str, Any]]:
-    """Evaluate student and teacher of a run's newest checkpoint; the scores and where they come from."""
-    config, splits, networks, step = restored(run, words)
-    source = source_of(splits, config.eval.split)
-    found: dict[str, Any] = {"run": str(run), "step": step, "split": config.eval.split, "images": len(source)}
-    for name, network in networks.items():
-        tally = evaluate(
-            network,
-            source,
-            classes=len(splits.classes),
-            views=config.views,
-            batch=config.eval.batch,
-            device=pick_device(config.device),
-        )
-        found[name] = scores(tally, splits.classes)
-    return config, found
-
-
-def print_table(found: dict[str, Any], *, title: str) -> None:
-    """Per-class IoU, mIoU and pixel accuracy of student and teacher, in percent."""
-    table = Table(title=Text(title))
-    table.add_column("class")
-    for name in ("student", "teacher"):
-        table.add_column(f"{name} IoU", justify="right")
-    for row in found["student"]["IoU"]:
-        table.add_row(Text(row), *(percent(found[name]["IoU"][row]) for name in ("student", "teacher")))
-    table.add_section()
-    for key, label in (("mIoU", "mean IoU"), ("pixel_accuracy", "pixel accuracy"), ("ECE", "calibration error")):
-        table.add_row(label, *(percent(found[name][key]) for name in ("student", "teacher")))
-    Console().print(table)
-
-
 def percent(value: float | None) -> str:
     """A share as a percentage with two decimals; `absent` for a class that does not occur."""
     return "absent" if value is None else f"{100 * value:.2f}"
@@ -103,10 +52,9 @@ def percent(value: float | None) -> str:
 @torch.no_grad()
 def predicted(network: torch.nn.Module, image: Image, views: Views) -> tuple[Image, NDArray[np.float32]]:
     """The class (H, W) uint8 and its probability (H, W) of every pixel of an image (H, W, 3) uint8."""
-    device = next(network.parameters()).device
-    logits = network.eval()(views.normalise(torch.from_numpy(np.stack([image])).to(device)))
-    confidence, classes = logits[0].softmax(0).max(0)
-    return classes.byte().cpu().numpy(), confidence.cpu().numpy()
+    answer = asked(network.eval(), views, next(network.parameters()).device)
+    classes, confidence = joined(Whole()(answer, torch.from_numpy(np.stack([image]))), (image.shape[0], image.shape[1]))
+    return classes[0].cpu().numpy(), confidence[0].cpu().numpy()
 
 
 def coloured(label: Image, palette: Image) -> Image:

@@ -207,7 +207,10 @@ def _evaluated(config: Config, splits: Splits, state: State, log: Log, stop_if_a
     """The scores of both networks, logged. A signal ends it: it is made when the run continues."""
     networks = {"student": state.student, "teacher": state.teacher.module}
     source, classes, device = source_of(splits, config.eval.split), splits.classes, _device(state)
-    tally = partial(evaluate, classes=len(classes), views=config.views, batch=config.eval.batch, device=device)
+    how = config.eval
+    tally = partial(
+        evaluate, classes=len(classes), views=config.views, batch=how.batch, device=device, predictor=how.predictor
+    )
     hooks = [network.register_forward_pre_hook(lambda *_: stop_if_asked()) for network in networks.values()]
     try:
         with memory_told(config, device, f"in the evaluation after step {state.step}"):

@@ -184,3 +184,11 @@ def test_a_jpeg_and_a_transparent_or_float_mask_are_refused(tmp_path):
         read_mask(saved(tmp_path / "mask.png", Image.fromarray(np.stack([GREY, GREY], axis=2))))
     with pytest.raises(ValueError, match=r"mask\.tif: a mask is grey, palette or RGB, this is F"):
         read_mask(saved(tmp_path / "mask.tif", Image.fromarray(GREY.astype(np.float32))))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_high_images_are_read_in_strips_without_a_seam(mode, tmp_path):
+    shape = (5000, 3, 3) if mode == "RGB" else (5000, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "high.png")
+    assert (read_image(tmp_path / "high.png") == (pixels if mode == "RGB" else pixels[..., None])).all()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE
-from mtseg.metrics import Calibration, Confusion
+from mtseg.metrics import Boundary, Calibration, Confusion, interval
 
 
 def maps(
@@ -186,3 +186,105 @@ def test_ignored_pixels_do_not_count_in_the_calibration_and_none_is_nan() -> Non
     assert np.isnan(found.error())
     found.update(torch.tensor([0.9, 1.0]), torch.tensor([1, 1]), torch.tensor([1, IGNORE], dtype=torch.uint8))
     assert found.error() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("classes", [2, 11])
+def test_frequency_weighted_iou_is_torchmetrics_weighted_by_the_labels(classes: int) -> None:
+    prediction, label = maps(3, classes)
+    oracle = MulticlassJaccardIndex(classes, average="weighted", ignore_index=IGNORE)
+    ours = confusion(classes, prediction, label).frequency_weighted_iou()
+    assert ours == pytest.approx(oracle(prediction.flatten(), label.flatten()).item(), rel=1e-5)
+
+
+def test_frequency_weighted_iou_passes_over_classes_without_labels() -> None:
+    ours = confusion(4, torch.tensor([0, 0, 1, 3]), torch.tensor([0, 0, 1, 1]))
+    assert ours.frequency_weighted_iou() == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+    assert np.isnan(Confusion(3).frequency_weighted_iou())
+
+
+# --- boundaries
+
+
+def regions(seed: int, classes: int, size: tuple[int, int], *, ignored: float = 0.0) -> Tensor:
+    """A label of blocks of 9 pixels, some of them void."""
+    draw = torch.Generator().manual_seed(seed)
+    blocks = torch.randint(classes, (size[0] // 9 + 1, size[1] // 9 + 1), generator=draw)
+    blocks[torch.rand(blocks.shape, generator=draw) < ignored] = IGNORE
+    return blocks.repeat_interleave(9, 0).repeat_interleave(9, 1)[: size[0], : size[1]]
+
+
+def by_erosion(mask: np.ndarray, ratio: float) -> np.ndarray:
+    """A mask's boundary as the paper's authors take it: framed with zeros, eroded by 3x3, once for each pixel."""
+    import cv2
+
+    h, w = mask.shape
+    times = max(1, round(ratio * np.sqrt(h**2 + w**2)))
+    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    eroded = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=times)[1:-1, 1:-1]
+    return mask & (eroded == 0)
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("ignored", [0.0, 0.2])
+def test_boundary_iou_is_the_papers_class_by_class_summed_over_images(ratio: float, ignored: float) -> None:
+    classes, ours = 5, Boundary(5, ratio)
+    hits, unions = np.zeros(classes), np.zeros(classes)
+    for seed, size in enumerate([(61, 83), (40, 120), (7, 9)]):
+        label = regions(seed, classes - 1, size, ignored=ignored)
+        prediction = regions(seed, classes - 1, size).roll((2, 3), (0, 1))
+        ours.update(prediction, label)
+        for k in range(classes):
+            truth = by_erosion((label == k).numpy(), ratio)
+            said = by_erosion(((prediction == k) & (label != IGNORE)).numpy(), ratio)
+            hits[k] += (truth & said).sum()
+            unions[k] += (truth | said).sum()
+    with np.errstate(invalid="ignore"):
+        oracle = np.where(unions > 0, hits / unions, np.nan)
+    assert ours.iou() == pytest.approx(oracle, nan_ok=True)
+    assert np.isnan(ours.iou()[-1])
+    assert ours.mean_iou() == pytest.approx(np.nanmean(oracle))
+
+
+def test_a_perfect_prediction_has_boundary_iou_1_and_a_wider_distance_is_the_plain_iou() -> None:
+    label, other = regions(0, 4, (50, 70), ignored=0.2), regions(1, 4, (50, 70))
+    perfect, wide = Boundary(4), Boundary(4, ratio=1.0)
+    perfect.update(label.where(label != IGNORE, 2), label)
+    wide.update(other, label)
+    assert perfect.mean_iou() == 1
+    assert wide.iou() == pytest.approx(confusion(4, other, label).iou())
+
+
+def test_a_shifted_boundary_costs_more_boundary_iou_than_iou() -> None:
+    label = torch.zeros((100, 100), dtype=torch.long)
+    label[:, 50:] = 1
+    ours = Boundary(2)
+    ours.update(label.roll(1, 1), label)
+    assert ours.mean_iou() < confusion(2, label.roll(1, 1), label).mean_iou() - 0.05
+
+
+# --- the interval
+
+
+def test_an_interval_is_that_of_images_drawn_again_and_again_one_by_one() -> None:
+    import random
+
+    matrices = [confusion(3, *maps(seed, 3, size=(9, 9))).counts * (1 + seed % 5) for seed in range(12)]
+    draw, means = random.Random(1), []
+    for _ in range(4000):
+        chosen = Confusion(3)
+        for _ in matrices:
+            chosen.counts += draw.choice(matrices)
+        means.append(chosen.mean_iou())
+    low, high = interval(matrices, resamples=4000)
+    spread = np.std(means)
+    assert low == pytest.approx(np.quantile(means, 0.025), abs=0.2 * spread)
+    assert high == pytest.approx(np.quantile(means, 0.975), abs=0.2 * spread)
+
+
+def test_an_interval_is_the_seeds_and_closes_where_all_images_are_alike() -> None:
+    matrices = [confusion(3, *maps(seed, 3, size=(9, 9))).counts for seed in range(6)]
+    assert interval(matrices, seed=1) == interval(matrices, seed=1) != interval(matrices, seed=2)
+    low, high = interval([matrices[0]] * 5)
+    assert low == high == pytest.approx(confusion(3, *maps(0, 3, size=(9, 9))).mean_iou())
+    assert np.isnan(interval([])).all()
+    assert np.isnan(interval([torch.zeros((2, 2), dtype=torch.int64)])).all()

@@ -34,7 +34,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
         )
     if image.mode not in ("1", "L", "P", "RGB"):
         raise ValueError(f"{path}: its colours are {image.mode}; images are grey or RGB: convert it to RGB")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: Path) -> NDArray[Any]:  # (H, W) uint8, uint16 or int32; (H, W, 3) uint8 for a mask of colours
@@ -92,6 +92,18 @@ def _loaded(path: Path) -> Image.Image:
         except Exception as error:
             raise _damaged(path, error) from error
     return image
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:  # (H, W, 3)
+    """The pixels of an RGB image; of a high one strip by strip, because PIL's way to numpy holds them three times."""
+    strip = 512
+    if image.height <= strip:
+        return np.array(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, strip):
+        rows = image.crop((0, top, image.width, min(top + strip, image.height)))
+        pixels[top : top + strip] = np.asarray(rows)
+    return pixels
 
 
 def _opaque(path: Path, image: Image.Image, mode: str) -> Image.Image:

@@ -14,6 +14,7 @@ from mtseg.part import part
 
 POOLS = ("labelled", "unlabelled", "val", "test")
 FILE = "splits.json"
+CLASSES = "classes.json"
 Count = Annotated[int, Field(ge=0)] | None
 
 
@@ -75,7 +76,7 @@ def checked(splits: Splits, expect: Expected) -> Splits:
 
 
 def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
-    """Write the provenance of a run's data into its folder.
+    """Write the provenance of a run's data into its folder, and the names and colours of the classes.
 
     Raises ValueError where a run would be continued with other images than it was begun with.
     """
@@ -89,6 +90,8 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
                 f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
             )
     write_whole(path, json.dumps(asdict(here), indent=1))
+    colours = [bytes(colour.tolist()).hex() for colour in splits.palette]
+    write_whole(folder / CLASSES, json.dumps({"classes": splits.classes, "palette": colours}))
     return here
 
 

@@ -1,0 +1,124 @@
+"""Which images the words of `mtseg predict` name, and what each is called under the output folder."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtseg.data.decode import read_image
+from mtseg.data.lists import read_list
+from mtseg.data.match import LISTS
+from mtseg.data.source import Source, Splits
+from mtseg.data.tree import first, is_image, without_suffix
+
+KINDS = ("mask", "overlay", "confidence", "image")  # of outputs, each in a folder of its name
+CLAIM = "prediction.json"  # says in the folder of outputs whose they are
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to predict. `said`: as its user knows it; `name`: of its outputs, relative and without suffix."""
+
+    said: str
+    name: str
+    read: Callable[[], NDArray[np.uint8]]  # (H, W, 3)
+
+
+def items(words: Sequence[str], out: Path) -> list[Item]:
+    """The images of files, folders (at any depth), globs and lists (.txt, .tsv, .json; relative to the list).
+
+    In the order of their paths, each once, without what was predicted into `out` before. A name is the image's path
+    from the folder that all of them share, without suffix, or with it where two images differ in nothing else.
+
+    Raises ValueError for a word that names no image.
+    """
+    paths = sorted({os.path.normpath(Path(path).absolute()) for word in words for path in _named(word)})
+    if (out / CLAIM).is_file():
+        made = [os.path.normpath(out.absolute() / kind) for kind in KINDS]
+        paths = [path for path in paths if not any(Path(path).is_relative_to(folder) for folder in made)]
+    if not paths:
+        raise ValueError("name images: files, folders, globs or lists; or --pool unlabelled")
+    base = os.path.commonpath([Path(path).parent for path in paths])
+    names = _distinct([os.path.relpath(path, base) for path in paths])
+    return [Item(path, name, _reader(path)) for path, name in zip(paths, names, strict=True)]
+
+
+def pool_items(splits: Splits, pool: str) -> list[Item]:
+    """The images of a pool of the run's data; those of `unlabelled` that are not labelled too."""
+    source: Source = getattr(splits, pool)
+    names = [source.name(index) for index in range(len(source))]
+    known = {splits.labelled.name(i) for i in range(len(splits.labelled))} if pool == "unlabelled" else set()
+    chosen = [index for index, name in enumerate(names) if name not in known]
+    if not chosen:
+        raise ValueError(f"--pool: this data set has no {pool} images; name another, or files")
+    called = _distinct([names[index] for index in chosen])
+    found = [
+        Item(names[index], name, lambda index=index: source.image(index))  # type: ignore[misc]
+        for index, name in zip(chosen, called, strict=True)
+    ]
+    return sorted(found, key=lambda item: item.name)
+
+
+def shard(of: Sequence[Item], part: str) -> list[Item]:
+    """The images of `i/n`, i from 1 to n: each n-th. Raises ValueError for what is no such part."""
+    i, _, n = part.partition("/")
+    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
+        raise ValueError(f"--shard: {part!r} is no part; write i/n with i from 1 to n, as in 1/4")
+    return list(of[int(i) - 1 :: int(n)])
+
+
+def place(out: Path, name: str, suffix: str) -> Path:
+    """The file of an output called `name` in folder `out`. Raises ValueError for one that would lie elsewhere."""
+    if name.startswith("/") or ".." in name.split("/") or not name.isprintable() or not _utf8(name):
+        raise ValueError(f"{name!a}: no name for a file under {out}; rename the image (letters, digits, no `..`)")
+    path = out / f"{name}{suffix}"
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
+        raise ValueError(f"{path} leads out of {out} by a link; take the link away, or choose another --out")
+    return path
+
+
+def _named(word: str) -> list[str]:
+    path = Path(word)
+    if path.is_dir():
+        found = [str(inner) for inner in path.rglob("*") if is_image(inner.name) and _shown(inner, path)]
+    elif path.suffix.lower() in LISTS:
+        found = [str(path.parent / entry.image) for entry in read_list(path)]
+    elif path.is_file() or not glob.has_magic(word):
+        found = [word]  # one that is not there is a failure of that image alone
+    else:
+        names = glob.glob(word, recursive=True)  # noqa: PTH207  Path's takes no absolute pattern
+        found = [name for name in names if is_image(name)]
+    if not found:
+        raise ValueError(f"{word}: names no image; name a file, a folder, a glob or a list of images")
+    return found
+
+
+def _shown(path: Path, folder: Path) -> bool:
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """The paths without suffix, with it where they would be the same. Raises ValueError where they still are."""
+    plain = [without_suffix(path.replace(os.sep, "/")) for path in paths]
+    often = Counter(plain)
+    names = [path if often[short] > 1 else short for path, short in zip(paths, plain, strict=True)]
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise ValueError(f"several images would be called {first(twice)}; rename them, or predict them one by one")
+    return names
+
+
+def _reader(path: str) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: read_image(Path(path))
+
+
+def _utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False

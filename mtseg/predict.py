@@ -1,0 +1,213 @@
+"""Predictions of many images into a folder: what is there is kept, what fails is listed, the rest goes on."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from mtseg import pictures
+from mtseg.checkpoint import write_whole
+from mtseg.data.source import IGNORE
+from mtseg.inputs import CLAIM, KINDS, Item, place, shard
+from mtseg.predictors import Predictor, Slide, Whole
+from mtseg.scoring import as_csv
+from mtseg.settings import to_yaml
+from mtseg.trained import Trained
+
+LARGE = 16_000_000  # pixels of an image from which on windows of WINDOW are asked about, where it would be the whole
+WINDOW = (512, 512)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is written: `save`, some of KINDS, each into a folder of its name; and for which `part` (i/n) of the images.
+
+    min_confidence: masks have IGNORE where the network is less sure; rank: write ranking.csv
+    """
+
+    save: tuple[str, ...] = ("mask",)
+    min_confidence: float = 0.0
+    rank: bool = False
+    part: str = "1/1"
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.save if kind not in KINDS]
+        if unknown:
+            raise ValueError(f"--save: {', '.join(unknown)} is not known; choose among {', '.join(KINDS)}")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"--min-confidence: {self.min_confidence} is no probability; give one in [0, 1]")
+
+
+class Answered(NamedTuple):
+    """classes (H, W), IGNORE where there is none; confidence (H, W) in parts of 255; uncertainty: mean of 1 - p."""
+
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+    uncertainty: float
+
+
+class Outcome(NamedTuple):
+    """How many images were predicted, were there already, and failed."""
+
+    done: int
+    kept: int
+    failed: int
+
+
+def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes, *, weights: str) -> Outcome:
+    """Predict the images of `wishes.part` into `out`. `weights` says whose they are, as a run's name and a hash do.
+
+    Raises ValueError where `out` holds the predictions of others. An image that fails is a line in errors.jsonl.
+    """
+    _claim(out, trained, wishes, weights)
+    marks = "" if wishes.part == "1/1" else "-" + wishes.part.replace("/", "-of-")
+    record, errors = out / f"predictions{marks}.jsonl", out / f"errors{marks}.jsonl"
+    before = _recorded(out)
+    kept = failed = done = 0
+    errors.unlink(missing_ok=True)
+    mine = shard(wanted, wishes.part)
+    for item in track(mine, "predicting", disable=len(mine) < 2):
+        try:
+            if item.name in before and _there(before[item.name], item, out, wishes):
+                kept += 1
+                continue
+            _append(record, _predicted(trained, item, out, wishes))
+            done += 1
+        except (ValueError, OSError) as error:
+            failed += 1
+            _append(errors, {"image": item.said, "error": str(error)})
+    if wishes.rank:
+        write_whole(out / "ranking.csv", ranking(out))
+    if wishes.min_confidence > 0 and {"mask", "image"} <= set(wishes.save):
+        write_whole(out / "data.yaml", _as_data(trained, out))
+    return Outcome(done, kept, failed)
+
+
+def ranking(out: Path) -> str:
+    """All images predicted into `out` as CSV, the least sure first: what to label next."""
+    rows = sorted(_recorded(out).values(), key=lambda line: (-line["uncertainty"], line["name"]))
+    return as_csv([{"image": line["image"], "uncertainty": round(line["uncertainty"], 6)} for line in rows])
+
+
+def answered(trained: Trained, image: NDArray[np.uint8], min_confidence: float) -> Answered:
+    """The answer to an image (H, W, 3), gathered band by band; of large ones no scores are held but a band's."""
+    size = image.shape[:2]
+    classes, confidence = np.full(size, IGNORE, np.uint8), np.zeros(size, np.uint8)
+    doubt, count = 0.0, 0
+    with torch.no_grad():
+        for band in asking(trained.predictor, size)(trained.answer, torch.from_numpy(image)[None]):
+            h, w = band.classes.shape[1:]
+            here = (slice(band.top, band.top + h), slice(band.left, band.left + w))
+            sure = band.confidence[0]
+            named = band.classes[0].byte().masked_fill(sure < min_confidence, IGNORE)
+            classes[here] = named.cpu().numpy()
+            confidence[here] = (sure * 255).round().byte().cpu().numpy()
+            doubt, count = doubt + float((1 - sure).double().sum()), count + sure.numel()
+    return Answered(classes, confidence, doubt / count)
+
+
+def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
+    """`predictor`, or windows where it would ask about a whole image of LARGE pixels or more."""
+    if isinstance(predictor, Whole) and size[0] * size[1] >= LARGE:
+        return Slide(window=WINDOW, augment=predictor.augment, average=predictor.average)
+    return predictor
+
+
+def _recorded(out: Path) -> dict[str, dict[str, Any]]:
+    """What is recorded of the images predicted into `out`, of whatever part, by name."""
+    return {line["name"]: line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)}
+
+
+def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
+    """Whether all outputs of an image are there and whole. Raises ValueError where they are another image's."""
+    if before["image"] != item.said:
+        raise ValueError(f"{out} has predictions of {before['image']} as {item.name!r} already; choose another --out")
+    return all(pictures.whole(place(out / kind, item.name, ".png")) for kind in wishes.save)
+
+
+def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[str, Any]:
+    """Write an image's outputs; what is recorded of it."""
+    places = {kind: place(out / kind, item.name, ".png") for kind in wishes.save}
+    for path in places.values():
+        if os.path.realpath(path) == os.path.realpath(item.said):
+            raise ValueError(f"{item.said}: its output would be written over it; choose another --out")
+    image = item.read()
+    answer = answered(trained, image, wishes.min_confidence)
+    for kind, path in places.items():
+        _draw(kind, trained, image, answer, path)
+    return {
+        "name": item.name,
+        "image": item.said,
+        "size": list(answer.classes.shape),
+        "uncertainty": answer.uncertainty,
+        "named": float((answer.classes != IGNORE).mean()),
+        "protocol": asking(trained.predictor, answer.classes.shape).sentence(),
+    }
+
+
+def _draw(kind: str, trained: Trained, image: NDArray[np.uint8], answer: Answered, path: Path) -> None:
+    size = (image.shape[0], image.shape[1])
+    if kind == "mask":
+        pictures.write(path, pictures.strips(answer.classes), size, trained.palette)
+    elif kind == "overlay":
+        pictures.write(path, pictures.overlay(image, answer.classes, trained.palette), size)
+    else:
+        pictures.write(path, pictures.strips(answer.confidence if kind == "confidence" else image), size)
+
+
+def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
+    """Say in `out` whose predictions it holds. Raises ValueError where it holds others, which would be mixed."""
+    said = {
+        "weights": weights,
+        "step": trained.step,
+        "classes": list(trained.classes),
+        "protocol": trained.predictor.sentence(),
+        "min_confidence": wishes.min_confidence,
+    }
+    path = out / CLAIM
+    out.mkdir(parents=True, exist_ok=True)
+    before: Any = said
+    if path.is_file():
+        with suppress(ValueError):
+            before = json.loads(path.read_text(encoding="utf-8"))
+    if before != said:
+        changed = [key for key in said if not isinstance(before, dict) or before.get(key) != said[key]]
+        raise ValueError(f"{out} holds predictions with other {', '.join(changed)}; choose another --out")
+    write_whole(path, json.dumps(said, indent=1))
+
+
+def _as_data(trained: Trained, out: Path) -> str:
+    """A data set of the masks, to lay on a recipe."""
+    names = [f"#{bytes(colour.tolist()).hex()}" for colour in trained.palette]
+    tree = {
+        "kind": "folder",
+        "root": str(out.resolve()),
+        "classes": list(trained.classes),
+        "palette": names,
+        "labelled": {"images": "image", "masks": "mask"},
+        "val": 0.1,
+    }
+    head = "# Pseudo-labels, of a network and not of a person. Scores on `val` say how well they are imitated.\n"
+    return head + to_yaml({"data": tree})
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a+b") as file:
+        cut_off = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"  # by a crash
+        file.write(b"\n" * cut_off + json.dumps(line).encode() + b"\n")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file; one that a crash cut off is none."""
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError):
+                yield dict(json.loads(text))

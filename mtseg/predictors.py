@@ -1,0 +1,223 @@
+"""How a network is asked about an image of any size: at once, window by window, in the centre; scaled and flipped too.
+
+Answers come in bands of finished rows, so that the scores of all classes are never held for more than a band.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtseg.data.source import IGNORE
+from mtseg.part import part
+from mtseg.views import Side, Views
+
+Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, 3) in [0, 255] -> logits (B, K, h, w)
+Average = Literal["softmax", "logits"]
+ROWS = 64  # of finished scores that become classes at a time
+
+
+@dataclass(frozen=True)
+class Band:
+    """Finished rows: the most probable class of the pixels from row `top` and column `left` on, and how probable."""
+
+    top: int
+    left: int
+    classes: Tensor  # (B, h, w) int64
+    confidence: Tensor  # (B, h, w) in [0, 1]
+
+
+@part
+class Augment:
+    """Each image, or window of it, is asked about at all `scales`, and mirrored too with `flip`."""
+
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=8)], ...], Field(min_length=1)] = (1.0,)
+    flip: bool = False
+
+    @property
+    def forwards(self) -> int:
+        """How often the network is asked about a pixel."""
+        return len(self.scales) * (2 if self.flip else 1)
+
+    @property
+    def cost(self) -> float:
+        """How many times as many pixels the network sees."""
+        return sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
+
+    def __call__(self, answer: Answer, pixels: Tensor, average: Average) -> Tensor:
+        """The scores (B, K, h, w) of `pixels` (B, h, w, 3), summed over all forwards."""
+        total: Tensor | None = None
+        for scale in self.scales:
+            scaled = pixels if scale == 1 else _resized(pixels.permute(0, 3, 1, 2).float(), scale).permute(0, 2, 3, 1)
+            for mirrored in (False, True) if self.flip else (False,):
+                logits = answer(scaled.flip(2) if mirrored else scaled)
+                logits = logits.flip(3) if mirrored else logits
+                if logits.shape[-2:] != pixels.shape[1:3]:
+                    logits = F.interpolate(logits, pixels.shape[1:3], mode="bilinear", align_corners=False)
+                scores = logits.softmax(1) if average == "softmax" else logits
+                if total is None:
+                    total = scores.clone() if self.forwards > 1 else scores  # the network's own answer stays as it is
+                else:
+                    total += scores
+        assert total is not None
+        return total
+
+
+@part
+class Whole:
+    """The image at once; the network pads it to its stride."""
+
+    kind: Literal["whole"] = "whole"
+    augment: Augment = Augment()
+    average: Average = "softmax"
+
+    def __call__(self, answer: Answer, pixels: Tensor) -> Iterator[Band]:
+        forwards = self.augment.forwards
+        average = self.average if forwards > 1 else "logits"  # of one there is no average
+        yield _band(self.augment(answer, pixels, average), forwards, average, top=0, left=0)
+
+    def sentence(self) -> str:
+        return f"whole images{_asked(self.augment, self.average, several=self.augment.forwards > 1)}"
+
+
+@part
+class Centre:
+    """The window of `size` (height, width) in the middle of the image, and nothing of what is around it."""
+
+    kind: Literal["centre"] = "centre"
+    size: tuple[Side, Side]
+    augment: Augment = Augment()
+    average: Average = "softmax"
+
+    def __call__(self, answer: Answer, pixels: Tensor) -> Iterator[Band]:
+        (top, h), (left, w) = (
+            ((whole - min(side, whole)) // 2, min(side, whole))
+            for whole, side in zip(pixels.shape[1:3], self.size, strict=True)
+        )
+        for band in Whole(augment=self.augment, average=self.average)(
+            answer, pixels[:, top : top + h, left : left + w]
+        ):
+            yield Band(top + band.top, left + band.left, band.classes, band.confidence)
+
+    def sentence(self) -> str:
+        several = self.augment.forwards > 1
+        return f"centre {self.size[0]}x{self.size[1]} only{_asked(self.augment, self.average, several=several)}"
+
+
+@part
+class Slide:
+    """Windows of `window` (height, width), each `stride` of a window's side after the one before it.
+
+    The last window of a row or column ends at the border of the image; a side of a window that is larger than the
+    image's is cut to it. What windows have in common is meaned with equal weights.
+    """
+
+    kind: Literal["slide"] = "slide"
+    window: tuple[Side, Side]
+    stride: Annotated[float, Field(gt=0, le=1)] = 2 / 3
+    augment: Augment = Augment()
+    average: Average = "softmax"
+
+    def __call__(self, answer: Answer, pixels: Tensor) -> Iterator[Band]:
+        (height, tops), (width, lefts) = (self._places(axis, pixels.shape[axis + 1]) for axis in (0, 1))
+        total: Tensor | None = None  # (B, K, height, W), the rows from the window's top on
+        across = _cover(lefts, width, pixels.shape[2]).to(pixels.device)
+        cover = _cover(tops, height, pixels.shape[1])
+        for top, after in zip(tops, [*tops[1:], pixels.shape[1]], strict=True):
+            for left in lefts:
+                scores = self.augment(answer, pixels[:, top : top + height, left : left + width], self.average)
+                if total is None:
+                    total = scores.new_zeros((*scores.shape[:3], pixels.shape[2]))
+                total[..., left : left + width] += scores
+            assert total is not None
+            done = after - top  # these rows are in no window to come
+            for start in range(0, done, ROWS):
+                rows = slice(start, min(start + ROWS, done))
+                times = cover[top:after][rows, None].to(total.device) * across.to(total.device) * self.augment.forwards
+                yield _band(total[:, :, rows], times, self.average, top=top + start, left=0)
+            _advance(total, done)
+
+    def sentence(self) -> str:
+        size = f"{self.window[0]}x{self.window[1]}"
+        return f"windows of {size}, stride {self.stride:.2g}{_asked(self.augment, self.average, several=True)}"
+
+    def _places(self, axis: int, whole: int) -> tuple[int, list[int]]:
+        """A window's side in an image whose side is `whole`, and where windows begin."""
+        side = min(self.window[axis], whole)
+        step = max(1, int(self.window[axis] * self.stride))
+        return side, [*range(0, whole - side, step), whole - side]
+
+
+Predictor = Annotated[Whole | Slide | Centre, Field(discriminator="kind")]
+
+
+def asked(network: nn.Module, views: Views, device: torch.device) -> Answer:
+    """What asks `network` about uint8 pixels. It raises ValueError for an answer that is not finite."""
+
+    def answer(pixels: Tensor) -> Tensor:
+        logits: Tensor = network(views.normalise(pixels.to(device)))
+        if not bool(logits.isfinite().all()):
+            raise ValueError(
+                "the network's answer is not finite, so its scores would mean nothing; "
+                "train with a lower optimizer.lr, or clip=1, in a new out="
+            )
+        return logits
+
+    return answer
+
+
+def joined(bands: Iterable[Band], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Classes (B, H, W) uint8, IGNORE where no band is, and their confidence (B, H, W), 0 there."""
+    classes, confidence = torch.empty(0), torch.empty(0)
+    for band in bands:
+        if not len(classes):
+            classes = torch.full((len(band.classes), *size), IGNORE, dtype=torch.uint8, device=band.classes.device)
+            confidence = torch.zeros((len(band.classes), *size), device=band.classes.device)
+        h, w = band.classes.shape[1:]
+        place = (slice(None), slice(band.top, band.top + h), slice(band.left, band.left + w))
+        classes[place], confidence[place] = band.classes.byte(), band.confidence
+    return classes, confidence
+
+
+def _band(total: Tensor, times: Tensor | int, average: Average, *, top: int, left: int) -> Band:
+    """The rows `total` (B, K, h, w), each pixel of which is a sum over `times` scores; may change `total`."""
+    if average == "softmax":
+        best = total.max(1)
+        return Band(top, left, best.indices, (best.values / times).clamp_(max=1))
+    mean = total if isinstance(times, int) and times == 1 else total.div_(times)
+    best = mean.max(1)
+    return Band(top, left, best.indices, (best.values - mean.logsumexp(1)).exp())
+
+
+def _advance(total: Tensor, rows: int) -> None:
+    """Move `total` (B, K, h, W) up by `rows` and put zeros below, in pieces that do not overlap: without a copy."""
+    h = total.shape[2]
+    for start in range(0, h - rows, rows):
+        size = min(rows, h - rows - start)
+        total[:, :, start : start + size] = total[:, :, start + rows : start + rows + size]
+    total[:, :, max(0, h - rows) :] = 0
+
+
+def _cover(places: list[int], side: int, whole: int) -> Tensor:
+    """How many windows lie on each of `whole` rows or columns, (whole,)."""
+    count = torch.zeros(whole)
+    for place in places:
+        count[place : place + side] += 1
+    return count
+
+
+def _resized(images: Tensor, scale: float) -> Tensor:
+    size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _asked(augment: Augment, average: Average, *, several: bool) -> str:
+    said = ""
+    if augment.forwards > 1:
+        scales = ", ".join(f"{scale:g}" for scale in augment.scales)
+        said = f", scales {scales}{' and mirrored' if augment.flip else ''} (cost x{augment.cost:.3g})"
+    return f"{said}, {average} averaged" if several else said

@@ -1,0 +1,174 @@
+"""A trained run, read back from its folder: which checkpoint, its networks, and their answers to images."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import nn
+
+from mtseg import checkpoint
+from mtseg.config import Config, dump, of_run
+from mtseg.data.decode import read_image
+from mtseg.data.palette import inks
+from mtseg.data.provenance import CLASSES
+from mtseg.data.source import Splits, Subset
+from mtseg.predictors import Predictor, asked, joined
+from mtseg.settings import gather, merge, validate
+from mtseg.state import build, load_networks, pick_device
+from mtseg.views import Views
+
+Name = Literal["student", "teacher"]
+
+
+class Restored(NamedTuple):
+    """A run's config, its built data, its networks by name, and the step they are from."""
+
+    config: Config
+    splits: Splits
+    networks: dict[str, nn.Module]
+    step: int
+
+
+def restored(run: Path, words: Sequence[str] = (), *, at: str = "last") -> Restored:
+    """A run with its data, with `words` laid on its config. `at` is as in `found`."""
+    config = configured(run, words)
+    return _with(run, config, config.data.build(), at)
+
+
+def configured(run: Path, words: Sequence[str]) -> Config:
+    """The config of a run with `words` laid on it."""
+    return validate(Config, merge(dump(of_run(run)), gather(words)))
+
+
+def found(run: Path, at: str) -> checkpoint.Checkpoint:
+    """A run's checkpoint: the `last` whole one; the `best`, whose teacher had the highest mIoU of the evaluations
+    while it trained (on the split of these, whatever is scored now); or that of a step, as digits.
+
+    Raises ValueError where there is none, naming those there are, and for a damaged one that was asked for.
+    """
+    folder = run / "checkpoints"
+    if at == "last":
+        saved, damaged = checkpoint.load_newest(folder)
+        for sentence in damaged.values():
+            Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+        return saved
+    if at != "best" and not at.isdigit():
+        raise ValueError(f"--at: {at!r} is neither last nor best nor a step; write one of them, as in --at 2000")
+    place = folder / checkpoint.name_of(int(at)) if at.isdigit() else _best(run)
+    if not place.is_dir():
+        there = ", ".join(str(int(kept.name.removeprefix("step-"))) for kept in checkpoint.steps(folder)) or "none"
+        raise ValueError(
+            f"{run}: no checkpoint of step {at}; there are: {there}. A run keeps the newest `keep` of "
+            "those that it writes every `checkpoint_every` steps"
+        )
+    try:
+        return checkpoint.load(place)
+    except Exception as error:  # what a damaged file raises is up to its reader
+        raise ValueError(f"{place} is damaged ({error}); choose another step with --at") from error
+
+
+def _best(run: Path) -> Path:
+    pointed = checkpoint.best(run / "checkpoints")
+    if pointed is None:
+        raise ValueError(f"{run}: checkpoints/{checkpoint.BEST} names no checkpoint; use --at last, or a step")
+    return pointed[0]
+
+
+def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
+    saved = found(run, at)
+    state = build(config, splits, pick_device(config.device), pretrained=False)
+    load_networks(state, saved, run)
+    networks = {"student": state.student.eval(), "teacher": state.teacher.module.eval()}
+    return Restored(config, splits, networks, saved.step)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class (H, W) uint8 of every pixel of an image, IGNORE where none was asked for, and its probability."""
+
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network of a run, with what its answers mean. It needs the run's folder alone, and not its data.
+
+    palette: (K, 3) RGB; step: of the student's updates
+    """
+
+    network: nn.Module
+    views: Views
+    predictor: Predictor
+    classes: tuple[str, ...]
+    palette: NDArray[np.uint8]
+    step: int
+
+    @torch.no_grad()
+    def predict(self, image: NDArray[np.uint8] | str | Path) -> Prediction:
+        """The answer to an image, a file or RGB pixels (H, W, 3), in its own size."""
+        if isinstance(image, str | Path):
+            image = read_image(Path(image))
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"an image of shape {image.shape} and type {image.dtype}; give RGB (H, W, 3), uint8")
+        pixels = torch.from_numpy(np.stack([image]))
+        classes, confidence = joined(self.predictor(self.answer, pixels), (image.shape[0], image.shape[1]))
+        return Prediction(classes[0].cpu().numpy(), confidence[0].cpu().numpy())
+
+    def answer(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, h, w) of uint8 pixels (B, h, w, 3)."""
+        return asked(self.network, self.views, next(self.network.parameters()).device)(pixels)
+
+
+def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Name = "teacher") -> Trained:
+    """A network of a run, to predict with. `words` change its config, such as `device=cpu` or `eval.predictor...`.
+
+    Raises ValueError for a folder that holds no run, and where the weights do not fit.
+    """
+    config = configured(run, words)
+    config, splits, networks, step = _with(run, config, _classes(run, config), at)
+    return Trained(networks[network], config.views, config.eval.predictor, splits.classes, splits.palette, step)
+
+
+def weights_of(run: Path, step: int, network: str) -> str:
+    """A network's name and the SHA-256 of its weights, as the checkpoint's manifest has it."""
+    place = run / "checkpoints" / checkpoint.name_of(step)
+    files = json.loads((place / checkpoint.MANIFEST).read_text())["files"]
+    return f"{network} {files[f'{network}.safetensors']['sha256']}"
+
+
+def _classes(run: Path, config: Config) -> Splits:
+    """The run's classes and no images; from its folder, or, for a run that wrote none there, from its data."""
+    path = run / CLASSES
+    if not path.is_file():
+        return config.data.build()
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        names, palette = tuple(map(str, said["classes"])), inks(" ".join(said["palette"]))
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f"{path}: not a list of classes and their colours; take the file away, or copy it again"
+        ) from None
+    empty: Subset = Subset(_Nothing(), [])
+    return Splits(names, palette, empty, empty, empty, empty)
+
+
+class _Nothing:
+    """A source without images."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def name(self, index: int) -> str:
+        raise IndexError(index)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        raise IndexError(index)
+
+    label = image

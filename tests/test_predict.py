@@ -1,0 +1,439 @@
+"""Prediction of many images: what is written, under which names, resumed, in parts, with failures; pseudo-labels."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from runs import TINY, tiny
+
+import mtseg
+from mtseg import cli, pictures
+from mtseg.data.decode import read_mask, size_of
+from mtseg.data.source import IGNORE
+from mtseg.inputs import items, place, shard
+from mtseg.predict import LARGE, asking
+from mtseg.predictors import Centre, Slide, Whole
+from mtseg.trained import restored
+from mtseg.trainer import fit
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    fit(tiny(out), quiet=True)
+    return out
+
+
+def photo(path: Path, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Two folders with files of the same name, another size, another suffix, and what is no image."""
+    folder = tmp_path / "photos"
+    photo(folder / "a" / "x.png", 1)
+    photo(folder / "b" / "x.png", 2, (33, 71))
+    photo(folder / "b" / "deep" / "y.JPG", 3)
+    photo(folder / ".hidden" / "z.png", 4)
+    (folder / "notes.txt.md").write_text("no image")
+    return folder
+
+
+NAMES = ["a/x", "b/deep/y", "b/x"]
+
+
+def predicted(*words: object) -> int:
+    return cli.main(["predict", *map(str, words)])
+
+
+def outputs(out: Path, kind: str = "mask") -> list[str]:
+    return sorted(path.relative_to(out / kind).as_posix() for path in (out / kind).rglob("*") if path.is_file())
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- what is written
+
+
+def test_mask_overlay_and_confidence_are_the_teachers_answer_in_the_images_size(run, photos, tmp_path):
+    out = tmp_path / "out"
+    assert predicted(run, photos, "--out", out, "--save", "mask,overlay,confidence,image") == 0
+    model = mtseg.load(run)
+    for kind in ("mask", "overlay", "confidence", "image"):
+        assert outputs(out, kind) == [f"{name}.png" for name in NAMES]
+    for name, source in zip(NAMES, ("a/x.png", "b/deep/y.JPG", "b/x.png"), strict=True):
+        image, answer = np.array(Image.open(photos / source)), model.predict(photos / source)
+        mask = Image.open(out / "mask" / f"{name}.png")
+        assert mask.mode == "P"
+        assert (np.array(mask) == answer.classes).all()
+        assert (read_mask(out / "mask" / f"{name}.png") == answer.classes).all()
+        assert (np.array(mask.convert("RGB")) == model.palette[answer.classes]).all()
+        confidence = np.array(Image.open(out / "confidence" / f"{name}.png"))
+        assert np.abs(confidence / 255 - answer.confidence).max() < 0.51 / 255
+        overlay = np.array(Image.open(out / "overlay" / f"{name}.png"))
+        mixed = image / 2 + model.palette[answer.classes] / 2
+        assert np.abs(overlay - mixed).max() <= 0.5
+        assert (np.array(Image.open(out / "image" / f"{name}.png")) == image).all()
+    assert not list(out.rglob(".tmp*"))
+
+
+def test_the_student_another_step_and_another_way_of_asking_are_taken_by_option(run, photos, tmp_path):
+    image = photos / "a/x.png"
+    for n, (options, same) in enumerate(
+        (
+            (["--network", "student"], mtseg.load(run, network="student")),
+            (["--at", "2"], mtseg.load(run, at="2")),
+            (
+                ["--set", "eval.predictor={kind: slide, window: [16, 16]}", "device=cpu"],
+                mtseg.load(run, ["eval.predictor={kind: slide, window: [16, 16]}"]),
+            ),
+        )
+    ):
+        out = tmp_path / str(n)
+        assert predicted(run, image, "--out", out, "--save", "confidence", *options) == 0
+        confidence = np.array(Image.open(out / "confidence/x.png"))
+        assert np.abs(confidence / 255 - same.predict(image).confidence).max() < 0.51 / 255
+        assert np.abs(confidence / 255 - mtseg.load(run).predict(image).confidence).max() > 1 / 255
+
+
+def test_overlay_shows_the_image_itself_where_no_class_is_named_in_every_band():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2 * pictures.ROWS + 7, 5, 3), dtype=np.uint8)
+    classes = rng.choice([0, 1, IGNORE], image.shape[:2]).astype(np.uint8)
+    palette = np.array([[200, 0, 10], [0, 100, 30]], np.uint8)
+    drawn = np.concatenate(list(pictures.overlay(image, classes, palette, share=0.25)))
+    assert (drawn[classes == IGNORE] == image[classes == IGNORE]).all()
+    for k in (0, 1):
+        assert np.abs(drawn[classes == k] - (0.75 * image[classes == k] + 0.25 * palette[k])).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (pictures.ROWS + 1, 5), (3 * pictures.ROWS, 2)])
+def test_pictures_written_row_by_row_are_read_by_others_as_they_were(size, tmp_path):
+    import cv2
+
+    rng = np.random.default_rng(1)
+    grey, rgb = rng.integers(0, 256, size, dtype=np.uint8), rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    palette = rng.integers(0, 256, (7, 3), dtype=np.uint8)
+    pictures.write(tmp_path / "grey.png", pictures.strips(grey), size)
+    pictures.write(tmp_path / "rgb.png", pictures.strips(rgb), size)
+    pictures.write(tmp_path / "mask.png", pictures.strips(grey % 7), size, palette)
+    modes = {name: Image.open(tmp_path / f"{name}.png").mode for name in ("grey", "rgb", "mask")}
+    assert modes == {"grey": "L", "rgb": "RGB", "mask": "P"}
+    assert (np.array(Image.open(tmp_path / "grey.png")) == grey).all()
+    assert (np.array(Image.open(tmp_path / "rgb.png")) == rgb).all()
+    assert (np.array(Image.open(tmp_path / "mask.png")) == grey % 7).all()
+    assert (cv2.imread(str(tmp_path / "rgb.png"))[..., ::-1] == rgb).all()
+    assert (cv2.imread(str(tmp_path / "mask.png"))[..., ::-1] == palette[grey % 7]).all()
+    assert all(pictures.whole(tmp_path / f"{name}.png") for name in modes)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:100], lambda b: b"", lambda b: b[:60] + b"x" + b[61:]]
+)
+def test_a_picture_that_is_cut_off_or_changed_is_not_whole(damage, tmp_path):
+    path = tmp_path / "x.png"
+    pictures.write(path, pictures.strips(np.random.default_rng(0).integers(0, 256, (30, 30), dtype=np.uint8)), (30, 30))
+    path.write_bytes(damage(path.read_bytes()))
+    assert not pictures.whole(path)
+
+
+def test_a_picture_that_fails_half_way_leaves_nothing(tmp_path):
+    def rows():
+        yield np.zeros((2, 4), np.uint8)
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        pictures.write(tmp_path / "x.png", rows(), (4, 4))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- names
+
+
+def test_files_folders_globs_and_lists_name_the_same_images(photos, tmp_path, monkeypatch):
+    listed = photos / "list.txt"
+    listed.write_text("a/x.png\nb/x.png\nb/deep/y.JPG\n")
+    monkeypatch.chdir(tmp_path)
+    ways = [
+        [str(photos)],
+        [str(photos / "a"), str(photos / "b")],
+        ["photos/a/x.png", "photos/b/x.png", "photos/b/deep/y.JPG", "photos/../photos/a/x.png"],
+        [str(listed)],
+        [str(photos / "**/*.[pJ]*"), str(photos)],
+    ]
+    for words in ways:
+        found = items(words, tmp_path / "out")
+        assert [(item.name, item.said) for item in found] == [
+            ("a/x", str(photos / "a/x.png")),
+            ("b/deep/y", str(photos / "b/deep/y.JPG")),
+            ("b/x", str(photos / "b/x.png")),
+        ]
+
+
+def test_images_that_differ_in_their_suffix_alone_keep_it(tmp_path):
+    for name in ("x.png", "x.jpg", "y.png", "z.tar.png"):
+        photo(tmp_path / name)
+    assert [item.name for item in items([str(tmp_path)], tmp_path / "out")] == ["x.jpg", "x.png", "y", "z.tar"]
+
+
+def test_images_that_would_still_be_called_the_same_are_refused(tmp_path):
+    for name in ("x.png", "x.jpg", "x.jpg.png"):
+        photo(tmp_path / name)
+    with pytest.raises(ValueError, match=r"would be called x\.jpg"):
+        items([str(tmp_path)], tmp_path / "out")
+
+
+def test_outputs_are_no_inputs(run, photos):
+    assert predicted(run, photos, "--out", photos / "out") == 0
+    assert predicted(run, photos, "--out", photos / "out") == 0
+    assert outputs(photos / "out") == [f"{name}.png" for name in NAMES]
+
+
+@pytest.mark.parametrize("kind", ["mask", "image"])
+def test_an_image_is_never_written_over(kind, run, tmp_path):
+    before = photo(tmp_path / kind / "x.png").read_bytes()
+    assert predicted(run, tmp_path / kind, "--out", tmp_path, "--save", kind) == 1
+    assert (tmp_path / kind / "x.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a\nb", "a\0b", "\udcff"])
+def test_a_name_that_leads_out_or_cannot_be_written_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="no name for a file"):
+        place(tmp_path, name, ".png")
+
+
+def test_a_link_in_the_output_folder_is_not_followed_out_of_it(run, photos, tmp_path, capsys):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (out / "mask").mkdir(parents=True)
+    (out / "mask" / "a").symlink_to(elsewhere)
+    assert predicted(run, photos, "--out", out) == 1
+    assert list(elsewhere.iterdir()) == []
+    assert outputs(out) == ["b/deep/y.png", "b/x.png"]
+    (failure,) = lines(out / "errors.jsonl")
+    assert "leads out of" in failure["error"]
+
+
+def test_names_do_not_depend_on_where_they_are_named_from(photos, tmp_path, monkeypatch):
+    names = []
+    for here, word in ((tmp_path, "photos"), (photos, "."), (photos / "a", "..")):
+        monkeypatch.chdir(here)
+        names.append([item.name for item in items([word], tmp_path / "out")])
+    assert names == [NAMES] * 3
+
+
+# --- resumed, in parts, with failures
+
+
+def test_what_is_there_and_whole_is_kept_and_what_is_not_is_made_again(run, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    predicted(run, photos, "--out", out)
+    whole = (out / "mask/a/x.png").read_bytes()
+    (out / "mask/a/x.png").write_bytes(whole[:-9])
+    (out / "mask/b/x.png").unlink()
+    kept = (out / "mask/b/deep/y.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert predicted(run, photos, "--out", out) == 0
+    assert "2 predicted, 1 there already, 0 failed" in capsys.readouterr().out
+    assert (out / "mask/a/x.png").read_bytes() == whole
+    assert (out / "mask/b/deep/y.png").stat().st_mtime_ns == kept
+
+
+def test_a_record_that_a_crash_cut_off_is_made_again(run, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    predicted(run, photos, "--out", out)
+    text = (out / "predictions.jsonl").read_text()
+    (out / "predictions.jsonl").write_text(text[:-20])
+    capsys.readouterr()
+    assert predicted(run, photos, "--out", out, "--rank") == 0
+    assert "1 predicted, 2 there already" in capsys.readouterr().out
+    assert len((out / "ranking.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("options", [["--network", "student"], ["--at", "2"], ["--min-confidence", "0.5"]])
+def test_predictions_of_others_are_never_mixed(options, run, photos, tmp_path, capsys):
+    predicted(run, photos, "--out", tmp_path / "out")
+    assert predicted(run, photos, "--out", tmp_path / "out", *options) == 1
+    assert "holds predictions with other" in capsys.readouterr().err
+
+
+def test_an_image_of_the_same_name_from_elsewhere_is_not_taken_for_the_one_that_is_there(run, photos, tmp_path):
+    out = tmp_path / "out"
+    predicted(run, photos / "a/x.png", "--out", out)
+    before = (out / "mask/x.png").read_bytes()
+    assert predicted(run, photos / "b/x.png", "--out", out) == 1
+    assert "has predictions of" in lines(out / "errors.jsonl")[0]["error"]
+    assert (out / "mask/x.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_parts_are_every_image_once_and_together_the_whole(count, photos, tmp_path):
+    whole = items([str(photos)], tmp_path / "out")
+    parts = [shard(whole, f"{i}/{count}") for i in range(1, count + 1)]
+    assert sorted(item.name for part in parts for item in part) == NAMES
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_parts_write_what_one_process_writes(run, photos, tmp_path):
+    one, parts = tmp_path / "one", tmp_path / "parts"
+    predicted(run, photos, "--out", one, "--rank")
+    for part in ("2/2", "1/2"):
+        assert predicted(run, photos, "--out", parts, "--rank", "--shard", part) == 0
+    assert (one / "ranking.csv").read_text() == (parts / "ranking.csv").read_text()
+    for name in outputs(one):
+        assert (one / "mask" / name).read_bytes() == (parts / "mask" / name).read_bytes()
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_part_that_is_none_is_refused(part, run, photos, tmp_path, capsys):
+    assert predicted(run, photos, "--out", tmp_path / "out", f"--shard={part}") == 1
+    assert "--shard" in capsys.readouterr().err
+
+
+def test_failures_are_listed_and_the_rest_goes_on_and_they_are_tried_again(run, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    broken = photos / "a" / "x.png"
+    good = broken.read_bytes()
+    broken.write_bytes(good[:200])
+    assert predicted(run, photos, photos / "gone.png", "--out", out) == 1
+    assert "2 images failed" in capsys.readouterr().err
+    failures = {Path(line["image"]).name: line["error"] for line in lines(out / "errors.jsonl")}
+    assert "not a whole image" in failures["x.png"]
+    assert "no such file" in failures["gone.png"]
+    assert outputs(out) == ["b/deep/y.png", "b/x.png"]
+    broken.write_bytes(good)
+    assert predicted(run, photos, "--out", out) == 0
+    assert not (out / "errors.jsonl").exists()
+    assert outputs(out) == [f"{name}.png" for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "name images"),
+        (["{photos}", "--pool", "val"], "not both"),
+        (["{photos}", "--save", "masks"], "masks is not known; choose among mask"),
+        (["{photos}", "--min-confidence", "2"], "no probability"),
+        (["{photos}/none*.png"], "names no image"),
+        (["{photos}", "--at", "9"], "no checkpoint of step 9"),
+        (["{photos}", "--set", "eval.predictorr=1"], "did you mean 'predictor'"),
+    ],
+)
+def test_a_mistake_is_answered_before_anything_is_written(words, says, run, photos, tmp_path, capsys):
+    assert predicted(run, *(word.format(photos=photos) for word in words), "--out", tmp_path / "out") == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# --- for the next round
+
+
+def test_pseudo_labels_are_the_sure_pixels_and_a_data_set_that_trains(run, tmp_path):
+    out, model, splits = tmp_path / "round", mtseg.load(run), restored(run).splits
+    sure = float(np.median(model.predict(splits.unlabelled.image(3)).confidence))
+    words = ["--save", "mask,image", "--min-confidence", sure]
+    assert predicted(run, "--pool", "unlabelled", "--out", out, *words) == 0
+    labelled = {splits.labelled.name(i) for i in range(len(splits.labelled))}
+    asked = [i for i in range(len(splits.unlabelled)) if splits.unlabelled.name(i) not in labelled]
+    assert 0 < len(asked) == len(outputs(out)) == len(outputs(out, "image"))
+    for i in asked:
+        answer = model.predict(splits.unlabelled.image(i))
+        mask = read_mask(out / "mask" / f"{splits.unlabelled.name(i)}.png")
+        assert (mask == np.where(answer.confidence < np.float32(sure), IGNORE, answer.classes)).all()
+        assert 0 < (mask == IGNORE).mean() < 1
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({key: value for key, value in TINY.items() if key != "data"}))
+    words = [str(tmp_path / "tiny.yaml"), str(out / "data.yaml"), "steps=2", f"out={tmp_path / 'next'}", "data.val=0.4"]
+    scores = mtseg.fit(words, quiet=True)
+    assert scores["teacher"]["mIoU"] is not None
+    assert mtseg.load(tmp_path / "next").classes == splits.classes
+
+
+def test_the_ranking_has_the_images_the_teacher_is_least_sure_of_first(run, photos, tmp_path):
+    out = tmp_path / "out"
+    assert predicted(run, photos, "--out", out, "--rank", "--save", "none") == 0
+    with (out / "ranking.csv").open() as file:
+        rows = [(row["image"], float(row["uncertainty"])) for row in csv.DictReader(file)]
+    model = mtseg.load(run)
+    oracle = {image: 1 - model.predict(image).confidence.mean(dtype=float) for image, _ in rows}
+    assert dict(rows) == pytest.approx(oracle, abs=1e-5)
+    assert [image for image, _ in rows] == sorted(oracle, key=lambda image: -oracle[image])
+    assert len(rows) == 3
+    assert not (out / "mask").exists()
+
+
+# --- large images
+
+
+def test_large_images_are_asked_about_in_windows_and_others_as_the_run_says():
+    side = round(LARGE**0.5)
+    assert asking(Whole(), (side - 1, side)) == Whole()
+    assert isinstance(asking(Whole(average="logits"), (side, side)), Slide)
+    assert asking(Whole(average="logits"), (side, side)).average == "logits"
+    for predictor in (Slide(window=(16, 16)), Centre(size=(16, 16))):
+        assert asking(predictor, (2 * side, side)) == predictor
+
+
+@pytest.mark.slow
+def test_an_image_of_144_million_pixels_is_predicted_within_2_gigabytes(run, tmp_path):
+    """Mask, overlay and confidence, decoding and writing included, in a process of its own."""
+    rng = np.random.default_rng(0)
+    tile = Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)).resize((1200, 1200))
+    whole = Image.new("RGB", (12_000, 12_000))
+    for top in range(0, 12_000, 1200):
+        for left in range(0, 12_000, 1200):
+            whole.paste(tile, (left, top))
+    whole.save(tmp_path / "large.jpg")
+    del whole
+    code = (
+        "import re, sys\nfrom pathlib import Path\nfrom mtseg import cli\n"
+        "assert cli.main(sys.argv[1:]) == 0 == cli.main(sys.argv[1:])\n"
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
+        "print('peak', int(peak[1]) * 1024)"
+    )
+    words = ["predict", str(run), str(tmp_path / "large.jpg"), "--out", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *words, "--save", "mask,overlay,confidence"],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    print(ran.stdout)
+    assert int(ran.stdout.split()[-1]) < 2e9, ran.stdout
+    assert "1 there already" in ran.stdout
+    assert size_of(tmp_path / "out/mask/large.png") == (12_000, 12_000)
+
+
+# --- from Python
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, mtseg; mtseg.load, mtseg.fit; assert not {'torch', 'numpy', 'cv2', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_fit_and_load_take_what_the_commands_take(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    scores = mtseg.fit([tmp_path / "tiny.yaml", f"out={tmp_path / 'run'}"], quiet=True)
+    model = mtseg.load(str(tmp_path / "run"))
+    assert cli.main(["eval", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run/eval_val.json").read_text())["teacher"] == scores["teacher"]
+    assert model.step == 4
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"no config\.yaml"):
+        mtseg.load(tmp_path / "run")

@@ -1,0 +1,228 @@
+"""Scores of a finished run: which checkpoint, which network, and all that they depend on beside them."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from runs import tiny
+
+from mtseg import checkpoint, cli
+from mtseg.config import of_run
+from mtseg.data.provenance import digest
+from mtseg.data.source import IGNORE
+from mtseg.evaluate import Also
+from mtseg.log import read
+from mtseg.metrics import Boundary, Confusion
+from mtseg.report import predicted
+from mtseg.scoring import Wanted, score_run
+from mtseg.trained import found, load, restored
+from mtseg.trainer import fit
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run with checkpoints and evaluations of steps 2 and 4."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    fit(tiny(out, "data.val=3"), quiet=True)
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy to write to."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def logged(run: Path, step: int) -> dict:
+    return next(line for line in read(run) if line["step"] == step and "val_teacher" in line)
+
+
+def make_best(run: Path, step: int) -> None:
+    checkpoint.point_to_best(run / "checkpoints", step, 0.9, "val", keep=9)
+
+
+@pytest.mark.parametrize(("at", "step"), [("last", 4), ("2", 2), ("4", 4), ("best", 2)])
+def test_the_checkpoint_asked_for_gives_the_numbers_that_the_trainer_had_there_to_the_bit(at, step, run):
+    scores = logged(run, step)
+    make_best(run, 2)
+    assert cli.main(["eval", str(run), "--at", at]) == 0
+    name = "eval_val.json" if at == "last" else f"eval_val_{at}.json"
+    said = json.loads((run / name).read_text())
+    assert (said["step"], said["at"]) == (step, at)
+    assert said["student"] == scores["val_student"]
+    assert said["teacher"] == scores["val_teacher"]
+
+
+def test_the_best_is_not_another_one_where_it_is_gone(run, capsys):
+    make_best(run, 2)
+    shutil.rmtree(run / "checkpoints" / checkpoint.name_of(2))
+    assert cli.main(["eval", str(run), "--at", "best"]) == 1
+    assert "best.json names no checkpoint" in capsys.readouterr().err
+
+
+def test_the_best_of_one_split_is_scored_on_another(run):
+    make_best(run, 2)
+    assert cli.main(["eval", str(run), "eval.split=test", "--at", "best"]) == 0
+    assert json.loads((run / "eval_test_best.json").read_text())["step"] == 2
+
+
+def test_a_run_is_scored_through_its_predictor_while_it_trains(tmp_path):
+    centre = "eval.predictor={kind: centre, size: [32, 48]}"
+    found = fit(tiny(tmp_path / "centre", "data.val=3", centre), quiet=True)
+    assert cli.main(["eval", str(tmp_path / "centre")]) == 0
+    said = json.loads((tmp_path / "centre" / "eval_val.json").read_text())
+    assert said["teacher"] == found["teacher"]
+    whole = fit(tiny(tmp_path / "whole", "data.val=3"), quiet=True)
+    assert whole["teacher"]["pixel_accuracy"] != found["teacher"]["pixel_accuracy"]
+
+
+@pytest.mark.parametrize(("at", "says"), [("3", "there are: 2, 4"), ("first", "neither last nor best nor a step")])
+def test_a_checkpoint_that_is_not_there_is_refused(at, says, trained, capsys):
+    assert cli.main(["eval", str(trained), "--at", at]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_named_and_not_passed_over(run):
+    weights = run / "checkpoints" / checkpoint.name_of(2) / "teacher.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="step-00000002 is damaged"):
+        found(run, "2")
+
+
+def test_a_score_stands_beside_all_that_it_depends_on(run, capsys):
+    assert cli.main(["eval", str(run), "eval.predictor={kind: slide, window: [32, 48]}", "--network", "teacher"]) == 0
+    shown, said = capsys.readouterr().out, json.loads((run / "eval_val.json").read_text())
+    splits = of_run(run).data.build()
+    names = [splits.val.name(i) for i in range(3)]
+    facts = {
+        "step": 4,
+        "split": "val",
+        "images": 3,
+        "data": splits.name,
+        "sha256": digest(names),
+        "protocol": "windows of 32x48, stride 0.67, softmax averaged",
+        "resolution": "64x64, their own size",
+    }
+    assert {key: said[key] for key in facts} == facts
+    assert "student" not in said
+    for fact in ("step 4", "3 val images", facts["data"], digest(names)[:12], facts["protocol"], facts["resolution"]):
+        assert fact in shown
+    with (run / "eval_val.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == [*splits.classes, "(all)"]
+    assert {row["network"] for row in rows} == {"teacher"}
+    assert all(row[key] == str(facts[key]) for row in rows for key in facts if key != "images")
+    assert float(rows[-1]["IoU"]) == said["teacher"]["mIoU"]
+    assert {row["class"]: row["IoU"] for row in rows[:-1]} == {
+        name: "" if value is None else str(value) for name, value in said["teacher"]["IoU"].items()
+    }
+
+
+def test_boundaries_and_images_are_what_single_images_give(trained):
+    """The oracle predicts image by image with `load`, and counts by itself."""
+    said = score_run(trained, (), Wanted(networks=("teacher",), also=Also(boundary=0.05, images=True)))["teacher"]
+    model, val = load(trained), restored(trained).splits.val
+    boundary, alone = Boundary(len(model.classes), 0.05), {}
+    for i in range(3):
+        prediction, label = model.predict(val.image(i)).classes, val.label(i)
+        boundary.update(torch.from_numpy(prediction), torch.from_numpy(label))
+        ious = []
+        for k in range(len(model.classes)):
+            asked, there = (prediction == k) & (label != IGNORE), label == k
+            if (asked | there).any():
+                ious.append((asked & there).sum() / (asked | there).sum())
+        alone[val.name(i)] = np.mean(ious)
+    assert said["boundary_mIoU"] == boundary.mean_iou()
+    assert said["images"] == pytest.approx(alone)
+    assert list(said["worst"]) == sorted(alone, key=lambda name: alone[name])
+    low, high = said["mIoU_interval"]
+    assert 0 <= low <= high <= 1
+
+
+def test_the_centre_scores_the_labels_centre(trained):
+    splits, model = restored(trained).splits, load(trained, ["eval.predictor={kind: centre, size: [32, 48]}"])
+    oracle = Confusion(len(splits.classes))
+    for i in range(3):
+        middle = np.ascontiguousarray(splits.val.image(i)[16:48, 8:56])
+        classes = load(trained).predict(middle).classes
+        assert (model.predict(splits.val.image(i)).classes[16:48, 8:56] == classes).all()
+        oracle.update(torch.from_numpy(classes), torch.from_numpy(splits.val.label(i)[16:48, 8:56].copy()))
+    said = score_run(trained, ["eval.predictor={kind: centre, size: [32, 48]}"])
+    assert said["teacher"]["mIoU"] == oracle.mean_iou()
+    assert said["protocol"] == "centre 32x48 only"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "eval.predictor={kind: slide, window: [16, 16]}",
+        "eval.predictor.augment.flip=true",
+        "eval.predictor.augment.scales=[0.5, 1.5]",
+    ],
+)
+def test_every_way_of_asking_changes_the_confidence(word, trained):
+    image = restored(trained).splits.val.image(0)
+    plain, other = (load(trained, words).predict(image).confidence for words in ([], [word]))
+    assert np.abs(plain - other).max() > 1e-4
+
+
+@pytest.mark.parametrize("ratio", ["0", "-1", "2"])
+def test_a_boundary_that_cannot_be_is_refused(ratio, trained, capsys):
+    assert cli.main(["eval", str(trained), "--boundary", ratio]) == 1
+    assert "--boundary" in capsys.readouterr().err
+
+
+def test_the_table_and_the_csv_show_boundaries_the_interval_and_the_images(run, capsys):
+    assert cli.main(["eval", str(run), "--boundary", "--images", "eval.split=test"]) == 0
+    shown = capsys.readouterr().out
+    assert "mean boundary IoU" in shown
+    assert "mean IoU, 95 % from" in shown
+    said = json.loads((run / "eval_test.json").read_text())
+    with (run / "eval_test_images.csv").open() as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert {name: float(row["teacher"]) for name, row in rows.items()} == said["teacher"]["images"]
+
+
+# --- a run to predict with
+
+
+def test_a_run_predicts_without_its_data_as_it_does_with_it(run, tmp_path):
+    """Its data cannot even be listed: the folder of a run is all that is moved to another machine."""
+    image = restored(run).splits.test.image(0)
+    before = load(run).predict(image)
+    config = run / "config.yaml"
+    tree = yaml.safe_load(config.read_text())
+    tree["data"] = {"kind": "camvid", "root": str(tmp_path / "gone")}
+    config.write_text(yaml.safe_dump(tree))
+    after = load(run)
+    assert (after.predict(image).classes == before.classes).all()
+    assert len(after.classes) == len(after.palette)
+
+
+def test_teacher_and_student_are_different_networks_and_each_its_own(trained):
+    image = restored(trained).splits.test.image(0)
+    networks = restored(trained).networks
+    for name in ("student", "teacher"):
+        ours = load(trained, network=name).predict(image)
+        classes, confidence = predicted(networks[name], image, of_run(trained).views)
+        assert (ours.classes == classes).all()
+        assert (ours.confidence == confidence).all()
+    assert (load(trained, network="student").predict(image).confidence != ours.confidence).any()
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
+def test_what_is_no_rgb_image_is_refused(image, trained):
+    with pytest.raises(ValueError, match="give RGB"):
+        load(trained).predict(image)
+
+
+@pytest.mark.parametrize("teacher", ["{kind: ensemble, every: 1}", "{kind: memory, size: [24, 32]}", "{kind: itself}"])
+def test_runs_of_any_teacher_load(teacher, tmp_path):
+    fit(tiny(tmp_path / "run", f"method.teacher={teacher}", "batch.unlabelled=4", "steps=2"), quiet=True)
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert load(tmp_path / "run").predict(image).classes.shape == (40, 50)
