@@ -1,4 +1,4 @@
-"""Commands: train, eval, compare, table, split. Heavy libraries are imported where used: --help answers at once."""
+"""Commands: train, eval, compare, table, split, doctor. Heavy libraries are imported where used; --help is instant."""
 
 import argparse
 import json
@@ -15,13 +15,14 @@ WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script: `mtseg train|eval|compare|table|split ...`. Returns the exit code."""
+    """The console script: `mtseg train|eval|compare|table|split|doctor ...`. Returns the exit code."""
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": train,
         "eval": evaluate,
         "compare": compare,
         "table": table,
         "split": split,
+        "doctor": doctor,
     }
     parser = argparse.ArgumentParser(prog="mtseg", description="Semi-supervised semantic segmentation.")
     parser.add_argument("command", choices=commands, help="what to do; `mtseg COMMAND --help` says how")
@@ -77,15 +78,25 @@ def split(arguments: Sequence[str] | None = None) -> int:
     return _answer(lambda: _split(parsed))
 
 
-def _answer(work: Callable[[], None]) -> int:
-    """Run `work`; what a user or the machine got wrong becomes one message and exit code 1.
+def doctor(arguments: Sequence[str] | None = None) -> int:
+    """Read every file of a config's data set and say what is wrong with it; exit code 1 where there are errors."""
+    parser = argparse.ArgumentParser(prog="doctor", description=doctor.__doc__)
+    parser.add_argument("words", nargs="+", help=f"{WORDS}; as for train, but out= may be left out")
+    parser.add_argument("--json", action="store_true", help="print all findings, with all files, as JSON")
+    parser.add_argument("--out", metavar="DIR", help="write doctor.html, findings.json and the pictures there")
+    parsed = parser.parse_intermixed_args(arguments)
+    return _answer(lambda: _doctor(parsed))
+
+
+def _answer(work: Callable[[], int | None]) -> int:
+    """Run `work`; its exit code, 0 for None. What a user or the machine got wrong becomes one message and exit code 1.
 
     A run that was asked to stop is saved and ends with RESUMABLE.
     """
     from mtseg.signals import RESUMABLE, Stopped
 
     try:
-        work()
+        return work() or 0
     except (ValueError, OSError) as error:
         print(f"mtseg: {error}", file=sys.stderr)
         return 1
@@ -95,7 +106,6 @@ def _answer(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("mtseg: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    return 0
 
 
 def _train(words: Sequence[str], dry_run: bool) -> None:
@@ -154,6 +164,20 @@ def _split(parsed: argparse.Namespace) -> None:
     said = divide(splits, rungs, out, how=parsed.how, seed=parsed.seed, pattern=parsed.sequence)
     for rung, facts in zip(rungs, said, strict=True):
         print(f"data.split={(out / rung.replace('/', '_')).resolve()}: {facts['labelled']}")
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from mtseg.doctor.machine import machine
+
+    here = machine()  # before anything that a broken installation would break
+    try:
+        from mtseg.doctor.show import answer
+    except Exception as error:
+        from mtseg.doctor.machine import of_installation
+
+        said = "\n".join(finding.text for finding in of_installation(here) if finding.severity == "error")
+        raise ValueError(said or f"the installation is broken: {error}") from error
+    return answer(parsed.words, here, to_json=parsed.json, out=parsed.out)
 
 
 def _share_cores(config: "Config") -> None:

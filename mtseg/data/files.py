@@ -49,6 +49,9 @@ class Files:
     def name(self, index: int) -> str:
         return _text(self.names[index])
 
+    def mask_name(self, index: int) -> str | None:
+        return None if self.masks is None else _text(self.masks[index])
+
     def image(self, index: int) -> NDArray[np.uint8]:  # (H, W, 3)
         if self.on_bad_image == "error":
             return read_image(self.root / self.name(index))

@@ -20,6 +20,7 @@ from mtseg.randomness import generator
 from mtseg.signals import leave_to_parent
 from mtseg.views import Views
 
+PREFETCH = 4  # batches that each worker holds ready
 Shot = tuple[int, NDArray[np.uint8]]  # an image's index in its pool, and the image (H, W, 3)
 
 
@@ -222,7 +223,7 @@ def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool) -> 
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=as_worker,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
     )
     for answer in answers:
         if isinstance(answer, ValueError):
