@@ -1,4 +1,4 @@
-"""Commands: train, eval, compare, table, split, doctor. Heavy libraries are imported where used; --help is instant."""
+"""Commands: train, eval, compare, table, split, doctor, bench. Heavy libraries are imported where used."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script: `mtseg train|eval|compare|table|split|doctor ...`. Returns the exit code."""
+    """The console script: `mtseg train|eval|compare|table|split|doctor|bench ...`. Returns the exit code."""
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": train,
         "eval": evaluate,
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "table": table,
         "split": split,
         "doctor": doctor,
+        "bench": bench,
     }
     parser = argparse.ArgumentParser(prog="mtseg", description="Semi-supervised semantic segmentation.")
     parser.add_argument("command", choices=commands, help="what to do; `mtseg COMMAND --help` says how")
@@ -86,6 +87,16 @@ def doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", help="write doctor.html, findings.json and the pictures there")
     parsed = parser.parse_intermixed_args(arguments)
     return _answer(lambda: _doctor(parsed))
+
+
+def bench(arguments: Sequence[str] | None = None) -> int:
+    """Measure a part of the program against a baseline of the same run."""
+    parser = argparse.ArgumentParser(prog="bench", description=bench.__doc__)
+    parser.add_argument("what", help="what is measured: names (opening and holding long lists of files)")
+    parser.add_argument("--size", type=int, help="how much of it, such as the number of names")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parsed = parser.parse_args(arguments)
+    return _answer(lambda: _bench(parsed.what, parsed.size, parsed.json))
 
 
 def _answer(work: Callable[[], int | None]) -> int:
@@ -175,9 +186,20 @@ def _doctor(parsed: argparse.Namespace) -> int:
     except Exception as error:
         from mtseg.doctor.machine import of_installation
 
-        said = "\n".join(finding.text for finding in of_installation(here) if finding.severity == "error")
-        raise ValueError(said or f"the installation is broken: {error}") from error
+        said = [finding.text for finding in of_installation(here)]
+        raise ValueError("\n".join([f"the installation is broken: {type(error).__name__}: {error}", *said])) from error
     return answer(parsed.words, here, to_json=parsed.json, out=parsed.out)
+
+
+def _bench(what: str, size: int | None, as_json: bool) -> None:
+    from mtseg.bench import BENCHES, SIZES
+
+    if what not in BENCHES:
+        raise ValueError(f"bench: {what!r} is not measured; choose from {', '.join(BENCHES)}")
+    if size is not None and size < 1:
+        raise ValueError(f"bench: --size {size}; give at least 1")
+    facts = BENCHES[what](size or SIZES[what])
+    print(json.dumps(facts, indent=1) if as_json else "\n".join(f"{key:>32}: {value}" for key, value in facts.items()))
 
 
 def _share_cores(config: "Config") -> None:

@@ -263,7 +263,7 @@ def test_a_bad_file_is_named_in_one_line_from_a_worker_too(fault, workers, tmp_p
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("tool", ["train", "eval", "compare", "table", "split"])
+@pytest.mark.parametrize("tool", ["train", "eval", "compare", "table", "split", "doctor", "bench"])
 def test_the_tools_answer_help_without_loading_torch(tool):
     code = (
         "import runpy, sys; sys.argv = ['x', '--help']\n"

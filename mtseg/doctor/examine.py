@@ -16,7 +16,7 @@ from mtseg.doctor.facts import Survey, survey
 from mtseg.doctor.files import of_files
 from mtseg.doctor.finding import SEVERITIES, Finding
 from mtseg.doctor.machine import Machine, of_installation, of_loading
-from mtseg.doctor.plan import of_plan, plan
+from mtseg.doctor.plan import Plan, of_plan, plan
 from mtseg.doctor.pools import Share, of_pools, shares
 
 
@@ -48,14 +48,11 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
     found += of_pools(read, scored=scored, unlabelled=bool(config.method.branches))
     facts = {"data": provenance(built).sentence(), "root": str(getattr(config.data, "root", "none: no files"))}
     waiting = 0
-    try:
-        needs = plan(config, read)
-    except ValueError as error:
-        found.append(Finding("error", "model", str(error)))
-    else:
-        waiting = needs.waiting
-        found += of_plan(config, read, needs)
-        facts |= needs.facts()
+    if not here.broken:  # no network can be built on a torchvision that cannot be imported
+        needs, wrong = _needs(config, read)
+        found += wrong
+        facts |= needs.facts() if needs else {}
+        waiting = needs.waiting if needs else 0
     found += of_loading(here, workers=config.workers, waiting=waiting)
     names = (*built.classes, "(ignored)")
     columns = {pool: shares(read, pool) for pool in ("labelled", scored)}
@@ -77,6 +74,14 @@ def _built(config: Config) -> tuple[Splits | None, list[Finding]]:
     if not message.startswith("data.expect."):
         return None, [Finding("error", "data", message)]
     return replace(data, expect=Expected()).build(), [Finding("error", "expect", message)]
+
+
+def _needs(config: Config, read: Survey) -> tuple[Plan | None, list[Finding]]:
+    try:
+        needs = plan(config, read)
+    except ValueError as error:
+        return None, [Finding("error", "model", str(error))]
+    return needs, list(of_plan(config, read, needs))
 
 
 def _loose(config: Config, workers: int) -> list[Finding]:

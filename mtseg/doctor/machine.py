@@ -63,8 +63,8 @@ def of_loading(here: Machine, *, workers: int, waiting: int) -> Iterator[Finding
     if here.shared_memory is not None and here.shared_memory < waiting:
         text = (
             f"{SHARED_MEMORY} has {megabytes(here.shared_memory)} free and the workers' batches take "
-            f"{megabytes(waiting)}, so they die of a bus error: enlarge it (docker run --shm-size=8g, or --ipc=host), or "
-            "set workers=0"
+            f"{megabytes(waiting)}, so they die of a bus error: enlarge it (docker run --shm-size=8g, or --ipc=host), "
+            "or set workers=0"
         )
         yield Finding("error", "shared-memory", text)
     if here.open_files is not None and here.open_files < FILES:

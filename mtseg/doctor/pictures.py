@@ -194,6 +194,8 @@ def draw(sheet: Sheet, path: Path) -> None:
         for title, panel in drawn:
             pen.text((left, top + LINE), title, fill="#555555", font=font)
             canvas.paste(Pil.fromarray(panel), (left, top + 2 * LINE))
+            frame = (left - 1, top + 2 * LINE - 1, left + panel.shape[1], top + 2 * LINE + panel.shape[0])
+            pen.rectangle(frame, outline="#999999")
             left += max(panel.shape[1], SIDE) + GAP
         top += height
     canvas.save(path, optimize=True)
