@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -585,6 +586,20 @@ def test_many_processes_see_what_one_sees(root):
     assert survey(splits, workers=2).pools == survey(splits, workers=0).pools
 
 
+class Deadly:
+    """Kills the process that it is brought into."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_reading_process_that_dies_is_told_in_words(root):
+    splits = config_of(root).data.build()
+    splits = dataclasses.replace(splits, val=dataclasses.replace(splits.val, classes=Deadly()))
+    with pytest.raises(ValueError, match=r"a reading process died: .*workers=1"):
+        survey(splits, workers=1)
+
+
 def test_the_needs_of_a_run_are_those_of_its_batches_and_networks(root, tmp_path):
     config = config_of(root, "workers=2")
     needs = plan_module.plan(config, survey(config.data.build(), workers=0))
@@ -808,7 +823,7 @@ def test_offending_pixels_are_marked_and_no_others(root):
     panels = dict(row.panels)
     assert row.name == L2
     assert ((panels["offending pixels"] == MARK).all(-1) == (values_at(root, M2) == 7)).all()
-    assert (panels["image"] == np.array(image_at(root, L2))).all()
+    assert (panels["image, 66 x 96"] == np.array(image_at(root, L2))).all()
 
 
 def test_the_warped_view_lies_on_the_students_where_it_is_valid(tmp_path):

@@ -46,9 +46,7 @@ def test_the_new_method_of_the_guide_trains_as_it_stands_there(tmp_path):
     shutil.copytree(ROOT / "mtseg", tmp_path / "mtseg", ignore=shutil.ignore_patterns("__pycache__"))
     targets = tmp_path / "mtseg" / "targets.py"
     before, union, after = re.split(r"(?m)^(Target = .*\n)", targets.read_text())
-    assert set(re.findall(r"\w+", union)) < set(
-        re.findall(r"\w+", part)
-    )  # as there, and one more
+    assert set(re.findall(r"\w+", union)) < set(re.findall(r"\w+", part))  # as there, and one more
     targets.write_text(before + part + after)
     (tmp_path / "confident.yaml").write_text(row)
     words = [str(ROOT / "configs/demo.yaml"), "confident.yaml", "steps=2", "data.val=2", "workers=0", "device=cpu"]

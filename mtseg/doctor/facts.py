@@ -134,7 +134,10 @@ def _looking(jobs: Sequence[tuple[Source, int]], workers: int) -> Iterator[Entry
         try:
             yield from pool.map(look, *zip(*jobs, strict=True), chunksize=max(1, min(16, len(jobs) // workers)))
         except BrokenProcessPool:
-            raise ValueError("a reading process was killed, perhaps for want of memory; try workers=1") from None
+            raise ValueError(
+                "a reading process died: for want of memory (try workers=1), or because the script that asked for it "
+                'begins again when it is imported (put its work under `if __name__ == "__main__":`, or set workers=0)'
+            ) from None
 
 
 def look(source: Source, index: int) -> Entry:

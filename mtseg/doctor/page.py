@@ -34,7 +34,8 @@ td, th { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top; 
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .bar { display: inline-block; height: .7rem; background: var(--bar); } .ink { display: inline-block; width: .9rem;
   height: .9rem; border: 1px solid var(--line); margin-right: .4rem; vertical-align: -.1rem; }
-figure { margin: .6rem 0 1.6rem; } img { max-width: 100%; height: auto; border: 1px solid var(--line); }
+figure { margin: .6rem 0 1.6rem; overflow-x: auto; } img { max-width: 100%; height: auto; }
+@media (max-width: 40rem) { img { max-width: none; } }
 """
 
 

@@ -68,7 +68,7 @@ def _problem(survey: Survey, pool: str, index: int) -> Row:
     source: Source = getattr(survey.splits, pool)
     entry = survey.of(pool)[index]
     image = _or_nothing(lambda: source.image(index))
-    panels = [("image" if entry.image.fault is None else "image: not usable", image)]
+    panels = [(_title("image", image) if entry.image.fault is None else "image: not usable", image)]
     if entry.mask is not None:
         label = _label(source, index, survey.splits)
         if label is None:
@@ -76,7 +76,7 @@ def _problem(survey: Survey, pool: str, index: int) -> Row:
         else:
             lost = label == NO_CLASS
             mask = coloured(np.where(lost, IGNORE, label).astype(np.uint8), survey.splits.palette)
-            panels.append(("mask", mask))
+            panels.append((_title("mask", mask), mask))
             if lost.any():
                 panels.append(("offending pixels", _marked(image, mask, lost)))
     return Row(entry.image.name, tuple(panels))
@@ -91,6 +91,10 @@ def _label(source: Source, index: int, splits: Splits) -> NDArray[np.int16] | No
     except (ValueError, OSError):
         return None
     return np.where((label >= len(splits.classes)) & (label != IGNORE), np.int16(NO_CLASS), label)
+
+
+def _title(what: str, pixels: Pixels) -> str:
+    return f"{what}, {pixels.shape[0]} x {pixels.shape[1]}"
 
 
 def _or_nothing(read: Callable[[], Pixels]) -> Pixels:

@@ -83,8 +83,10 @@ def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
         return
     sizes = np.array([image.size for image in images])
     low, middle, high = (np.quantile(sizes, q, axis=0).astype(int) for q in (0, 0.5, 1))
-    text = f"images of {low[0]} to {high[0]} rows (median {middle[0]}) and {low[1]} to {high[1]} columns ({middle[1]})"
-    yield Finding("note", "sizes", f"{text}; the crop is {height} x {width}")
+    text = f"all images are {low[0]} x {low[1]}"
+    if tuple(low) != tuple(high):
+        text = f"images are {low[0]} to {high[0]} high (median {middle[0]}), {low[1]} to {high[1]} wide ({middle[1]})"
+    yield Finding("note", "sizes", f"{text}; the crop is {height} x {width} (height x width)")
     policies = {"labelled": config.views.labelled, "unlabelled": config.views.teacher}
     for pool, policy in policies.items():
         if pool == "unlabelled" and not config.method.branches:
