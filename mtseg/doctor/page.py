@@ -21,17 +21,19 @@ STYLE = """
   --bar: #4f7099; --error: #ff8a80; --warning: #f0b95a; --note: #8fc9a3; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 62rem; padding: 1rem; overflow-wrap: anywhere; }
+  max-width: 62rem; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .2rem; }
 section.finding { border-left: 4px solid var(--line); padding: .1rem 0 .1rem .8rem; margin: 1rem 0; }
 .error { border-color: var(--error) !important; } .error b { color: var(--error); }
 .warning { border-color: var(--warning) !important; } .warning b { color: var(--warning); }
 .note { border-color: var(--note) !important; } .note b { color: var(--note); }
+p, td, details, figcaption { overflow-wrap: anywhere; } th, td.name { white-space: nowrap; }
 p { margin: .3rem 0; } .quiet, summary, figcaption { color: var(--quiet); font-size: .9rem; }
 code { font-size: .88em; } pre { white-space: pre-wrap; border: 1px solid var(--line); padding: .4rem .6rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; }
 td, th { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top; border-bottom: 1px solid var(--line); }
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.track { display: inline-block; width: 3rem; text-align: left; }
 .bar { display: inline-block; height: .7rem; background: var(--bar); } .ink { display: inline-block; width: .9rem;
   height: .9rem; border: 1px solid var(--line); margin-right: .4rem; vertical-align: -.1rem; }
 figure { margin: .6rem 0 1.6rem; overflow-x: auto; } img { max-width: 100%; height: auto; }
@@ -93,12 +95,12 @@ def _classes(report: Report) -> str:
     rows = []
     for (name, row), ink in zip(report.classes.items(), inks, strict=True):
         cells = "".join(_cell(row[pool].pixels / totals[pool], row[pool].images) for pool in pools)
-        rows.append(f"<tr><td>{_ink(ink)}{escape(name)}</td>{cells}</tr>")
+        rows.append(f'<tr><td class="name">{_ink(ink)}{escape(name)}</td>{cells}</tr>')
     return f'<h2>Classes</h2><div class="wide"><table><tr><th>class</th>{heads}</tr>{"".join(rows)}</table></div>'
 
 
 def _cell(share: float, images: int) -> str:
-    bar = f'<span class="bar" style="width: {5 * share:.2f}rem"></span>'
+    bar = f'<span class="track"><span class="bar" style="width: {100 * share:.1f}%"></span></span>'
     return f'<td class="number">{100 * share:.2f} % {bar}</td><td class="number">{images}</td>'
 
 

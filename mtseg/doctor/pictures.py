@@ -24,7 +24,7 @@ from mtseg.report import coloured
 from mtseg.views import Views
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
-WORST, SAMPLES, SIDE, GAP, LINE = 3, 3, 200, 6, 16
+WORST, SAMPLES, SIDE, NARROW, GAP, LINE = 3, 3, 200, 160, 6, 16  # the last four in pixels
 MARK = (255, 0, 255)  # of pixels that offend
 NOTHING = np.full((120, 160, 3), 128, np.uint8)  # in place of what cannot be read
 
@@ -187,7 +187,7 @@ def _pixels(view: View, number: int) -> Pixels:
 def draw(sheet: Sheet, path: Path) -> None:
     """Write a sheet as PNG: titles above the panels of a row, its name above them."""
     rows = [[(title, _shrunk(panel)) for title, panel in row.panels] for row in sheet.rows]
-    width = max(sum(max(panel.shape[1], SIDE) + GAP for _, panel in row) for row in rows) + GAP
+    width = max(sum(max(panel.shape[1], NARROW) + GAP for _, panel in row) for row in rows) + GAP
     heights = [2 * LINE + max(panel.shape[0] for _, panel in row) + GAP for row in rows]
     canvas = Pil.new("RGB", (width, sum(heights) + GAP), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default()
@@ -200,7 +200,7 @@ def draw(sheet: Sheet, path: Path) -> None:
             canvas.paste(Pil.fromarray(panel), (left, top + 2 * LINE))
             frame = (left - 1, top + 2 * LINE - 1, left + panel.shape[1], top + 2 * LINE + panel.shape[0])
             pen.rectangle(frame, outline="#999999")
-            left += max(panel.shape[1], SIDE) + GAP
+            left += max(panel.shape[1], NARROW) + GAP
         top += height
     canvas.save(path, optimize=True)
 
