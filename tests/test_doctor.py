@@ -23,10 +23,11 @@ from mtseg import cli
 from mtseg.config import Config
 from mtseg.data.files import Files
 from mtseg.data.source import IGNORE, Subset
+from mtseg.doctor import facts as facts_module
 from mtseg.doctor import machine as machine_module
 from mtseg.doctor import plan as plan_module
 from mtseg.doctor.examine import examine
-from mtseg.doctor.facts import survey
+from mtseg.doctor.facts import look, survey
 from mtseg.doctor.finding import Finding
 from mtseg.doctor.machine import Machine, machine, of_installation, of_loading
 from mtseg.doctor.pictures import MARK, of_findings, of_views
@@ -353,6 +354,37 @@ def test_a_fault_is_found_and_nothing_else(fault, root):
     assert any(words in finding.text for finding in findings)
 
 
+def test_flat_pictures_of_as_many_pixels_and_other_sides_are_no_duplicates(root):
+    for i, size in enumerate([(96, 66), (66, 96), (132, 48)]):  # width, height
+        save(root, f"unlabelled/unlabelled_{i}.png", Image.new("RGB", size, (9, 200, 30)))
+    assert "duplicates" not in {finding.code for finding in found(root)}
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_an_image_with_one_channel_of_its_own_is_not_grey(channel, root):
+    pixels = np.repeat(values_at(root, U1)[..., :1], 3, axis=2)
+    pixels[..., channel] = 77
+    save(root, U1, pixels)
+    assert "image-grey" not in {finding.code for finding in found(root)}
+
+
+def test_values_are_named_with_the_commonest_first_and_files_with_the_worst_first(root):
+    seven(root)
+    values = values_at(root, M2)
+    values[10:20, :10] = 9
+    save(root, M2, values)
+    worst = values_at(root, "val/masks/val_1.png")
+    worst[:40] = 11
+    save(root, "val/masks/val_1.png", worst)
+    (only,) = serious(found(root))
+    assert only.files == ("val/masks/val_1.png", M2)
+    assert f"val_1.png: value 11 on {40 * SIZE[1]} pixels" in only.text
+    (root / "val/masks/val_1.png").unlink()
+    (root / "val/images/val_1.png").unlink()
+    (only,) = serious(found(root))
+    assert "value 9 on 100 pixels, value 7 on 10 pixels" in only.text
+
+
 # -- sets that cannot be built, lists, counts, pools, sizes ------------------------------------------------------------
 
 
@@ -584,6 +616,22 @@ def test_many_processes_see_what_one_sees(root):
         break_it(root)
     splits = config_of(root).data.build()
     assert survey(splits, workers=2).pools == survey(splits, workers=0).pools
+
+
+def test_a_file_that_is_in_several_pools_is_read_once(tmp_path, monkeypatch):
+    root = BY_KIND["camvid"](tmp_path / "data", images=6)
+    words = (str(ROOT / "configs/data/camvid.yaml"), f"data.root={root}", "data.labels=4")
+    splits = validate(Config, dump(tiny(tmp_path)) | gather(words)).data.build()
+    assert len(splits.unlabelled) == 6
+    asked = []
+    monkeypatch.setattr(
+        facts_module, "look", lambda source, index: asked.append(source.name(index)) or look(source, index)
+    )
+    read = survey(splits, workers=0)
+    assert sorted(asked) == sorted(entry.image.name for entry in read.distinct())
+    assert len(asked) == 6 + 2 + 3
+    assert all(entry.mask is None for entry in read.pools["unlabelled"])
+    assert all(entry.mask is not None for entry in read.pools["labelled"])
 
 
 class Deadly:
