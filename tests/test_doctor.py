@@ -385,6 +385,13 @@ def test_values_are_named_with_the_commonest_first_and_files_with_the_worst_firs
     assert "value 9 on 100 pixels, value 7 on 10 pixels" in only.text
 
 
+def test_a_copy_under_the_same_name_is_a_leak_and_not_a_likeness_too(root):
+    as_png(root, L2, "val/images/labelled_2.png")
+    shutil.copy(root / M2, root / "val/masks/labelled_2.png")
+    expected = [("error", "labelled-in-val", tuple(sorted((L2, "val/images/labelled_2.png"))))]
+    assert told(finding for finding in found(root) if finding.code != "sizes") == expected
+
+
 # -- sets that cannot be built, lists, counts, pools, sizes ------------------------------------------------------------
 
 
@@ -468,6 +475,12 @@ def test_images_that_skip_passes_over_are_a_warning_until_they_are_too_many(bad,
         cut_half(root, f"unlabelled/unlabelled_{i}.png")
     findings = serious(found(root, "data.on_bad_image=skip"))
     assert [(f.severity, f.code, len(f.files)) for f in findings] == [(severity, "image-unreadable", len(bad))]
+
+
+def test_what_skip_passes_over_in_training_is_an_error_where_it_is_scored_too(root):
+    cut_half(root, V0)
+    words = ("data.on_bad_image=skip", "data.unlabelled.images=[unlabelled, val/images]")
+    assert errors(found(root, *words)) == [("image-unreadable", (V0,))]
 
 
 def test_images_smaller_than_the_crop_are_noted_and_those_that_never_fill_it_warned_of(root):
@@ -569,9 +582,13 @@ def test_a_stray_value_can_be_ignored_as_suggested(root):
 
 
 def test_values_of_a_class_more_than_named_are_counted(root):
-    (only,) = serious(found(root, data=folder_data(root) | {"classes": ["background"]}))
-    assert (only.code, only.suggestion) == ("labels-outside", "")
+    data = folder_data(root) | {"classes": ["background"]}
+    (only,) = serious(found(root, data=data))
+    assert (only.code, len(only.files)) == ("labels-outside", 13)
     assert "hold 3 values and data.classes has 1" in only.text
+    after = examine(config_of(root, only.suggestion, data=data), HEALTHY)
+    assert serious(after.findings) == []
+    assert list(after.classes) == ["background", "class 1", "class 2", "(ignored)"]
 
 
 def test_masks_of_0_and_255_among_masks_of_classes_are_named(root):

@@ -38,7 +38,9 @@ def _of_values(values: list[int], splits: Splits) -> Guess:
         void = {"0": "ignore"} | _paired(rest[1:], classes)
         return _word(void), f"; if 0 is void and 1 to {count} are the classes, map them as suggested, or name one more"
     if count < len(rest) == rest[-1] + 1:
-        return "", f"; the masks hold {len(rest)} values and data.classes has {count}: name the others too"
+        named = [*classes, *(f"class {value}" for value in rest[count:])]
+        text = f"; the masks hold {len(rest)} values and data.classes has {count}: name the others too"
+        return f"data.classes={json.dumps(named)}", text
     return "data.other=ignore", "; if these values mean nothing, ignore them as suggested; else map them in mask_map"
 
 
