@@ -2,7 +2,7 @@
 
 import sys
 
-from mtseg.cli import compare
+from mtseg.cli.compare import main
 
 if __name__ == "__main__":
-    sys.exit(compare())
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from mtseg.cli import evaluate
+from mtseg.cli.eval import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate())
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from mtseg.cli import predict
+from mtseg.cli.predict import main
 
 if __name__ == "__main__":
-    sys.exit(predict())
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from mtseg.cli import split
+from mtseg.cli.split import main
 
 if __name__ == "__main__":
-    sys.exit(split())
+    sys.exit(main())

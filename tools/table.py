@@ -2,7 +2,7 @@
 
 import sys
 
-from mtseg.cli import table
+from mtseg.cli.table import main
 
 if __name__ == "__main__":
-    sys.exit(table())
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from mtseg.cli import train
+from mtseg.cli.train import main
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(main())

@@ -4,6 +4,7 @@ The orientation that cameras note in EXIF is applied to neither images nor masks
 """
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,20 @@ from PIL import Image, ImageFile
 MAX_PIXELS = 150_000_000  # of a decoded file; under the 179 million at which PIL itself refuses
 LOSSY = ("JPEG", "MPO")
 ORIENTATION = 0x0112  # the EXIF tag
+
+
+class Damaged(ValueError):
+    """A file that is missing, truncated, too large or no image, as against a whole one that is of no use here."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its pixels before they are decoded. `orientation`: EXIF's, 1 to 8; 1 is upright."""
+
+    size: tuple[int, int]  # (H, W)
+    mode: str  # PIL's: L, P, RGB, RGBA, I;16, ...
+    format: str
+    orientation: int
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
@@ -62,10 +77,25 @@ def size_of(path: Path) -> tuple[int, int]:  # (H, W)
         return image.height, image.width
 
 
+def header(path: Path) -> Header:
+    """The header of a file. Raises Damaged, a ValueError, where it has none that can be read."""
+    with _opened(path) as image:
+        orientation = _orientation(image) if image.format != "PNG" or "exif" in image.info else 1  # PNG would decode
+        return Header((image.height, image.width), image.mode, image.format or "", orientation)
+
+
 def turned(path: Path) -> bool:
     """Whether the file's EXIF orientation exchanges height and width for those who view it."""
     with _opened(path) as image:
-        return int(image.getexif().get(ORIENTATION, 1)) in (5, 6, 7, 8)
+        return _orientation(image) in (5, 6, 7, 8)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # what damaged EXIF raises is up to its reader; the pixels are none the worse
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _opened(path: Path) -> Image.Image:
@@ -74,12 +104,12 @@ def _opened(path: Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is our own
             image = Image.open(path)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: {error}; {_remedy()}") from error
+        raise Damaged(f"{path}: {error}; {_remedy()}") from error
     except Exception as error:  # what a damaged header raises is up to its reader
         raise _damaged(path, error) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise ValueError(f"{path}: {image.width} x {image.height} pixels; {_remedy()}")
+        raise Damaged(f"{path}: {image.width} x {image.height} pixels; {_remedy()}")
     return image
 
 
@@ -117,10 +147,10 @@ def _opaque(path: Path, image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _damaged(path: Path, error: Exception) -> Damaged:
     if isinstance(error, FileNotFoundError):
-        return ValueError(f"{path}: no such file; put it there or take it off the list")
-    return ValueError(f"{path}: not a whole image ({error}); fetch it again or take it off the list")
+        return Damaged(f"{path}: no such file; put it there or take it off the list")
+    return Damaged(f"{path}: not a whole image ({error}); fetch it again or take it off the list")
 
 
 def _remedy() -> str:

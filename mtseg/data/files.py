@@ -49,6 +49,9 @@ class Files:
     def name(self, index: int) -> str:
         return _text(self.names[index])
 
+    def mask_name(self, index: int) -> str | None:
+        return None if self.masks is None else _text(self.masks[index])
+
     def image(self, index: int) -> NDArray[np.uint8]:  # (H, W, 3)
         if self.on_bad_image == "error":
             return read_image(self.root / self.name(index))
@@ -66,25 +69,13 @@ class Files:
             index = self._readable(index)[0]
         path = self.root / _text(self.masks[index])
         mask = read_mask(path)
-        self._same_size(self.root / self.name(index), path, (mask.shape[0], mask.shape[1]))
+        same_size(self.root / self.name(index), path, (mask.shape[0], mask.shape[1]))
         return self.classes(mask, str(path))
 
     def only(self, indices: Sequence[int]) -> "Files":
         """The images at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64)
         return replace(self, names=self.names[chosen], masks=None if self.masks is None else self.masks[chosen])
-
-    def _same_size(self, path: Path, mask: Path, size: tuple[int, int]) -> None:
-        whole = size_of(path)
-        if whole == size:
-            return
-        text = f"{mask} is {size} and its image {path} {whole} (height, width); they must be equal: "
-        if size == whole[::-1] and turned(path):
-            raise ValueError(
-                f"{text}the image has an EXIF orientation, which is not applied, and the mask was drawn on the turned "
-                "picture: turn the image's pixels (for example: mogrify -auto-orient), or turn the mask back"
-            )
-        raise ValueError(f"{text}resize the mask with nearest neighbour, or take the image that it was drawn on")
 
     def _readable(self, index: int) -> tuple[int, NDArray[np.uint8]]:
         """The first image from `index` on, in turn, that can be read."""
@@ -117,6 +108,20 @@ def files(root: Path, pool: Pool, classes: LabelMap, on_bad_image: OnBadImage = 
     """The source of a pool's names."""
     masks = packed(pool.masks) if pool.masks else None
     return Files(root, packed(pool.images), masks, classes, on_bad_image)
+
+
+def same_size(path: Path, mask: Path, size: tuple[int, int]) -> None:
+    """Raises ValueError, with the remedy, where the image at `path` has another (H, W) than its mask's `size`."""
+    whole = size_of(path)
+    if whole == size:
+        return
+    text = f"{mask} is {size} and its image {path} {whole} (height, width); they must be equal: "
+    if size == whole[::-1] and turned(path):
+        raise ValueError(
+            f"{text}the image has an EXIF orientation, which is not applied, and the mask was drawn on the turned "
+            "picture: turn the image's pixels (for example: mogrify -auto-orient), or turn the mask back"
+        )
+    raise ValueError(f"{text}resize the mask with nearest neighbour, or take the image that it was drawn on")
 
 
 def packed(names: Sequence[str]) -> NDArray[np.bytes_]:

@@ -19,6 +19,7 @@ from mtseg.data.in_hand import InHand
 from mtseg.data.stream import Batch, Stream
 from mtseg.signals import leave_to_parent
 
+PREFETCH = 4  # batches that each worker holds ready
 SIGCHLD: Any = getattr(signal, "SIGCHLD", None)  # Windows has none
 HINTS = {
     "SIGKILL": "the system kills so when memory runs out: give fewer workers, or a smaller batch",
@@ -68,7 +69,7 @@ def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool, tim
                 num_workers=workers,
                 pin_memory=pin,
                 worker_init_fn=as_worker,
-                prefetch_factor=4 if workers else None,
+                prefetch_factor=PREFETCH if workers else None,
                 timeout=timeout if workers else 0,
             )
         )

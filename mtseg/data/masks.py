@@ -32,10 +32,18 @@ class LabelMap:
 
     def __call__(self, mask: Raw, where: str) -> NDArray[np.uint8]:  # (H, W)
         """The label of a mask. Raises ValueError with `where`, the value and its pixels for one that is no class."""
-        label = self._of_colours(mask, where) if mask.ndim == 3 else self._of_values(mask, where)
+        label = self.lookup(mask, where)
         if label.min(initial=0) == NO_CLASS:
             raise ValueError(f"{where}: {self._complaint(mask, label == NO_CLASS)}")
         return label.astype(np.uint8)
+
+    def lookup(self, mask: Raw, where: str) -> NDArray[np.int16]:  # (H, W)
+        """The class of each pixel, NO_CLASS where there is none. Raises ValueError for channels that do not fit."""
+        return self._of_colours(mask, where) if mask.ndim == 3 else self._of_values(mask, where)
+
+    def known(self) -> list[int]:
+        """The raw values, below the table's last entry, that are a class or IGNORE."""
+        return [int(value) for value in np.flatnonzero(self.table[:-1] != NO_CLASS)]
 
     def _of_values(self, mask: Raw, where: str) -> NDArray[np.int16]:
         if len(self.colours) and len(self.table) == 1:
@@ -49,19 +57,18 @@ class LabelMap:
             grey = (mask == mask[..., :1]).all()
             remedy = "save it with one channel" if grey else 'say its colours in mask_map, as in {"#804080": road}'
             raise ValueError(f"{where}: a mask of class values has one channel, this has three (RGB): {remedy}")
-        codes = _code(mask)
+        codes = code_of(mask)
         place = np.searchsorted(self.colours, codes).clip(max=len(self.colours) - 1)
         return np.where(self.colours[place] == codes, self.inks[place], np.int16(self.other))
 
     def _complaint(self, mask: Raw, wrong: NDArray[np.bool_]) -> str:
         if mask.ndim == 3:
-            codes, counts = np.unique(_code(mask[wrong]), return_counts=True)
+            codes, counts = np.unique(code_of(mask[wrong]), return_counts=True)
             common = codes[counts.argmax()]
             return f"colour #{common:06x} on {counts.max()} pixels is not in mask_map; add it, or other: ignore"
         values, counts = np.unique(mask[wrong], return_counts=True)
         found = set(np.unique(mask).tolist())
-        known = np.flatnonzero(self.table[:-1] != NO_CLASS).tolist()
-        text = f"value {values[0]} on {counts[0]} pixels is no class; a mask holds {spans(known)}"
+        text = f"value {values[0]} on {counts[0]} pixels is no class; a mask holds {spans(self.known())}"
         if found <= {0, 255}:
             text += (
                 '. Values 0 and 255 alone are a mask of two classes as pictures show it: mask_map: {"0": 0, "255": 1}'
@@ -134,5 +141,6 @@ def spans(values: list[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
-def _code(mask: Raw) -> NDArray[np.int64]:
+def code_of(mask: Raw) -> NDArray[np.int64]:  # (H, W)
+    """The colours of a mask (H, W, 3) as red * 65536 + green * 256 + blue."""
     return (mask.astype(np.int64) * (65536, 256, 1)).sum(axis=-1)

@@ -1,0 +1,53 @@
+"""What the commands share: how words are written, which exit code an error has, which checkpoint is meant."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mtseg.config import Config
+
+WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers, [lists], {maps: as in YAML})"
+
+
+def answer(work: Callable[[], int | None]) -> int:
+    """Run `work`; its exit code, 0 for None. What a user or the machine got wrong becomes one message and exit code 1.
+
+    A run that was asked to stop is saved and ends with RESUMABLE.
+    """
+    from mtseg.signals import RESUMABLE, Stopped
+
+    try:
+        return work() or 0
+    except (ValueError, OSError) as error:
+        print(f"mtseg: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stop:
+        print(f"mtseg: {stop}", file=sys.stderr)
+        return RESUMABLE
+    except KeyboardInterrupt:
+        print("mtseg: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def add_choice(parser: argparse.ArgumentParser, **more: str) -> None:
+    """Which checkpoint, and which network of it."""
+    parser.add_argument(
+        "--at", default="last", help="last (default), best (of the evaluations while it trained), or a step"
+    )
+    names = ["student", "teacher", *more.values()]
+    parser.add_argument("--network", choices=names, default=next(iter(more.values()), "teacher"))
+
+
+def share_cores(config: "Config") -> None:
+    """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise."""
+    import torch
+
+    from mtseg.state import pick_device
+
+    if pick_device(config.device).type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores - config.workers))

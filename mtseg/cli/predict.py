@@ -1,0 +1,46 @@
+"""Predict images with a run's teacher, in their own size: masks, overlays, confidence, what to label next."""
+
+import argparse
+from collections.abc import Sequence
+
+from mtseg.cli.common import add_choice, answer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="predict", description=__doc__)
+    parser.add_argument("run", help="the run's folder (its out=)")
+    parser.add_argument("images", nargs="*", help="files, folders, globs, lists (.txt)")
+    parser.add_argument(
+        "--pool", choices=("labelled", "unlabelled", "val", "test"), help="images of the run's own data"
+    )
+    parser.add_argument("--out", required=True, help="the folder that gets them; what is there already is kept")
+    parser.add_argument("--save", default="mask", help="some of mask,overlay,confidence,image (default mask), or none")
+    parser.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="masks are 255 where less sure")
+    parser.add_argument("--rank", action="store_true", help="ranking.csv: the images, least sure first")
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the images (1/1)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="WORD", help="settings, such as device=cpu")
+    add_choice(parser)
+    parsed = parser.parse_intermixed_args(arguments)
+    return answer(lambda: _predict(parsed))
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from mtseg.inputs import items, pool_items
+    from mtseg.predict import Wishes, predict
+    from mtseg.trained import configured, load, weights_of
+
+    run, out = Path(parsed.run), Path(parsed.out)
+    if bool(parsed.images) == bool(parsed.pool):
+        raise ValueError("name images (files, folders, globs, lists), or a --pool of the run's data; not both")
+    save = () if parsed.save == "none" else tuple(parsed.save.split(","))
+    wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
+    trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
+    pool = parsed.pool
+    wanted = pool_items(configured(run, parsed.set).data.build(), pool) if pool else items(parsed.images, out)
+    outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
+    print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")
+    if outcome.failed:
+        raise ValueError(f"{outcome.failed} images failed; {out}/errors*.jsonl says why; the same command tries again")

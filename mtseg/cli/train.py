@@ -1,0 +1,45 @@
+"""Train one run, or continue the run in its folder; or take a captured step again."""
+
+import argparse
+from collections.abc import Sequence
+
+from mtseg.cli.common import WORDS, answer, share_cores
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="train", description=__doc__)
+    parser.add_argument("words", nargs="*", help=WORDS)
+    parser.add_argument("--replay", metavar="FILE", help="take the step in a run's capture-STEP.pt again, and report")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what follows from it")
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.replay is not None:
+        return answer(lambda: _replay(parsed.replay, parsed.words))
+    if not parsed.words:
+        parser.error("the following arguments are required: words")
+    return answer(lambda: _train(parsed.words, parsed.dry_run))
+
+
+def _train(words: Sequence[str], dry_run: bool) -> None:
+    from mtseg.config import load, rate_for, written
+    from mtseg.report import facts
+    from mtseg.trainer import fit
+
+    config = load(words)
+    if sentence := rate_for(words):
+        print(sentence)
+    if dry_run:
+        print(written(config))
+        print("\n".join(f"{key:>22}: {value}" for key, value in facts(config).items()))
+        return
+    share_cores(config)
+    fit(config)
+    print(f"done; score it with: python tools/eval.py {config.out}")
+
+
+def _replay(file: str, words: Sequence[str]) -> None:
+    from pathlib import Path
+
+    from mtseg.replay import replay
+
+    print("\n".join(replay(Path(file), words)))

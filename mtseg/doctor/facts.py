@@ -1,0 +1,253 @@
+"""What is in each file of a data set: every image and mask is decoded once, by several processes."""
+
+import hashlib
+import multiprocessing
+import sys
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from mtseg.data.decode import LOSSY, Damaged, header, read_image, read_mask
+from mtseg.data.files import Files, same_size
+from mtseg.data.masks import NO_CLASS, code_of, spans
+from mtseg.data.source import IGNORE, Source, Splits
+
+POOLS = ("labelled", "val", "test", "unlabelled")  # the first three have masks
+MOST = 300  # different values or colours of one mask that are kept, the commonest first
+Counts = tuple[tuple[int, int], ...]  # (value, pixels), by pixels, descending
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a file cannot be used: a code, and a sentence with file, value, rule and remedy."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image. `digest` is of its decoded pixels, so that the same picture in another format has the same."""
+
+    name: str
+    size: tuple[int, int] = (0, 0)  # (H, W); zeros where the header cannot be read
+    bytes: int = 0
+    orientation: int = 1
+    grey: bool = False  # all three channels are equal
+    digest: str = ""
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask. `raw` are its values (colours as integers); `wrong` those of them that are no class."""
+
+    name: str
+    colours: bool = False
+    raw: Counts = ()
+    wrong: Counts = ()
+    classes: Counts = ()  # (class or IGNORE, pixels)
+    digest: str = ""
+    fault: Fault | None = None
+
+    @property
+    def ignored(self) -> int:
+        return dict(self.classes).get(IGNORE, 0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of a pool, with its mask where it has one."""
+
+    image: Image
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set and what is in its files."""
+
+    splits: Splits
+    pools: dict[str, tuple[Entry, ...]]  # of POOLS; those of the labelled images lack no mask
+
+    def of(self, *pools: str) -> list[Entry]:
+        """The entries of some pools, one after the other; an image of several pools is there several times."""
+        return [entry for pool in pools for entry in self.pools[pool]]
+
+    def distinct(self) -> list[Entry]:
+        """All entries, each image once; with its mask, where a pool has one for it."""
+        found: dict[str, Entry] = {}
+        for entry in self.of(*POOLS):
+            found.setdefault(entry.image.name, entry)
+        return list(found.values())
+
+
+def survey(splits: Splits, *, workers: int) -> Survey:
+    """Read everything in `splits`, files by `workers` processes (0: this one), with a progress bar on a terminal.
+
+    A file that is in several pools is read once. Sources that are not `Files` are read in this process.
+    """
+    jobs: dict[Hashable, tuple[Source, int]] = {}
+    first: dict[Hashable, Hashable] = {}  # image -> as what it is read, if a pool without masks has it too
+    keys: dict[str, list[Hashable]] = {pool: [] for pool in POOLS}
+    for pool in POOLS:
+        source: Source = getattr(splits, pool)
+        for index in range(len(source)):
+            image, mask, job = _job(source, index, pool)
+            key = (image, mask) if mask else first.get(image, (image, mask))
+            first.setdefault(image, key)
+            jobs.setdefault(key, job)
+            keys[pool].append(key)
+    seen = dict(zip(jobs, _looked(list(jobs.values()), workers), strict=True))
+    masked = {pool: tuple(seen[key] for key in keys[pool]) for pool in POOLS[:-1]}
+    return Survey(splits, masked | {"unlabelled": tuple(Entry(seen[key].image) for key in keys["unlabelled"])})
+
+
+def _job(source: Source, index: int, pool: str) -> tuple[Hashable, str | None, tuple[Source, int]]:
+    """What tells an image from others, its mask's name, and what `look` is to be asked."""
+    if isinstance(source, Files):
+        return (source.root, source.name(index)), source.mask_name(index), (source.only([index]), 0)
+    return (pool, index), None, (source, index)
+
+
+def _looked(jobs: Sequence[tuple[Source, int]], workers: int) -> list[Entry]:
+    hidden = not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), disable=hidden, transient=True) as progress:
+        return list(progress.track(_looking(jobs, workers), description="reading", total=len(jobs)))
+
+
+def _looking(jobs: Sequence[tuple[Source, int]], workers: int) -> Iterator[Entry]:
+    if not workers or not jobs or not all(isinstance(source, Files) for source, _ in jobs):
+        yield from (look(*job) for job in jobs)
+        return
+    # Spawned: a fork of a process whose libraries run threads may hang. The child imports no torch for this.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        try:
+            yield from pool.map(look, *zip(*jobs, strict=True), chunksize=max(1, min(16, len(jobs) // workers)))
+        except BrokenProcessPool:
+            raise ValueError(
+                "a reading process died: for want of memory (try workers=1), or because the script that asked for it "
+                'begins again when it is imported (put its work under `if __name__ == "__main__":`, or set workers=0)'
+            ) from None
+
+
+def look(source: Source, index: int) -> Entry:
+    """What is in an image, and in its mask where the source has masks."""
+    if isinstance(source, Files):
+        name, mask = source.name(index), source.mask_name(index)
+        image = _image(source.root / name, name)
+        return Entry(image, None if mask is None else _mask(source, mask, image))
+    return _drawn(source, index)
+
+
+def _image(path: Path, name: str) -> Image:
+    if not path.is_file():
+        return Image(name, fault=Fault("image-missing", f"{path}: no such file; put it there or take it off the list"))
+    weight = path.stat().st_size
+    try:
+        head = header(path)
+    except ValueError as error:
+        return Image(name, bytes=weight, fault=Fault("image-unreadable", str(error)))
+    try:
+        pixels = read_image(path)
+    except ValueError as error:
+        fault = Fault(_image_code(error, head.mode), str(error))
+        return Image(name, head.size, weight, head.orientation, fault=fault)
+    return Image(name, head.size, weight, head.orientation, _is_grey(pixels), _digest(pixels))
+
+
+def _image_code(error: ValueError, mode: str) -> str:
+    if isinstance(error, Damaged):
+        return "image-unreadable"
+    if mode.startswith("I") or mode == "F":
+        return "image-depth"
+    return "image-colours" if mode in ("CMYK", "YCbCr", "LAB", "HSV") else "image-alpha"
+
+
+def _mask(source: Files, name: str, image: Image) -> Mask:
+    path = source.root / name
+    if not path.is_file():
+        return Mask(name, fault=Fault("mask-missing", f"{path}: no such file; put it there or take it off the list"))
+    try:
+        raw = read_mask(path)
+    except ValueError as error:
+        return Mask(name, fault=Fault(_mask_code(error, path), str(error)))
+    colours = raw.ndim == 3
+    values = _counts(code_of(raw) if colours else raw)
+    mask = Mask(name, colours=colours, raw=values, digest=_digest(raw))
+    code = "size-mismatch"
+    try:
+        if image.size != (0, 0):
+            same_size(source.root / image.name, path, (raw.shape[0], raw.shape[1]))
+        code = "mask-channels"
+        label = source.classes.lookup(raw, str(path))
+    except ValueError as error:
+        return replace(mask, fault=Fault(code, str(error)))
+    lost = label == NO_CLASS
+    classes = _counts(label[~lost].astype(np.uint8))
+    if not lost.any():
+        return replace(mask, classes=classes)
+    wrong = _counts((code_of(raw) if colours else raw)[lost])
+    held = "" if colours else f"; a mask holds {spans(source.classes.known())}"
+    fault = Fault("labels-outside", f"{path}: {_listed(wrong, colours)}: no class of the set{held}")
+    return replace(mask, wrong=wrong, classes=classes, fault=fault)
+
+
+def _mask_code(error: ValueError, path: Path) -> str:
+    if isinstance(error, Damaged):
+        return "mask-unreadable"
+    head = header(path)
+    if head.format in LOSSY:
+        return "mask-lossy"
+    return "mask-alpha" if head.mode in ("LA", "RGBA") else "mask-mode"
+
+
+def _drawn(source: Source, index: int) -> Entry:
+    """An image and a label of a source that is no file."""
+    name = source.name(index)
+    try:
+        pixels = source.image(index)
+    except (ValueError, OSError) as error:
+        return Entry(Image(name, fault=Fault("image-unreadable", f"{name}: {error}")))
+    size = (pixels.shape[0], pixels.shape[1])
+    image = Image(name, size, pixels.nbytes, 1, _is_grey(pixels), _digest(pixels))
+    try:
+        label = source.label(index)
+    except (ValueError, OSError) as error:
+        return Entry(image, Mask(name, fault=Fault("mask-unreadable", f"{name}: {error}")))
+    if label.shape != size:
+        text = f"{name}: the image is {size} and its label {label.shape} (height, width); they must be equal"
+        return Entry(image, Mask(name, raw=_counts(label), fault=Fault("size-mismatch", text)))
+    return Entry(image, Mask(name, raw=_counts(label), classes=_counts(label), digest=_digest(label)))
+
+
+def _counts(values: NDArray[Any]) -> Counts:
+    if values.dtype in (np.uint8, np.uint16):
+        found, counts = np.arange(65536), np.bincount(values.ravel(), minlength=65536)
+        found, counts = found[counts > 0], counts[counts > 0]
+    else:
+        found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MOST]
+    return tuple(zip(found[order].tolist(), counts[order].tolist(), strict=True))
+
+
+def _listed(counts: Counts, colours: bool, most: int = 4) -> str:
+    named = [f"{f'colour #{v:06x}' if colours else f'value {v}'} on {n} pixels" for v, n in counts[:most]]
+    return ", ".join(named) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
+def _is_grey(pixels: NDArray[np.uint8]) -> bool:
+    return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+
+
+def _digest(pixels: NDArray[Any]) -> str:
+    return hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=16).hexdigest()

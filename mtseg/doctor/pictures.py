@@ -1,0 +1,221 @@
+"""The doctor's pictures: what is wrong, marked, and what training will see: views, warped views, what is valid."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Pil
+from PIL import ImageDraw, ImageFont
+
+from mtseg.config import Config
+from mtseg.data.decode import read_mask
+from mtseg.data.files import Files
+from mtseg.data.masks import NO_CLASS
+from mtseg.data.source import IGNORE, Source, Splits, Subset
+from mtseg.data.stream import BatchSizes, Crops, Stream
+from mtseg.doctor.facts import POOLS, Survey
+from mtseg.doctor.finding import Finding
+from mtseg.geometry import View
+from mtseg.report import coloured
+from mtseg.views import Views
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+WORST, SAMPLES, SIDE, NARROW, GAP, LINE = 3, 3, 200, 160, 6, 16  # the last four in pixels
+MARK = (255, 0, 255)  # of pixels that offend
+NOTHING = np.full((120, 160, 3), 128, np.uint8)  # in place of what cannot be read
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures side by side, each with its title; `name` is whose they are."""
+
+    name: str
+    panels: tuple[tuple[str, Pixels], ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of several rows: its file's name, its title, what is to be seen in it."""
+
+    key: str
+    title: str
+    words: str
+    rows: tuple[Row, ...]
+
+
+def of_findings(findings: Sequence[Finding], survey: Survey) -> list[Sheet]:
+    """A sheet for each finding about files: image, mask in the classes' colours, and where it offends, of the worst."""
+    places = {}
+    for pool in reversed(POOLS):  # where an image is in several pools, one with a mask is shown
+        for index, entry in enumerate(survey.of(pool)):
+            for fact in (entry.image, entry.mask):
+                if fact:
+                    places[fact.name] = (pool, index)
+    sheets = []
+    for number, finding in enumerate(findings):
+        shown = [places[name] for name in finding.files if name in places][:WORST]
+        if shown and finding.severity != "note":
+            rows = tuple(_problem(survey, pool, index) for pool, index in shown)
+            sheets.append(Sheet(f"{number:02d}-{finding.code}", finding.code, finding.text, rows))
+    return sheets
+
+
+def _problem(survey: Survey, pool: str, index: int) -> Row:
+    source: Source = getattr(survey.splits, pool)
+    entry = survey.of(pool)[index]
+    image = _or_nothing(lambda: source.image(index))
+    panels = [(_title("image", image) if entry.image.fault is None else "image: not usable", image)]
+    if entry.mask is not None:
+        label = _label(source, index, survey.splits)
+        if label is None:
+            panels.append(("mask: not usable", NOTHING))
+        else:
+            lost = label == NO_CLASS
+            mask = coloured(np.where(lost, IGNORE, label).astype(np.uint8), survey.splits.palette)
+            panels.append((_title("mask", mask), mask))
+            if lost.any():
+                panels.append(("offending pixels", _marked(image, mask, lost)))
+    return Row(entry.image.name, tuple(panels))
+
+
+def _label(source: Source, index: int, splits: Splits) -> NDArray[np.int16] | None:
+    """The classes of a mask, IGNORE, or NO_CLASS; None where it cannot be read."""
+    try:
+        if isinstance(source, Files):
+            return source.classes.lookup(read_mask(source.root / str(source.mask_name(index))), "")
+        label = source.label(index).astype(np.int16)
+    except (ValueError, OSError):
+        return None
+    return np.where((label >= len(splits.classes)) & (label != IGNORE), np.int16(NO_CLASS), label)
+
+
+def _title(what: str, pixels: Pixels) -> str:
+    return f"{what}, {pixels.shape[0]} x {pixels.shape[1]}"
+
+
+def _or_nothing(read: Callable[[], Pixels]) -> Pixels:
+    try:
+        return read()
+    except (ValueError, OSError):
+        return NOTHING
+
+
+def _marked(image: Pixels, mask: Pixels, lost: NDArray[np.bool_]) -> Pixels:
+    """The image (its mask, where they are not of one size), darkened, with the lost pixels in the mark's colour."""
+    below = image if image.shape == mask.shape else mask
+    return np.where(lost[..., None], np.array(MARK, np.uint8), below // 2).astype(np.uint8)
+
+
+def of_views(config: Config, survey: Survey) -> list[Sheet]:
+    """What training sees: labelled views and their labels, and pairs of views under a shared and an own geometry."""
+    splits = _readable(survey)
+    sheets = []
+    if len(splits.labelled):
+        batch = _stream(config, splits, config.views, students=None)[0].labelled
+        assert batch.label is not None
+        labels = [coloured(label, splits.palette) for label in batch.label.numpy()]
+        rows = tuple(
+            Row(splits.labelled.name(int(i)), (("labelled view", image), ("its label", label)))
+            for i, image, label in zip(batch.index, batch.image.numpy(), labels, strict=True)
+        )
+        words = "What the supervised loss sees; white is ignored."
+        sheets.append(Sheet("views-labelled", "Labelled views", words, rows))
+    if config.method.branches and len(splits.unlabelled) and len(splits.labelled):
+        sheets += [_pairs(config, splits, shared=shared) for shared in (True, False)]
+    return sheets
+
+
+def _pairs(config: Config, splits: Splits, *, shared: bool) -> Sheet:
+    student, chosen = config.views.student, (config.views.student.geometry == "shared") is shared
+    other = replace(student, geometry="shared") if shared else replace(student, geometry=config.views.teacher.geometry)
+    views = config.views if chosen else replace(config.views, student=other)
+    batch = _stream(config, splits, views, students=1)[0]
+    assert batch.teacher is not None
+    teacher, seen = _view(batch.teacher, views), _view(batch.students[0], views)
+    warped = teacher.seen_from(seen)
+    rows = tuple(
+        Row(
+            splits.unlabelled.name(int(index)),
+            (
+                ("teacher's view", _pixels(teacher, n)),
+                ("student's view", _pixels(seen, n)),
+                ("teacher's, warped into student's", _pixels(warped, n)),
+                ("valid", np.repeat(warped.known[n, 0].numpy()[..., None], 3, axis=2).astype(np.uint8) * 255),
+            ),
+        )
+        for n, index in enumerate(batch.teacher.index)
+    )
+    name = "shared" if shared else "own"
+    words = (
+        f"{'As this config has it.' if chosen else 'Not what this config has; for comparison.'} The third picture must "
+        "lie on the second, whatever their colours; consistency counts where the fourth is white."
+    )
+    return Sheet(f"views-{name}-geometry", f"Pairs of views, {name} geometry", words, rows)
+
+
+def _stream(config: Config, splits: Splits, views: Views, *, students: int | None) -> Stream:
+    sizes = BatchSizes(
+        labelled=min(SAMPLES, len(splits.labelled)), unlabelled=max(1, min(SAMPLES, len(splits.unlabelled)))
+    )
+    return Stream(splits, views=views, sizes=sizes, students=students, seed=config.seed)
+
+
+def _readable(survey: Survey) -> Splits:
+    """The splits without images and masks that cannot be used."""
+
+    def whole(pool: str) -> Subset:
+        usable = [n for n, e in enumerate(survey.of(pool)) if not (e.image.fault or (e.mask and e.mask.fault))]
+        return Subset(getattr(survey.splits, pool), usable)
+
+    return replace(survey.splits, labelled=whole("labelled"), unlabelled=whole("unlabelled"))
+
+
+def _view(crops: Crops, views: Views) -> View:
+    """The pixels of crops in [0, 1], as a view."""
+    return replace(crops.view(views), data=crops.image.permute(0, 3, 1, 2).float() / 255)
+
+
+def _pixels(view: View, number: int) -> Pixels:
+    pixels = (view.data[number].clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+
+def draw(sheet: Sheet, path: Path) -> None:
+    """Write a sheet as PNG: titles above the panels of a row, its name above them."""
+    rows = [[(title, _shrunk(panel)) for title, panel in row.panels] for row in sheet.rows]
+    width = max(sum(max(panel.shape[1], NARROW) + GAP for _, panel in row) for row in rows) + GAP
+    heights = [2 * LINE + max(panel.shape[0] for _, panel in row) + GAP for row in rows]
+    canvas = Pil.new("RGB", (width, sum(heights) + GAP), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+    top = GAP
+    for row, drawn, height in zip(sheet.rows, rows, heights, strict=True):
+        pen.text((GAP, top), _plain(row.name), fill="black", font=font)
+        left = GAP
+        for title, panel in drawn:
+            pen.text((left, top + LINE), title, fill="#555555", font=font)
+            canvas.paste(Pil.fromarray(panel), (left, top + 2 * LINE))
+            frame = (left - 1, top + 2 * LINE - 1, left + panel.shape[1], top + 2 * LINE + panel.shape[0])
+            pen.rectangle(frame, outline="#999999")
+            left += max(panel.shape[1], NARROW) + GAP
+        top += height
+    canvas.save(path, optimize=True)
+
+
+def _shrunk(panel: Pixels) -> Pixels:
+    """At most SIDE high, half as much again wide; small ones are enlarged by whole pixels."""
+    h, w = panel.shape[:2]
+    factor = min(SIDE / h, 1.5 * SIDE / w)
+    factor = max(1, int(factor)) if factor >= 1 else factor
+    size = (max(1, round(w * factor)), max(1, round(h * factor)))
+    return np.asarray(
+        cv2.resize(panel, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST), np.uint8
+    )
+
+
+def _plain(text: str) -> str:
+    """What PIL's own font has letters for."""
+    return text.encode("ascii", "backslashreplace").decode()

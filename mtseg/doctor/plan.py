@@ -1,0 +1,138 @@
+"""Findings about the run that a config asks for on this data: sizes against the crop, steps, memory, disk."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mtseg.config import Config
+from mtseg.data.loading import PREFETCH
+from mtseg.doctor.facts import Survey
+from mtseg.doctor.finding import Finding, amount, megabytes
+from mtseg.optim import Sgd
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will need. Bytes; `activations` are a rough guess: the outputs of all layers, kept for backward."""
+
+    labelled_passes: float
+    unlabelled_passes: float
+    batch: int  # uint8 views of a step, as they leave a worker
+    waiting: int  # the batches that the workers hold ready, in shared memory
+    activations: int
+    parameters: int
+    checkpoints: int
+    images: int  # their files
+    free: int  # in the file system of out=
+
+    def facts(self) -> dict[str, str]:
+        """The lines of the report."""
+        return {
+            "passes": f"labelled images {self.labelled_passes:.1f}, unlabelled images {self.unlabelled_passes:.1f}",
+            "a batch": f"{megabytes(self.batch)} of views, {megabytes(self.waiting)} held ready by the workers",
+            "a step": f"about {megabytes(self.activations)} of activations in single precision",
+            "parameters": f"{self.parameters / 1e6:.2f} million",
+            "on the disk": f"images {megabytes(self.images)}, checkpoints {megabytes(self.checkpoints)}, "
+            f"free {megabytes(self.free)}",
+        }
+
+
+def plan(config: Config, survey: Survey) -> Plan:
+    """Measure the run: one forward of one crop. Raises ValueError for a network that cannot be built, or fails."""
+    network = config.model.build(len(survey.splits.classes), pretrained=config.model.weights != Path("imagenet"))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    sizes, branches = config.batch, config.method.branches
+    area = config.views.crop[0] * config.views.crop[1]
+    views = 1 + config.method.views_of_student if branches else 0
+    batch = area * (4 * sizes.labelled + 3 * sizes.unlabelled * views)  # three channels, and the label's one
+    copies = 4 if isinstance(config.optimizer, Sgd) else 5  # student, shadow, teacher; momentum, or two moments
+    return Plan(
+        labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
+        unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
+        batch=batch,
+        waiting=batch * PREFETCH * config.workers,
+        activations=_activations(network, config.views.crop) * (sizes.labelled + len(branches) * sizes.unlabelled),
+        parameters=parameters,
+        checkpoints=4 * copies * parameters * (config.keep + 1),  # one more while it is written
+        images=sum(entry.image.bytes for entry in survey.distinct()),
+        free=shutil.disk_usage(_existing(config.out)).free,
+    )
+
+
+def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
+    """The findings that follow from sizes and needs."""
+    yield from _sizes(config, survey)
+    if config.method.branches and needs.unlabelled_passes < 1:
+        text = f"steps: {config.steps} see {needs.unlabelled_passes:.0%} of the unlabelled images, none of them twice"
+        yield Finding("note", "part-of-a-pass", text)
+    if needs.free < needs.checkpoints:
+        text = (
+            f"out: {megabytes(needs.free)} are free where {config.out} will be, and the checkpoints take "
+            f"{megabytes(needs.checkpoints)}; choose another out=, or a smaller keep="
+        )
+        yield Finding("error", "disk-full", text)
+
+
+def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
+    (height, width), images = config.views.crop, [e.image for e in survey.distinct() if e.image.size != (0, 0)]
+    if not images:
+        return
+    sizes = np.array([image.size for image in images])
+    low, middle, high = (np.quantile(sizes, q, axis=0).astype(int) for q in (0, 0.5, 1))
+    text = f"all images are {low[0]} x {low[1]}"
+    if tuple(low) != tuple(high):
+        text = f"images are {low[0]} to {high[0]} high (median {middle[0]}), {low[1]} to {high[1]} wide ({middle[1]})"
+    yield Finding("note", "sizes", f"{text}; the crop is {height} x {width} (height x width)")
+    policies = {"labelled": config.views.labelled, "unlabelled": config.views.teacher}
+    for pool, policy in policies.items():
+        if pool == "unlabelled" and not config.method.branches:
+            continue
+        yield from _small(survey, pool, (height, width), policy.geometry.scale[1])
+
+
+def _small(survey: Survey, pool: str, crop: tuple[int, int], most: float) -> Iterator[Finding]:
+    """Images that fill no crop at scale 1, or at no scale that is drawn."""
+    images = [entry.image for entry in survey.of(pool) if entry.image.size != (0, 0)]
+    images = list({image.name: image for image in images}.values())
+    sides = np.array([image.size for image in images]).reshape(-1, 2)
+    never = [images[i] for i in np.flatnonzero((sides * most < np.array(crop)).any(axis=1))]
+    small = [images[i] for i in np.flatnonzero((sides < np.array(crop)).any(axis=1))]
+    if never:
+        h, w = min(image.size for image in never)
+        text = (
+            f"{pool}: {amount(len(never), 'image')} of {len(images)} never fill the crop of {crop[0]} x {crop[1]}, not "
+            f"even at the largest scale ({most:g}): the smallest is {h} x {w}; lower views.crop, or raise the scale"
+        )
+        yield Finding("warning", "never-fills-the-crop", text, tuple(image.name for image in never))
+    elif small:
+        text = f"{pool}: {amount(len(small), 'image')} of {len(images)} are smaller than the crop: padded at scale 1"
+        yield Finding("note", "smaller-than-the-crop", text, tuple(image.name for image in small))
+
+
+def _activations(network: torch.nn.Module, crop: tuple[int, int]) -> int:
+    """Bytes of all that the layers return for one crop. Raises ValueError where the network fails on it."""
+    sizes: list[int] = []
+
+    def note(module: torch.nn.Module, given: object, returned: object) -> None:
+        sizes.append(returned.nbytes if isinstance(returned, torch.Tensor) else 0)
+
+    leaves = [module for module in network.modules() if not any(module.children())]
+    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, *crop))
+    except RuntimeError as error:
+        raise ValueError(f"model: fails on a crop of {crop[0]} x {crop[1]}: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(sizes)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next((place for place in (path.absolute(), *path.absolute().parents) if place.exists()), Path("/"))

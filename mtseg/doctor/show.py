@@ -1,0 +1,104 @@
+"""The report for people in a terminal, for programs as JSON, and as a folder of pictures with a page."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mtseg.checkpoint import write_whole
+from mtseg.config import Config
+from mtseg.data.tree import first
+from mtseg.doctor.examine import Report, examine
+from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted
+from mtseg.doctor.machine import Machine
+from mtseg.settings import gather, validate
+
+STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def answer(words: Sequence[str], here: Machine, *, to_json: bool, out: str | None) -> int:
+    """Examine the config of command-line words, tell, and write what `--out` asks for; 1 where there are errors."""
+    config = validate(Config, {"out": "runs"} | gather(words))
+    report = examine(config, here)
+    written = write(report, config, Path(out)) if out else None
+    if to_json:
+        print(as_json(report))
+    else:
+        print_report(report, Console())
+        if written:
+            print(f"written to {written}")
+    return int(counted(report.findings)["error"] > 0)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The facts, the classes, the findings, and how many there are. No text of a file is read as markup."""
+    for key, value in report.facts.items():
+        console.print(Text.assemble((f"{key:>14}: ", "dim"), value), soft_wrap=True)
+    if report.classes:
+        console.print(_table(report))
+    for finding in report.findings:
+        print_finding(finding, console)
+    console.print(Text(verdict(report)), soft_wrap=True)
+
+
+def print_finding(finding: Finding, console: Console) -> None:
+    """One finding: its sentence, the first of its files, its suggestion."""
+    severity = (finding.severity, STYLES[finding.severity])
+    console.print(Text.assemble(severity, f" {finding.code}: {finding.text}"), soft_wrap=True)
+    if finding.files:
+        console.print(Text(f"    {first(list(finding.files))}", "dim"), soft_wrap=True)
+    if finding.suggestion:
+        console.print(Text(f"    suggestion: {shlex.quote(finding.suggestion)}"), soft_wrap=True)
+
+
+def verdict(report: Report) -> str:
+    """`1 error, 0 warnings, 2 notes`."""
+    counts = counted(report.findings)
+    return ", ".join(amount(counts[severity], severity) for severity in SEVERITIES)
+
+
+def as_json(report: Report) -> str:
+    """All of the report, with every file of every finding."""
+    tree: dict[str, Any] = {f"{severity}s": count for severity, count in counted(report.findings).items()}
+    tree["findings"] = [asdict(finding) for finding in report.findings]
+    tree["facts"] = report.facts
+    tree["classes"] = {
+        name: {pool: asdict(share) for pool, share in row.items()} for name, row in report.classes.items()
+    }
+    return json.dumps(tree, indent=1)
+
+
+def write(report: Report, config: Config, folder: Path) -> Path:
+    """Fill `folder` with findings.json, a picture for each problem and of the views, and doctor.html, the page."""
+    from mtseg.doctor.page import page
+    from mtseg.doctor.pictures import draw, of_findings, of_views
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sheets = []
+    if report.read is not None:
+        sheets = [*of_findings(report.findings, report.read), *of_views(config, report.read)]
+    drawn = [(sheet, folder / f"{sheet.key}.png") for sheet in sheets]
+    for sheet, path in drawn:
+        draw(sheet, path)
+    write_whole(folder / "findings.json", as_json(report))
+    write_whole(folder / "doctor.html", page(report, drawn))
+    return folder / "doctor.html"
+
+
+def _table(report: Report) -> Table:
+    pools = list(next(iter(report.classes.values())))
+    totals = {pool: max(1, sum(row[pool].pixels for row in report.classes.values())) for pool in pools}
+    table = Table("class")
+    for pool in pools:
+        table.add_column(Text(f"{pool} %"), justify="right")
+        table.add_column("images", justify="right")
+    for name, row in report.classes.items():
+        cells = [(f"{100 * row[pool].pixels / totals[pool]:.2f}", str(row[pool].images)) for pool in pools]
+        table.add_row(Text(name), *(text for cell in cells for text in cell))
+    return table

@@ -1,0 +1,65 @@
+"""What a user may mean by values that are no class: a word for the command line, and in what it is a guess."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from mtseg.data.files import Files
+from mtseg.data.masks import code_of
+from mtseg.data.source import IGNORE, Splits
+from mtseg.doctor.facts import Mask
+
+FEW = 30  # different colours beyond which a mask is a photograph, or was saved lossy once
+Guess = tuple[str, str]  # the word, and the end of a sentence
+
+
+def mask_map(masks: Sequence[Mask], splits: Splits) -> Guess:
+    """A `data.mask_map=` (or other) word after which the values of `masks` are classes; empty where none is plain."""
+    sums: Counter[tuple[bool, int]] = Counter()
+    for mask in masks:
+        sums.update({(mask.colours, value): pixels for value, pixels in mask.raw})
+    values = sorted(value for colours, value in sums if not colours)
+    if not values:
+        return _of_colours([colour for (_, colour), _ in sums.most_common()], splits)
+    mixed = len(values) < len(sums)
+    return ("", "; some masks have colours and some have not") if mixed else _of_values(values, splits)
+
+
+def _of_values(values: list[int], splits: Splits) -> Guess:
+    classes, count = splits.classes, len(splits.classes)
+    table = splits.labelled.classes.table if isinstance(splits.labelled, Files) else None
+    rest = [value for value in values if table is None or table[min(value, len(table) - 1)] != IGNORE]
+    order = "; if their order is that of the classes, map them as suggested"
+    if values == [0, IGNORE] and count == 2:
+        return _word(_paired(values, classes)), ""
+    if len(rest) == count:
+        return _word(_paired(rest, classes)), order
+    if rest == list(range(count + 1)):
+        void = {"0": "ignore"} | _paired(rest[1:], classes)
+        return _word(void), f"; if 0 is void and 1 to {count} are the classes, map them as suggested, or name one more"
+    if count < len(rest) == rest[-1] + 1:
+        named = [*classes, *(f"class {value}" for value in rest[count:])]
+        text = f"; the masks hold {len(rest)} values and data.classes has {count}: name the others too"
+        return f"data.classes={json.dumps(named)}", text
+    return "data.other=ignore", "; if these values mean nothing, ignore them as suggested; else map them in mask_map"
+
+
+def _paired(values: list[int], classes: tuple[str, ...]) -> dict[str, str]:
+    return {str(value): name for value, name in zip(values, classes, strict=True)}
+
+
+def _of_colours(colours: list[int], splits: Splits) -> Guess:
+    """The data set's own palette where it has all of them; else their number is what can be said."""
+    palette = dict(zip(code_of(splits.palette[None])[0].tolist(), splits.classes, strict=True))
+    unknown = [colour for colour in colours if colour not in palette]
+    if not set(unknown) - {0xFFFFFF, 0xE0E0C0} and len(palette) == len(splits.classes):
+        words = {f"#{c:06x}": n for c, n in palette.items()} | {f"#{c:06x}": "ignore" for c in unknown}
+        return _word(words), "; they are the colours of data.palette, map them as suggested"
+    if len(colours) > FEW:
+        return "", f"; {len(colours)} different colours are no palette: were the masks resized or saved as JPEG once?"
+    named = ", ".join(f"#{colour:06x}" for colour in colours)
+    return "", f"; the masks hold {named}: say in data.mask_map which class each is"
+
+
+def _word(words: dict[str, str]) -> str:
+    return "data.mask_map={" + ", ".join(f"{json.dumps(key)}: {json.dumps(name)}" for key, name in words.items()) + "}"
