@@ -75,7 +75,7 @@ class EmaTeacher:
     def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
         """Its probabilities for normalised images `asked`, in their view; no gradient."""
         aside = self.rule.buffers != "own"
-        return View(probabilities(self.module, asked.data, mode=self.rule.mode, aside=aside), asked.warp, asked.known)
+        return asked.answered(probabilities(self.module, asked.data, mode=self.rule.mode, aside=aside))
 
     @torch.no_grad()
     def update(self, student: nn.Module, tasks: Sequence[Task] = (), logits: Sequence[Tensor] = ()) -> None:

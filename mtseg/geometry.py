@@ -42,7 +42,8 @@ class Geometry:
 
     `scale` is in view pixels per image pixel (2 enlarges), uniform in its range; `rotation` and `shear` are
     degrees, uniform in +- the value; flips are probabilities. The crop lies anywhere inside the image where
-    it fits, and holds the whole image anywhere inside itself where the image is the smaller.
+    it fits, and holds the whole image anywhere inside itself where the image is the smaller. From there it is moved by
+    a whole number of image pixels, uniform in +- `translate`, along each side; past the border lies the mirror image.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
@@ -50,6 +51,7 @@ class Geometry:
     shear: Annotated[float, Field(ge=0, le=60)] = 0.0
     flip: Probability = 0.5
     flip_vertical: Probability = 0.0
+    translate: Annotated[int, Field(ge=0, le=1000)] = 0
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -64,7 +66,10 @@ class Geometry:
         rotate = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         shear = np.array([[1.0, math.tan(lean)], [0.0, 1.0]])
         linear = rotate @ shear @ np.diag([mirror_x, mirror_y]) / scale
-        return _placed(linear, rng.uniform(-1, 1, size=2), crop=crop, image=image)
+        warp = _placed(linear, rng.uniform(-1, 1, size=2), crop=crop, image=image)
+        if self.translate:
+            warp[:2, 2] += rng.integers(-self.translate, self.translate + 1, size=2) * 2 / np.array(image[::-1])
+        return warp
 
 
 def _placed(linear: NDArray[np.float64], where: NDArray[np.float64], *, crop: Size, image: Size) -> Matrix:
@@ -139,10 +144,10 @@ def _averaged_down(
 class View:
     """Maps of a batch of images, each seen through its own warp.
 
-    data:  (B, C, H, W), any float range
+    data:  (B, C, *S), any float range; S = (H, W), or () for what is said of images as wholes
     warp:  (B, 3, 3) float64 on the CPU, view -> the image's own frame (corners of the whole image at +-1).
            On the CPU always: geometry is composed exactly and never waits for the device.
-    known: (B, 1, H, W) bool, where the view has content
+    known: (B, 1, *S) bool, where the view has content
     """
 
     data: Tensor
@@ -153,24 +158,34 @@ class View:
     def size(self) -> Size:
         return self.data.shape[-2], self.data.shape[-1]
 
+    def answered(self, data: Tensor) -> View:
+        """What a network says of this view, (B, K, *S): of its pixels, or of the images as wholes."""
+        return View(data, self.warp, _known_at(data, self.known))
+
     def seen_from(self, other: View) -> View:
         """These maps in `other`'s frame (inverse warping): the same image points at `other`'s pixels.
 
         `known` is then true where `other` has content and every tap of the interpolation here has.
-        A view with the very same warp is returned without resampling.
+        A view with the very same warp is returned without resampling; so is what is said of images as wholes, which
+        holds in every frame.
         """
-        if self.warp is other.warp:
-            return View(self.data, self.warp, self.known & other.known)
+        if self.warp is other.warp or self.data.dim() == 2:
+            return View(self.data, other.warp, self.known & _known_at(self.data, other.known))
         data, covered = resample(self.data, self.known, torch.linalg.inv(self.warp) @ other.warp, other.size)
         return View(data, other.warp, covered & other.known)
 
 
 def source_frame(like: View) -> View:
     """The images' own frame as a view of `like`'s size: warp = identity, known everywhere, no data."""
-    batch, (h, w) = like.data.shape[0], like.size
+    batch, size = like.data.shape[0], like.data.shape[2:]
     warp = torch.eye(3, dtype=torch.float64).expand(batch, 3, 3)
-    known = torch.ones((batch, 1, h, w), dtype=torch.bool, device=like.known.device)
-    return View(like.data.new_empty((batch, 0, h, w)), warp, known)
+    known = torch.ones((batch, 1, *size), dtype=torch.bool, device=like.known.device)
+    return View(like.data.new_empty((batch, 0, *size)), warp, known)
+
+
+def _known_at(data: Tensor, known: Tensor) -> Tensor:
+    """`known` (B, 1, *S) for `data` (B, C, *S): of an image as a whole, whether anything of it is."""
+    return known.flatten(1).any(1, keepdim=True) if data.dim() == 2 else known
 
 
 def resample(data: Tensor, known: Tensor, theta: Tensor, size: Size) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,8 @@ class Task:
     """What one branch asks of the student.
 
     seen:   the student's input (B, 3, H, W), its geometry and what is known of it
-    target: the probabilities it should give (B, K, H, W), in the frame of comparison, and where they are known
-    weight: (B, 1, H, W) float32 in [0, 1], how much each pixel counts
+    target: the probabilities it should give (B, K, *S), in the frame of comparison, and where they are known
+    weight: (B, 1, *S) float32 in [0, 1], how much each pixel counts
     index:  (B,) int64 on the CPU, which image of its pool
     sure:   (B,) float32 in [0, 1], how sure the teacher is of each image (`sureness` of its answer)
     """
@@ -53,8 +53,8 @@ class Task:
 
 def sureness(answer: View) -> Tensor:
     """The mean highest probability over the known pixels, (B,) in [0, 1]; 0 where nothing is known."""
-    sure = torch.where(answer.known, answer.data.amax(1, keepdim=True), 0).sum((1, 2, 3))
-    return sure / answer.known.sum((1, 2, 3)).clamp_min(1)
+    sure = torch.where(answer.known, answer.data.amax(1, keepdim=True), 0).flatten(1).sum(1)
+    return sure / answer.known.flatten(1).sum(1).clamp_min(1)
 
 
 @part
@@ -115,7 +115,8 @@ class CutOut:
         mask &= torch.from_numpy(rng.random(len(mask)) < self.p)[:, None, None, None]
         mask = mask.to(task.weight.device, non_blocking=True)
         blank = replace(task.seen, data=task.seen.data.masked_fill(mask, 0.0), known=task.seen.known & ~mask)
-        return replace(task, seen=blank, target=replace(task.target, known=task.target.known & ~mask))
+        left = task.target.known & (share_of(mask, like=task.target.known) < 1)
+        return replace(task, seen=blank, target=replace(task.target, known=left))
 
 
 @part
@@ -128,6 +129,11 @@ class ClassMix:
 
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
         batch, classes = task.target.data.shape[:2]
+        if task.target.data.dim() == 2:
+            raise ValueError(
+                "mix.kind: 'classmix' cuts along the borders of classes, and a network that answers for whole images "
+                "draws none; use cutmix or mixup"
+            )
         ranks = torch.from_numpy(rng.permuted(np.tile(np.arange(classes), (batch, 1)), axis=1)) + 1
         device = task.weight.device
         predicted = torch.where(other.target.known, other.target.data.argmax(1, keepdim=True), classes)  # K: no class
@@ -165,7 +171,7 @@ class Bands:
         # From the first row to the last the height of count - 1 bands, so that any offset shows parts of count.
         place = np.arange(h) / max(h - 1, 1) * (count - 1) + rng.uniform(0, 2, size=count.shape)
         mask = torch.from_numpy(np.floor(place).astype(np.int64) % 2 == 1)[:, None, :, None]
-        return paste(task, other, mask.to(task.weight.device, non_blocking=True).expand_as(task.weight))
+        return paste(task, other, mask.to(task.weight.device, non_blocking=True).expand_as(task.seen.known))
 
 
 @part
@@ -183,24 +189,41 @@ class MixUp:
         share = torch.from_numpy(rng.beta(self.alpha, self.alpha, size=len(task.weight))).float()
         share = share.to(task.weight.device, non_blocking=True)[:, None, None, None]
 
-        def between(one: View, two: View) -> View:
-            return View(torch.lerp(one.data, two.data, share), one.warp, one.known & two.known)
+        def between(one: Tensor, two: Tensor) -> Tensor:
+            return torch.lerp(one, two, share_of(share, like=one))
 
-        seen, target = between(task.seen, other.seen), between(task.target, other.target)
-        return replace(task, seen=seen, target=target, weight=torch.lerp(task.weight, other.weight, share))
+        def both(one: View, two: View) -> View:
+            return View(between(one.data, two.data), one.warp, one.known & two.known)
+
+        seen, target = both(task.seen, other.seen), both(task.target, other.target)
+        return replace(task, seen=seen, target=target, weight=between(task.weight, other.weight))
 
 
 Mix = Annotated[NoMix | CutMix | CutOut | ClassMix | Bands | MixUp, Field(discriminator="kind")]
 
 
 def paste(task: Task, other: Task, mask: Tensor) -> Task:
-    """`task` with the pixels of `other` where `mask` (B, 1, H, W) holds; its warps hold for its own pixels only."""
+    """`task` with the pixels of `other` where `mask` (B, 1, H, W) holds; its warps hold for its own pixels only.
+
+    What is said of images as wholes is mixed by the share of the area (Yun et al. 2019).
+    """
+
+    def pasted(one: Tensor, two: Tensor) -> Tensor:
+        if one.dim() == 2:
+            return torch.lerp(one, two, share_of(mask, like=one))
+        return torch.where(mask, two, one)
 
     def mixed(one: View, two: View) -> View:
-        return View(torch.where(mask, two.data, one.data), one.warp, torch.where(mask, two.known, one.known))
+        known = one.known & two.known if one.known.dim() == 2 else pasted(one.known, two.known)
+        return View(pasted(one.data, two.data), one.warp, known)
 
-    weight = torch.where(mask, other.weight, task.weight)
+    weight = pasted(task.weight, other.weight)
     return replace(task, seen=mixed(task.seen, other.seen), target=mixed(task.target, other.target), weight=weight)
+
+
+def share_of(mask: Tensor, *, like: Tensor) -> Tensor:
+    """`mask` (B, 1, H, W) as shares in [0, 1] of what `like` (B, C, *S) is about: each pixel, or the whole image."""
+    return mask.flatten(1).float().mean(1, keepdim=True) if like.dim() == 2 else mask.float()
 
 
 def rectangles(batch: int, size: Size, rng: np.random.Generator, *, area: tuple[float, float], aspect: float) -> Tensor:

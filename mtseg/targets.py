@@ -136,10 +136,10 @@ def _one_hot(classes: Tensor, like: Tensor) -> Tensor:
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
-    """Labels (B, *S), class or IGNORE -> (B, K, *S) float32; all zero where there is no class."""
+    """Labels (B, *S) -> (B, K, *S) float32; all zero where there is no class."""
     index = label.long()
-    inside = (index < classes).unsqueeze(1)
-    return F.one_hot(index.clamp(max=classes - 1), classes).movedim(-1, 1) * inside.float()
+    inside = ((index >= 0) & (index < classes)).unsqueeze(1)
+    return F.one_hot(index.clamp(0, classes - 1), classes).movedim(-1, 1) * inside.float()
 
 
 def _by_class(values: Tensor, classes: Tensor, count: int, how: str) -> Tensor:

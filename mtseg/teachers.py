@@ -62,14 +62,15 @@ class Memory:
     """Temporal Ensembling (Laine & Aila 2017): the average of what the student said of an image before.
 
     After each step Z <- decay Z + (1 - decay) z at every pixel that the student saw, z its prediction then, in the
-    image's own frame at `size`; the answer is Z over the sum of its weights (the paper's bias correction, per
-    pixel), unknown where nothing was said yet. It holds images x classes x `size` half-precision numbers, to which
-    a higher `decay` would add steps below their precision. Of an image twice in a batch, the last view is remembered.
+    image's own frame at `size` ([] for whole images: classification); the answer is Z over the sum of its weights (the
+    paper's bias correction, per pixel), unknown where nothing was said yet. It holds images x classes x `size`
+    half-precision numbers, to which a higher `decay` would add steps below their precision. Of an image twice in a
+    batch, the last view is remembered.
     """
 
     kind: Literal["memory"] = "memory"
     decay: Annotated[float, Field(ge=0, le=0.99)] = 0.6
-    size: tuple[Count, Count]
+    size: tuple[Count, Count] | tuple[()]
     average: Ema = Ema()
 
     def __post_init__(self) -> None:
@@ -115,7 +116,7 @@ class ItselfTeacher:
 
     def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
         with torch.set_grad_enabled(self.rule.gradient == "both"):
-            return View(probabilities(student, asked.data, mode=self.rule.mode, aside=True), asked.warp, asked.known)
+            return asked.answered(probabilities(student, asked.data, mode=self.rule.mode, aside=True))
 
     def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
         self.ema.update(student)
@@ -128,8 +129,8 @@ class ItselfTeacher:
 
 
 class MemoryTeacher:
-    """The running state of `Memory`. said: (N, K, h, w) float16, sums of weighted predictions in the images' own
-    frame; weight: (N, 1, h, w) float16, the sums of their weights. Both on the student's device."""
+    """The running state of `Memory`. said: (N, K, *size) float16, sums of weighted predictions in the images' own
+    frame; weight: (N, 1, *size) float16, the sums of their weights. Both on the student's device."""
 
     def __init__(self, rule: Memory, student: nn.Module, images: int, classes: int) -> None:
         self.rule, self.ema = rule, EmaTeacher(rule.average, student)
@@ -154,7 +155,8 @@ class MemoryTeacher:
             # Each image once: of values written to one place twice, CUDA keeps any.
             last = torch.tensor(list({image: place for place, image in enumerate(task.index.tolist())}.values()))
             index, chosen = (of.to(self.said.device, non_blocking=True) for of in (task.index[last], last))
-            here = View(values[chosen].float().softmax(1), task.seen.warp[last], task.seen.known[chosen])
+            seen = View(task.seen.data[chosen], task.seen.warp[last], task.seen.known[chosen])
+            here = seen.answered(values[chosen].float().softmax(1))
             said = here.seen_from(source_frame(View(self.weight[index], here.warp, here.known)))
             keep = torch.where(said.known, self.rule.decay, 1.0)
             self.said[index] = (keep * self.said[index] + (1 - keep) * said.data).half()
@@ -203,7 +205,7 @@ class EnsembleTeacher:
     def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
         chosen = self.teachers if self.rule.answer == "mean" else [self.current]
         answers = [teacher.answer(student, asked, index).data for teacher in chosen]
-        return View(torch.stack(answers).mean(0), asked.warp, asked.known)
+        return asked.answered(torch.stack(answers).mean(0))
 
     def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
         self.current.update(student)
