@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtseg.data.source import IGNORE
+from mtseg.evaluate import headline
 from mtseg.geometry import View
-from mtseg.losses import average
+from mtseg.losses import average, counts
 from mtseg.mix import Task
 
 BINS = 10  # of the histogram of confidence, equal parts of [0, 1]
@@ -42,13 +42,13 @@ def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> di
         "disagreement": average((said != classes).float(), known),
         "confidence_histogram": _shares(place, known.float(), BINS),
         "target_share": _shares(classes, kept, count),
-        "label_share": _shares(labelled.clamp(max=count - 1), (labelled != IGNORE).float(), count),
+        "label_share": _shares(labelled.clamp(0, count - 1), counts(labelled, count).float(), count),
     }
 
 
 def pseudo_accuracy(answer: View, label: Tensor) -> Tensor:
-    """Share of the known pixels where the teacher names the class of `label` (B, H, W); for diagnosis alone."""
-    counted = answer.known[:, 0] & (label != IGNORE)
+    """Share of the known pixels where the teacher names the class of `label` (B, *S); for diagnosis alone."""
+    counted = answer.known[:, 0] & counts(label, answer.data.shape[1])
     return average((answer.data.argmax(1) == label.long()).float(), counted)
 
 
@@ -91,7 +91,7 @@ class Alarms:
 
     def evaluated(self, scores: dict[str, dict[str, Any]]) -> list[str]:
         """Sentences about the scores of student and teacher at an evaluation."""
-        student, teacher = (scores[name]["mIoU"] for name in ("student", "teacher"))
+        student, teacher = (scores[name][headline(scores[name])] for name in ("student", "teacher"))
         behind = student is not None and teacher is not None and teacher < student - 0.005
         self._behind = self._behind + 1 if behind else 0
         if self._behind < PATIENCE:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mtseg.data.source import IGNORE
 from mtseg.part import part
 
 
@@ -24,17 +23,31 @@ def average(values: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
 
 
+def share(counted: Tensor, images: int) -> Tensor:
+    """What share `counted` (B, *S) is of the pixels of so many `images` of its size: a mean times it is sum / all."""
+    return counted.sum() / (images * counted[0].numel())
+
+
+def counts(label: Tensor, classes: int) -> Tensor:
+    """Where `label`, of any shape, is a class in [0, classes), and not IGNORE or UNKNOWN; bool."""
+    return (label >= 0) & (label < classes)
+
+
+def _entropies(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross-entropy of each pixel (B, *S), and where it counts."""
+    counted = counts(label, logits.shape[1])
+    return F.cross_entropy(logits.float(), torch.where(counted, label, 0).long(), reduction="none"), counted
+
+
 @part
 class CrossEntropy:
-    """Cross-entropy over the labelled pixels; IGNORE counts nowhere. A batch without labels gives 0."""
+    """Cross-entropy over the labelled pixels; what has no class counts nowhere. A batch without labels gives 0."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
-        label = label.long()
-        values = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
-        return average(values, label != IGNORE)
+        return average(*_entropies(logits, label))
 
 
 @part
@@ -51,12 +64,11 @@ class Ohem:
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
-        label = label.long()
-        values = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
-        ranked = torch.where(label != IGNORE, values.detach(), -1).flatten()  # the ignored are easier than the easiest
+        values, counted = _entropies(logits, label)
+        ranked = torch.where(counted, values.detach(), -1).flatten()  # the ignored are easier than the easiest
         hardest = ranked.topk(min(self.keep, ranked.numel())).values[-1]
         limit = hardest.clamp(min=0, max=-math.log(self.threshold))
-        return average(values, (label != IGNORE) & (values >= limit))
+        return average(values, counted & (values >= limit))
 
 
 @part
@@ -73,8 +85,8 @@ class Dice:
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
         classes = logits.shape[1]
-        counted = (label != IGNORE).unsqueeze(1)
-        truth = F.one_hot(label.long().clamp(max=classes - 1), classes).movedim(-1, 1) * counted
+        counted = counts(label, classes).unsqueeze(1)
+        truth = F.one_hot(label.long().clamp(0, classes - 1), classes).movedim(-1, 1) * counted
         given = torch.where(counted, logits.float().softmax(1), 0)
         axes = (0, *range(2, logits.dim()))
         size = truth.sum(axes)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mtseg.data.stream import Batch, Crops
 from mtseg.ema import Ema
 from mtseg.geometry import View, source_frame
-from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average
+from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average, counts, share
 from mtseg.mix import Mix, NoMix, Task, sureness
 from mtseg.part import part
 from mtseg.perturb import ChannelDropout, Features, Vat, disturbance
@@ -59,8 +59,10 @@ class Method:
     pixels (a pixel left out by a threshold still divides, as in FixMatch) or by the sum of the weights (`counted`).
     `frame` is where the two are compared: in the `student`'s view, to which only the teacher's probabilities are
     warped, or in the `source` image's own frame, to which both are (the literal inverse warping; its gradient passes
-    through the sampler). `logit_distance`, for a model with two heads: the second head answers the consistency, and
-    this times the squared distance of their logits, summed over classes, is added (the paper's section 3.4).
+    through the sampler). `normalise: batch` divides both losses, as sums, by the pixels of all images of the batch,
+    labelled or not, in place of those that they count (the paper's code). `logit_distance`, for a model with two heads:
+    the second head answers the consistency, and this times the squared distance of their logits, summed over classes,
+    is added (the paper's section 3.4).
     """
 
     supervised: Supervised = CrossEntropy()
@@ -72,6 +74,7 @@ class Method:
     weight: Annotated[float, Field(ge=0)] = 1.0
     ramp: Schedule = Constant()
     mean_over: Literal["known", "counted"] = "known"
+    normalise: Literal["counted", "batch"] = "counted"
     frame: Literal["student", "source"] = "student"
     logit_distance: Annotated[float, Field(ge=0)] | None = None
 
@@ -87,6 +90,11 @@ class Method:
             raise ValueError("frame: 'source' cannot hold mixed images, which have no one source; use frame: student")
         if isinstance(self.teacher, MemoryOfImages) and self.branches and not isinstance(self.branches[0].mix, NoMix):
             raise ValueError("teacher: 'memory' remembers the first branch's images, which must be whole; mix another")
+        if self.normalise == "batch" and (self.mean_over == "counted" or not isinstance(self.supervised, CrossEntropy)):
+            raise ValueError(
+                f"normalise: 'batch' divides sums over known pixels, and supervised {self.supervised.kind} with "
+                f"mean_over: {self.mean_over} are none; use cross_entropy and mean_over: known, or normalise: counted"
+            )
         if isinstance(self.teacher, Itself) and self.teacher.gradient == "both" and not self._symmetric():
             raise ValueError(
                 "teacher.gradient: 'both' wants a distance and a target that are the same from both sides; "
@@ -154,19 +162,29 @@ class Method:
             parts.append((branch.features, len(task.weight), of(0 if paired else number)))
         return disturbance(parts)
 
-    def consistency(self, logits: Sequence[Tensor], tasks: Sequence[Task]) -> Tensor:
-        """The branches' distances, each a mean over its pixels, weighted and summed; without the ramp."""
+    def on_labels(self, logits: Tensor, label: Tensor, *, images: int) -> Tensor:
+        """The supervised loss of logits (B, K, *S) and labels (B, *S), of a batch of so many `images`."""
+        loss = self.supervised(logits, label)
+        return loss if self.normalise == "counted" else loss * share(counts(label, logits.shape[1]), images)
+
+    def consistency(self, logits: Sequence[Tensor], tasks: Sequence[Task], *, images: int = 0) -> Tensor:
+        """The branches' distances, each a mean over its pixels, weighted and summed; without the ramp.
+
+        `images` are those of the whole batch, for `normalise: batch`.
+        """
         total = torch.zeros((), device=logits[0].device if logits else None)
         for branch, values, task in zip(self.branches, logits, tasks, strict=True):
             known = task.target.known
             if self.frame == "source":
-                answer = View(values.float().softmax(1), task.seen.warp, task.seen.known).seen_from(task.target)
+                answer = task.seen.answered(values.float().softmax(1)).seen_from(task.target)
                 values, known = answer.data.clamp_min(torch.finfo(torch.float32).tiny).log(), answer.known
             distances = (branch.distance or self.distance)(values, task.target.data)
             counted, weight = known[:, 0], task.weight[:, 0]
             mean = average(distances * weight, counted)
             if self.mean_over == "counted":
                 mean = mean / average(weight, counted).clamp_min(1e-6)
+            if self.normalise == "batch":
+                mean = mean * share(counted, images)
             total = total + branch.weight * mean
         return total
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
+from mtseg.losses import counts
 from mtseg.randomness import generator
 
 
@@ -133,12 +134,13 @@ def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 class Calibration:
     """How far confidence is from accuracy: the expected calibration error (Guo et al. 2017), streamed."""
 
-    def __init__(self, bins: int = 15) -> None:
+    def __init__(self, bins: int = 15, classes: int = IGNORE) -> None:
+        self.classes = classes
         self.counts, self.hits, self.confidence = (torch.zeros(bins, dtype=torch.float64) for _ in range(3))
 
     def update(self, confidence: Tensor, prediction: Tensor, label: Tensor) -> None:
-        """Add pixels: `confidence` in [0, 1] of the `prediction`, and `label`, class or IGNORE; of the same shape."""
-        counted = label.flatten().cpu() != IGNORE
+        """Add pixels: `confidence` in [0, 1] of the `prediction`, and `label`; of the same shape."""
+        counted = counts(label.flatten().cpu(), self.classes)
         sure = confidence.flatten().cpu()[counted].double()
         right = (prediction.flatten().cpu()[counted] == label.flatten().cpu()[counted]).double()
         bins = len(self.counts)

@@ -1,13 +1,20 @@
-"""What the rest of the program knows of a data set: ordered images, labels, and which are labelled."""
+"""What the rest of the program knows of a data set: ordered images, labels, and which are labelled.
+
+A label has the shape S of what is predicted: (H, W) for the pixels of an image, () for the image as a whole.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255  # label value of pixels that count nowhere: void, borders, padding
+IGNORE = 255  # label value, in maps, of pixels that count nowhere: void, borders, padding
+UNKNOWN = -1  # label value of whole images without a class
+
+
+Label = NDArray[Any]  # (H, W) uint8, class or IGNORE; or () int64, class
 
 
 class Source(Protocol):
@@ -22,8 +29,8 @@ class Source(Protocol):
     def image(self, index: int) -> NDArray[np.uint8]:  # (H, W, 3)
         ...
 
-    def label(self, index: int) -> NDArray[np.uint8]:  # (H, W), class or IGNORE
-        """The label map; images of an unlabelled pool need not have one (ValueError)."""
+    def label(self, index: int) -> Label:  # (*S)
+        """The label; images of an unlabelled pool need not have one (ValueError)."""
         ...
 
 
@@ -32,7 +39,7 @@ class Subset:
     """The images of `source` at `indices`, in that order."""
 
     source: Source
-    indices: Sequence[int]
+    indices: Sequence[int] | NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -43,7 +50,7 @@ class Subset:
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.source.image(self.indices[index])
 
-    def label(self, index: int) -> NDArray[np.uint8]:
+    def label(self, index: int) -> Label:
         return self.source.label(self.indices[index])
 
 
@@ -62,3 +69,10 @@ class Splits:
     val: Source
     test: Source
     name: str = "data"
+
+
+def shared(splits: Splits) -> dict[int, int]:
+    """Unlabelled image -> labelled image, by their indices, of the images that are in both pools."""
+    names = {splits.labelled.name(i): i for i in range(len(splits.labelled))}
+    found = ((i, names.get(splits.unlabelled.name(i))) for i in range(len(splits.unlabelled)))
+    return {i: place for i, place in found if place is not None}
