@@ -102,7 +102,10 @@ def parts(batch: Batch) -> list[Crops]:
 def bits(batch: Batch) -> list[bytes]:
     """All tensors of a batch, to the bit."""
     tensors = [getattr(crops, f.name) for crops in parts(batch) for f in fields(crops)]
-    return [str((t.dtype, t.shape)).encode() + t.numpy().tobytes() if t is not None else b"none" for t in tensors]
+    return [
+        str((t.dtype, t.shape)).encode() + t.numpy().tobytes() if isinstance(t, torch.Tensor) else repr(t).encode()
+        for t in tensors
+    ]
 
 
 def served(stream: Stream, steps: Sequence[int], workers: int) -> list[Batch]:

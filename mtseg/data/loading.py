@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mtseg.data.in_hand import InHand
+from mtseg.data.resident import Resident
 from mtseg.data.stream import Batch, Stream
 from mtseg.signals import leave_to_parent
 
@@ -51,12 +52,17 @@ class _Answers(Dataset[Batch | Failure]):
             return Failure(f"{_at(self.stream, os.getpid())}{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool, timeout: int = 300) -> Iterator[Batch]:
+def loader(
+    stream: Dataset[Batch] | Resident, steps: range, *, workers: int, pin: bool, timeout: int = 300
+) -> Iterator[Batch]:
     """The batches of `steps` in order, made by `workers` processes (0: in this one).
 
     Raises ValueError, with the image in hand where it is known: for what making a batch raised, for a worker that died,
     and for one that took `timeout` seconds. No worker is left behind.
     """
+    if isinstance(stream, Resident):  # no worker could hold what lies on the device
+        yield from (stream[step] for step in steps)
+        return
     if isinstance(stream, Stream):
         stream.in_hand = InHand(workers)
     others = set(multiprocessing.active_children())

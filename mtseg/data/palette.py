@@ -21,3 +21,8 @@ def voc_colours(count: int) -> NDArray[np.uint8]:  # (count, 3) RGB
 def inks(text: str) -> NDArray[np.uint8]:  # (K, 3)
     """Colours written as hexadecimal triples with blanks between them: `804080 f423e8`."""
     return np.array([list(bytes.fromhex(ink)) for ink in text.split()], np.uint8)
+
+
+def colours(count: int) -> NDArray[np.uint8]:  # (count, 3)
+    """Those of VOC's classes, from the start again where there are not enough."""
+    return np.resize(voc_colours(min(count, 255)), (count, 3))

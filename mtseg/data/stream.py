@@ -1,7 +1,9 @@
 """The batch of a step: a pure function of (seed, step), whatever the number of workers or the step begun at."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -12,32 +14,48 @@ from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
 from mtseg.data.in_hand import InHand
-from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.source import IGNORE, UNKNOWN, Label, Source, Splits, shared
 from mtseg.geometry import Matrix, View, content, draw_image, draw_label
 from mtseg.part import part
 from mtseg.randomness import generator
 from mtseg.views import Views
 
-Shot = tuple[int, NDArray[np.uint8]]  # an image's index in its pool, and the image (H, W, 3)
+Image = NDArray[np.uint8]  # (H, W, 3)
+Shot = tuple[int, Image]  # an image's index in its pool, and the image
 
 
 @part
 class BatchSizes:
-    """Images a step, over all processes: `labelled` with their masks, `unlabelled` for consistency."""
+    """Images a step, over all processes: `labelled` with their labels, `unlabelled` for consistency.
 
-    labelled: Annotated[int, Field(ge=1)] = 4
+    `consistency: all` asks it of the labelled images too (the two-stream batches of the paper's PyTorch code). With
+    `labelled: 0` there is one stream, of the unlabelled pool, and labels are those its images happen to have (the mixed
+    batches of the paper's CIFAR-10).
+    """
+
+    labelled: Annotated[int, Field(ge=0)] = 4
     unlabelled: Annotated[int, Field(ge=1)] = 4
+    consistency: Literal["unlabelled", "all"] = "unlabelled"
+
+    def __post_init__(self) -> None:
+        if self.labelled == 0 and self.consistency == "unlabelled":
+            raise ValueError(
+                "labelled: 0 takes all images from the unlabelled pool, labels and all, so consistency is asked of "
+                "each; set batch.consistency=all, or labelled images"
+            )
 
 
 @dataclass(frozen=True)
 class Crops:
     """Views of a batch of images as they leave a worker.
 
-    image:  (B, H, W, 3) uint8
+    image:  (B, H, W, 3) uint8; where there are `taps`, the whole images
     warp:   (B, 3, 3) float64, view -> image, normalised; stays on the CPU
     source: (B, 2) int64, height and width of the whole image in pixels; stays on the CPU
     index:  (B,) int64, which image of its pool; stays on the CPU
-    label:  (B, H, W) uint8, class or IGNORE; None where there is none
+    label:  (B, *S), class, IGNORE or UNKNOWN; None where there is none
+    taps:   (B, 2, side) int64, the row and the column of the image that each row and column of the view shows
+    noise:  standard deviation of the noise on normalised pixels, drawn by `seed`
     """
 
     image: Tensor
@@ -45,31 +63,59 @@ class Crops:
     source: Tensor
     index: Tensor
     label: Tensor | None = None
+    taps: Tensor | None = None
+    noise: float = 0.0
+    seed: int = 0
 
     def view(self, views: Views) -> View:
         """The crops as network input: normalised on their device, with what is known of them."""
-        size = (self.image.shape[1], self.image.shape[2])
-        return View(
-            views.normalise(self.image), self.warp, content(self.warp, size, self.source, device=self.image.device)
-        )
+        data = views.normalise(self.image)
+        if self.taps is not None:  # after the normalisation, which is of whole images
+            rows, columns = self.taps.unbind(1)
+            image = torch.arange(len(data), device=data.device)[:, None, None]
+            data = (
+                data.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+            )
+        if self.noise:
+            draw = torch.Generator(data.device).manual_seed(self.seed)
+            data = data + self.noise * torch.randn(data.shape, generator=draw, device=data.device)
+        size = (data.shape[2], data.shape[3])
+        return View(data, self.warp, content(self.warp, size, self.source, device=data.device))
 
     def to(self, device: torch.device) -> "Crops":
-        label = None if self.label is None else self.label.to(device, non_blocking=True)
-        return replace(self, image=self.image.to(device, non_blocking=True), label=label)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Crops":
         """Pins only what `to` moves: a pinned copy of a shared warp would no longer be the very same object."""
-        label = None if self.label is None else self.label.pin_memory()
-        return replace(self, image=self.image.pin_memory(), label=label)
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, moved: Callable[[Tensor], Tensor]) -> "Crops":
+        label = None if self.label is None else moved(self.label)
+        taps = None if self.taps is None else moved(self.taps)
+        return replace(self, image=moved(self.image), label=label, taps=taps)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step trains on. `teacher` and each of `students` show the same unlabelled images."""
+    """What a step trains on. `teacher` and each of `students` show the same images, which are unlabelled.
+
+    With `consistency: all` those are all images, `labelled` has none, and the first of `students` has the labels.
+    """
 
     labelled: Crops
     teacher: Crops | None
     students: tuple[Crops, ...]
+
+    @property
+    def label(self) -> Tensor:
+        """The labels of the first images of the student's forward: (B', *S)."""
+        found = [crops.label for crops in (self.labelled, *self.students[:1]) if crops.label is not None]
+        return torch.cat(found)
+
+    @property
+    def images(self) -> int:
+        """How many different images it holds."""
+        return len(self.labelled.index) + (0 if self.teacher is None else len(self.teacher.index))
 
     def to(self, device: torch.device) -> "Batch":
         teacher = None if self.teacher is None else self.teacher.to(device)
@@ -106,15 +152,38 @@ class Stream(Dataset[Batch]):
         return self.__dict__ | {"_painters": {}}  # pipelines are rebuilt where they are used
 
     def __getitem__(self, step: int) -> Batch:
-        labelled = self._labelled(step)
         if self.students is None:
-            return Batch(labelled, None, ())
+            return Batch(self._labelled(step), None, ())
         shots = self._read("unlabelled", self.splits.unlabelled, self.sizes.unlabelled, step)
+        if self.sizes.consistency == "all":
+            return self._of_all(step, shots)
         warps = self._warps("teacher", shots, step)
         teacher = self._crops("teacher", shots, warps, step)
         if self.masks:
             teacher = replace(teacher, label=self._labels(self.splits.unlabelled, shots, warps))
-        return Batch(labelled, teacher, tuple(self._student(n, shots, teacher, step) for n in range(self.students)))
+        students = tuple(self._student(n, shots, teacher, step) for n in range(self.students))
+        return Batch(self._labelled(step), teacher, students)
+
+    def _of_all(self, step: int, shots: list[Shot]) -> Batch:
+        """A batch whose consistency is asked of all images, the labelled ones of which are numbered after the pool."""
+        pool = len(self.splits.unlabelled)
+        own = self._read("labelled", self.splits.labelled, self.sizes.labelled, step) if self.sizes.labelled else []
+        known = [i for i, _ in own] + [self.labelled_at.get(i) for i, _ in shots]
+        shots = [(pool + i, image) for i, image in own] + shots
+        teacher = self._crops("teacher", shots, self._warps("teacher", shots, step), step)
+        students = [self._student(n, shots, teacher, step) for n in range(self.students or 0)]
+        pairs = [(i, image) for i, (_, image) in zip(known, shots, strict=True)]
+        students[0] = replace(
+            students[0], label=self._labels(self.splits.labelled, pairs, list(students[0].warp.numpy()))
+        )
+        return Batch(nothing_like(teacher), teacher, tuple(students))
+
+    @cached_property
+    def labelled_at(self) -> dict[int, int]:
+        """Of the unlabelled pool's images that are labelled too, their place among the labelled ones."""
+        if self.sizes.labelled:  # they are read from a stream of their own; the pool's labels are not looked at
+            return {}
+        return shared(self.splits)
 
     def _labelled(self, step: int) -> Crops:
         source = self.splits.labelled
@@ -122,12 +191,22 @@ class Stream(Dataset[Batch]):
         warps = self._warps("labelled", shots, step)
         return replace(self._crops("labelled", shots, warps, step), label=self._labels(source, shots, warps))
 
-    def _labels(self, source: Source, shots: list[Shot], warps: list[Matrix]) -> Tensor:
+    def _labels(self, source: Source, shots: Sequence[tuple[int | None, Image]], warps: list[Matrix]) -> Tensor:
+        """The labels in the views' frames, (B, *S); of the image None, that it has none."""
         labels = [
-            draw_label(self._label(source, i, image), warp, self.views.crop)
+            None if i is None else self._drawn(self._label(source, i, image), warp)
             for (i, image), warp in zip(shots, warps, strict=True)
         ]
-        return torch.from_numpy(np.stack(labels))
+        return torch.from_numpy(np.stack([self._no_label if label is None else label for label in labels]))
+
+    @cached_property
+    def _no_label(self) -> Label:
+        """The label of an image that has none, like those of the labelled images."""
+        whole = self.splits.labelled.label(0).ndim == 0
+        return np.array(UNKNOWN, np.int64) if whole else np.full(self.views.crop, IGNORE, np.uint8)
+
+    def _drawn(self, label: Label, warp: Matrix) -> Label:
+        return label if label.ndim == 0 else draw_label(label, warp, self.views.crop)
 
     def _student(self, branch: int, shots: list[Shot], teacher: Crops, step: int) -> Crops:
         if self.views.student.geometry == "shared":
@@ -137,28 +216,21 @@ class Stream(Dataset[Batch]):
 
     def _read(self, pool: str, source: Source, size: int, step: int) -> list[Shot]:
         shots = []
-        for i in self._indices(pool, len(source), size, step):
+        for i in in_turn(self.seed, pool, len(source), size, step):
             self.in_hand.take(pool, i)
             shots.append((i, source.image(i)))
         return shots
 
-    def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
-        """Which images: consecutive slices of one fresh permutation of the pool after another."""
-        places = range(step * size, (step + 1) * size)
-        order = f"order of {pool}"
-        passes = {n: generator(self.seed, order, n).permutation(count) for n in {p // count for p in places}}
-        return [int(passes[p // count][p % count]) for p in places]
-
-    def _label(self, source: Source, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _label(self, source: Source, index: int, image: Image) -> Label:
         """The label of `image`. Raises ValueError where its size or a value in it is wrong, naming the image."""
         self.in_hand.take("labelled" if source is self.splits.labelled else "unlabelled", index)
         label, classes = source.label(index), len(self.splits.classes)
-        if label.shape != image.shape[:2]:
+        if label.shape not in ((), image.shape[:2]):
             raise ValueError(
                 f"{source.name(index)}: the image is {image.shape[:2]} and its label {label.shape} (height, width); "
                 "they must be equal: resize the label with nearest neighbour, or take the image it was drawn on"
             )
-        wrong = label[(label >= classes) & (label != IGNORE)]
+        wrong = label[(label >= classes) & ((label != IGNORE) | (label.ndim == 0))]
         if wrong.size:
             raise ValueError(
                 f"{source.name(index)}: label {wrong[0]} on {wrong.size} pixels is no class of the {classes} "
@@ -192,6 +264,8 @@ class Stream(Dataset[Batch]):
             warp=torch.from_numpy(np.stack(warps)),
             source=torch.tensor([image.shape[:2] for _, image in shots]),
             index=torch.tensor([i for i, _ in shots]),
+            noise=getattr(self.views, view).noise,
+            seed=seed_of_noise(self.seed, view, *counters),
         )
 
     def _painter(self, view: str) -> Painter:
@@ -199,3 +273,26 @@ class Stream(Dataset[Batch]):
             policy = getattr(self.views, view)
             self._painters[view] = Painter(policy.colour, policy.pick)
         return self._painters[view]
+
+
+def in_turn(seed: int, pool: str, count: int, size: int, step: int) -> list[int]:
+    """Which images of a pool: consecutive slices of one fresh permutation of the pool after another."""
+    places = range(step * size, (step + 1) * size)
+    return [int(_order(seed, pool, count, p // count)[p % count]) for p in places]
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, pool: str, count: int, number: int) -> NDArray[np.int64]:
+    """The order of a pool in its pass `number`."""
+    return generator(seed, f"order of {pool}", number).permutation(count)
+
+
+def seed_of_noise(seed: int, view: str, *counters: int) -> int:
+    """The seed of the noise on one batch of views."""
+    return int(generator(seed, f"noise of {view}", *counters).integers(2**63))
+
+
+def nothing_like(crops: Crops) -> Crops:
+    """No crops, of the same kind."""
+    taps = None if crops.taps is None else crops.taps[:0]
+    return Crops(crops.image[:0], crops.warp[:0], crops.source[:0], crops.index[:0], taps=taps)

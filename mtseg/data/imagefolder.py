@@ -1,0 +1,133 @@
+"""Images in a folder a class: ImageNet as it is unpacked, and anybody's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mtseg.data.choose import balanced, listed
+from mtseg.data.decode import read_image
+from mtseg.data.palette import colours
+from mtseg.data.provenance import Expected, checked
+from mtseg.data.source import Label, Splits, Subset
+from mtseg.data.tree import is_image
+from mtseg.part import part
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@part
+class ImageFolder:
+    """Images under `root`/train/CLASS and `root`/val/CLASS, and `root`/test/CLASS where there is that.
+
+    `labels` of the training images are labelled: a number, the same of each class, or `all`; or `per_class` of each; or
+    those of the list `split`, a line `file class` each. `side`: validation and test images are scaled so that their
+    shorter side is that (`eval.predictor: {kind: centre}` then asks about their centre).
+    """
+
+    kind: Literal["image_folder"] = "image_folder"
+    root: Path
+    labels: Count | Literal["all"] = "all"
+    per_class: Count | None = None
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    split: Path | None = None
+    unlabelled: Literal["all", "rest"] = "all"
+    side: Count | None = None
+    expect: Expected = Expected()
+
+    def __post_init__(self) -> None:
+        chosen = [key for key in ("split", "per_class") if getattr(self, key) is not None]
+        if len(chosen) + (self.labels != "all") > 1:
+            raise ValueError(f"labels: {self.labels!r} and {' and '.join(chosen)} choose the labelled images; keep one")
+
+    def build(self) -> Splits:
+        """List the folders. Raises ValueError for those that are missing, empty, or of other classes."""
+        classes = _folders(self.root / "train")
+        train, val = (_pictures(self.root, side, classes) for side in ("train", "val"))
+        test = _pictures(self.root, "test", classes) if (self.root / "test").is_dir() else Pictures(self.root, [], [])
+        chosen = self._chosen(train, classes)
+        every = np.arange(len(train))
+        pool = every if self.unlabelled == "all" else np.setdiff1d(every, chosen)
+        if not len(pool):
+            raise ValueError("data.unlabelled: 'rest' leaves nothing where every image is labelled; use 'all'")
+        splits = Splits(
+            classes=classes,
+            palette=colours(len(classes)),
+            labelled=Subset(train, chosen),
+            unlabelled=Subset(train, pool),
+            val=Pictures(val.root, val.names, val.classes, self.side),
+            test=Pictures(test.root, test.names, test.classes, self.side),
+            name=f"{self.root.name} {self.split or (self.labels if self.per_class is None else self.per_class)}",
+        )
+        return checked(splits, self.expect)
+
+    def _chosen(self, train: "Pictures", classes: tuple[str, ...]) -> NDArray[np.int64]:
+        labels = np.array(train.classes, np.int64)
+        if self.split is not None:
+            places = {Path(name).name: index for index, name in enumerate(train.names)}
+            return listed(self.root / self.split, labels, classes, places)
+        if self.per_class is None and self.labels == "all":
+            return np.arange(len(train))
+        if isinstance(self.labels, int) and self.labels % len(classes):
+            raise ValueError(
+                f"data.labels: {self.labels} is not the same number of each of {len(classes)} classes; choose a "
+                "multiple"
+            )
+        per_class = self.per_class or int(self.labels) // len(classes)
+        return balanced(labels, per_class, np.random.RandomState(self.split_seed))
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The images `names` under `root`, each of one of the `classes`, scaled to a shorter `side` where one is given."""
+
+    root: Path
+    names: list[str]
+    classes: list[int]
+    side: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        image = read_image(self.root / self.names[index])
+        if self.side is None:
+            return image
+        h, w = image.shape[:2]
+        scale = self.side / min(h, w)
+        size = (max(self.side, round(w * scale)), max(self.side, round(h * scale)))
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
+
+    def label(self, index: int) -> Label:
+        return np.array(self.classes[index], np.int64)
+
+
+def _folders(root: Path) -> tuple[str, ...]:
+    names = tuple(sorted(inner.name for inner in root.iterdir() if inner.is_dir())) if root.is_dir() else ()
+    if len(names) < 2:
+        raise ValueError(f"data.root: {root} has no two folders of classes; put images into {root}/CLASS/")
+    return names
+
+
+def _pictures(root: Path, side: str, classes: tuple[str, ...]) -> Pictures:
+    """The images of a side, class by class, in the order of their paths."""
+    if side != "train" and _folders(root / side) != classes:
+        raise ValueError(f"data.root: {root / side} has other folders of classes than {root}/train; give both the same")
+    found = [
+        (str(path.relative_to(root)), number)
+        for number, name in enumerate(classes)
+        for path in sorted((root / side / name).rglob("*"))
+        if is_image(path.name)
+    ]
+    empty = [name for number, name in enumerate(classes) if number not in {place for _, place in found}]
+    if empty and side == "train":
+        raise ValueError(f"data.root: {root / side / empty[0]} has no image; put some into it, or take it away")
+    return Pictures(root, [name for name, _ in found], [number for _, number in found])

@@ -1,0 +1,91 @@
+"""Normalisations of small images that are no affine map of each channel: of each by its own, and ZCA whitening."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from mtseg.part import part
+
+SCALE = 55.0  # of an image after contrast normalisation: its Euclidean norm
+RIDGE = 0.1  # added to the covariance's diagonal
+
+
+@part
+class PerImage:
+    """Every image to mean 0 and standard deviation 1 over all its pixels and channels together (the paper's SVHN)."""
+
+    kind: Literal["image"] = "image"
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) -> (B, 3, H, W) float32."""
+        values = image.float()
+        centred = values - values.mean((1, 2, 3), keepdim=True)
+        deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+        return (centred / deviation).permute(0, 3, 1, 2).contiguous()
+
+
+@part
+class Zca:
+    """Global contrast normalisation, then the ZCA whitening in `file`, fitted on training images (the paper's CIFAR).
+
+    The file is made by `python datasets/cifar10/prepare.py ROOT --zca` and belongs to the run: a network means nothing
+    without it.
+    """
+
+    kind: Literal["zca"] = "zca"
+    file: Path
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) -> (B, 3, H, W) float32. Raises ValueError for a file that is missing or unfit."""
+        mean, matrix = _whitening(self.file, image.device)
+        values = contrast_normalised(image.flatten(1).float())
+        if values.shape[1] != len(mean):
+            raise ValueError(
+                f"views.standard.file: {self.file} whitens images of {len(mean)} values, and these have "
+                f"{values.shape[1]}; fit it on images of the same size"
+            )
+        return ((values - mean) @ matrix).view(image.shape).permute(0, 3, 1, 2).contiguous()
+
+
+Standard = Annotated[PerImage | Zca, Field(discriminator="kind")]
+
+
+def contrast_normalised(values: Tensor) -> Tensor:
+    """Each row of (N, D) without its mean, at Euclidean norm SCALE; a flat one is zero."""
+    centred = values - values.mean(1, keepdim=True)
+    norm = centred.square().sum(1, keepdim=True).sqrt() / SCALE
+    return centred / torch.where(norm < 1e-8, 1.0, norm)
+
+
+def fit_zca(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean (D,) and symmetric whitening matrix (D, D), D = H W C, of the contrast-normalised `images` (N, H, W, C).
+
+    W = E (D + RIDGE)^(-1/2) E^T of the sample covariance E D E^T.
+    """
+    values = contrast_normalised(torch.from_numpy(images.reshape(len(images), -1)).float())
+    mean = values.mean(0)
+    values -= mean
+    covariance = (values.T @ values).double() / (len(values) - 1)
+    powers, axes = torch.linalg.eigh(covariance + RIDGE * torch.eye(len(covariance), dtype=torch.float64))
+    return mean.numpy(), (axes * powers.rsqrt() @ axes.T).float().numpy()
+
+
+@lru_cache(maxsize=4)
+def _whitening(file: Path, device: torch.device) -> tuple[Tensor, Tensor]:
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            mean, matrix = torch.from_numpy(found["mean"]), torch.from_numpy(found["matrix"])
+        if mean.dtype != torch.float32 or matrix.shape != (*mean.shape, *mean.shape) or matrix.dtype != mean.dtype:
+            raise ValueError("no mean (D,) and matrix (D, D) of float32")
+    except Exception as error:  # what a damaged file raises is up to its reader
+        raise ValueError(
+            f"views.standard.file: {file} is not a whitening ({type(error).__name__}: {error}); make it with: "
+            "python datasets/cifar10/prepare.py ROOT --zca"
+        ) from error
+    return mean.to(device), matrix.to(device)
