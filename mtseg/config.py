@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
+from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
 from mtseg.complaints import near
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
@@ -13,11 +14,13 @@ from mtseg.data.cityscapes import Cityscapes
 from mtseg.data.coco import Coco
 from mtseg.data.folder import Folder
 from mtseg.data.idd import Idd
+from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.scenes import Scenes
+from mtseg.data.small import Small
 from mtseg.data.stream import BatchSizes
 from mtseg.data.voc import Voc
 from mtseg.evaluate import Evaluation
-from mtseg.method import Method
+from mtseg.method import Branch, Method
 from mtseg.models import Smp
 from mtseg.optim import Optimizer
 from mtseg.part import part
@@ -26,8 +29,16 @@ from mtseg.settings import SUFFIXES, dump, gather, read_yaml, to_yaml, validate
 from mtseg.views import Views
 
 Data = Annotated[
-    Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd,
+    Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd | Small | ImageFolder,
     Field(discriminator="kind"),
+]
+Model = Annotated[
+    Annotated[Smp, Tag("smp")]
+    | Annotated[ConvNet13, Tag("convnet13")]
+    | Annotated[ShakeShake26, Tag("shake26")]
+    | Annotated[ResNeXt, Tag("resnext")]
+    | Annotated[Timm, Tag("timm")],
+    Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else given.kind),
 ]
 Count = Annotated[int, Field(ge=1)]
 
@@ -53,7 +64,7 @@ class Config:
 
     data: Data
     views: Views
-    model: Smp
+    model: Model
     method: Method
     optimizer: Optimizer
     schedule: Schedule = Poly()
@@ -80,10 +91,35 @@ class Config:
                 f"model.heads: {self.model.heads} and method.logit_distance: {self.method.logit_distance} do not fit; "
                 "give two heads and a distance, such as 0.01, or one head and null"
             )
+        if self.batch.consistency == "all":
+            self._check_asking_of_all()
         known = _names(dump(self)) if self.accept_changes else []
         for key in self.accept_changes:
             if key not in known:
                 raise ValueError(f"accept_changes: {key!r} is no setting{near(key, known, '; ')}")
+
+    def _check_asking_of_all(self) -> None:
+        """Raises ValueError where labels could not be learnt from the first branch's views."""
+        branches, teacher = self.method.branches, self.method.teacher
+        if not branches and self.batch.labelled == 0:
+            raise ValueError(
+                "batch.labelled: 0, and a method without branches sees labelled images alone; give a number"
+            )
+        plain = [Branch(weight=branch.weight, distance=branch.distance) == branch for branch in branches[:1]]
+        if not all(plain) or any(branch.mix.partner == "labelled" for branch in branches):
+            raise ValueError(
+                "batch.consistency: 'all' learns the labels from the student's view of the first branch, which must be "
+                "whole, and mixes no labelled images; use consistency: unlabelled"
+            )
+        if self.diagnose_with_masks:
+            raise ValueError(
+                "diagnose_with_masks: wants the unlabelled images by themselves; use consistency: unlabelled"
+            )
+        if teacher.kind == "memory" and self.batch.labelled:
+            raise ValueError(
+                "batch.consistency: 'all' of two streams, and the memory has places for the unlabelled pool's images "
+                "alone; take them from there, with batch.labelled=0 and data.unlabelled=all"
+            )
 
 
 def load(words: Sequence[str]) -> Config:

@@ -7,13 +7,13 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from mtseg.part import part
@@ -72,21 +72,20 @@ class Smp:
         stride = int(network.encoder.output_stride) * (2 if self.arch == "dpt" else 1)  # it halves the grid once more
         return Padded(network, stride=stride, heads=self.heads)
 
+    def downloads(self) -> bool:
+        """Whether `build` asks the network for weights."""
+        return str(self.weights) == "imagenet"
+
     def _known_encoder(self) -> str:
         import segmentation_models_pytorch as smp
         import timm
 
         known = [*smp.encoders.encoders, *(f"tu-{name}" for name in timm.list_models())]
         name, dot, tag = self.encoder.partition(".") if self.encoder.startswith("tu-") else (self.encoder, "", "")
-        return _one_of("model.encoder", name, known) + dot + tag  # timm: NAME.PRETRAINED_TAG
+        return one_of("model.encoder", name, known) + dot + tag  # timm: NAME.PRETRAINED_TAG
 
     def _encoder_weights(self, depth: int) -> Mapping[str, Tensor]:
-        if str(self.weights) != "imagenet":
-            return read_weights(self.weights)
-        return _downloaded(self.encoder, depth)
-
-
-Model = Annotated[Smp, Field()]
+        return _downloaded(self.encoder, depth) if self.downloads() else read_weights(self.weights)
 
 
 class Padded(nn.Module):
@@ -231,14 +230,15 @@ def _architecture(name: str, options: Mapping[str, Any]) -> Any:
     import segmentation_models_pytorch as smp
 
     known = dict(smp.MODEL_ARCHITECTURES_MAPPING)
-    architecture = known[_one_of("model.arch", name, list(known))]
+    architecture = known[one_of("model.arch", name, list(known))]
     settable = [key for key in inspect.signature(architecture).parameters if key not in NOT_OPTIONS]
     for key in options:
-        _one_of("model.options", key, settable)
+        one_of("model.options", key, settable)
     return architecture
 
 
-def _one_of(key: str, value: str, known: list[str]) -> str:
+def one_of(key: str, value: str, known: list[str]) -> str:
+    """`value`, which is among `known`. Raises ValueError, with the nearest, where it is not."""
     if value in known:
         return value
     near = difflib.get_close_matches(value, known, n=3)

@@ -22,13 +22,32 @@ class Constant:
 
 @part
 class Rampup:
-    """Sigmoid ramp-up exp(-5 (1 - t / steps)^2) to 1 at `steps` (Tarvainen & Valpola 2017, appendix B)."""
+    """Sigmoid ramp-up exp(-5 (1 - t / steps)^2) to 1 at `steps` (Tarvainen & Valpola 2017, appendix B).
+
+    `every`: t moves on once in so many steps, as where a ramp counts epochs.
+    """
 
     kind: Literal["rampup"] = "rampup"
     steps: Steps
+    every: Annotated[int, Field(ge=1)] = 1
 
     def __call__(self, step: int, total: int) -> float:
-        return rise(step, self.steps)
+        return rise(step - step % self.every, self.steps)
+
+
+@part
+class Ramps:
+    """The sigmoid ramp-up over the first `up` steps, times the sigmoid ramp-down over the last `down` ones.
+
+    The rate of the paper's ConvNets. Where a run is shorter than the ramp-up, it never gets to 1.
+    """
+
+    kind: Literal["ramps"] = "ramps"
+    up: Steps
+    down: Steps = 0
+
+    def __call__(self, step: int, total: int) -> float:
+        return rise(step, self.up) * fall(step, self.down, total)
 
 
 @part
@@ -45,16 +64,17 @@ class Poly:
 
 @part
 class Cosine:
-    """(1 + cos(pi t / T)) / 2 after a linear warm-up."""
+    """(1 + cos(pi t / T)) / 2 after a linear warm-up; T is `length`, or (null) the run's number of steps."""
 
     kind: Literal["cosine"] = "cosine"
     warmup: Steps = 0
+    length: Annotated[int, Field(ge=1)] | None = None
 
     def __call__(self, step: int, total: int) -> float:
-        return _warm(step, self.warmup) * (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
+        return _warm(step, self.warmup) * (1 + math.cos(math.pi * min(step / (self.length or total), 1.0))) / 2
 
 
-Schedule = Annotated[Constant | Rampup | Poly | Cosine, Field(discriminator="kind")]
+Schedule = Annotated[Constant | Rampup | Ramps | Poly | Cosine, Field(discriminator="kind")]
 
 
 def rise(step: int, steps: int) -> float:
@@ -62,6 +82,12 @@ def rise(step: int, steps: int) -> float:
     if step >= steps:
         return 1.0
     return math.exp(-5 * (1 - step / steps) ** 2)
+
+
+def fall(step: int, steps: int, total: int) -> float:
+    """The paper's ramp-down: exp(-12.5 (1 - (total - step) / steps)^2) over the last `steps`; 1 before, and for 0."""
+    left = total - step
+    return math.exp(-12.5 * (1 - left / steps) ** 2) if left < steps else 1.0
 
 
 def _warm(step: int, warmup: int) -> float:

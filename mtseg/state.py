@@ -1,15 +1,20 @@
 """All that a run changes, from its first weights through its checkpoints to its last."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtseg import checkpoint
 from mtseg.config import Config
+from mtseg.convnet import settle, settles
+from mtseg.data.resident import Resident, stream_of
 from mtseg.data.source import Splits
+from mtseg.data.stream import Stream
 from mtseg.randomness import reseed_torch
 from mtseg.targets import Memory
 from mtseg.teachers import TeacherState
@@ -33,15 +38,46 @@ class State:
 
 def build(config: Config, splits: Splits, device: torch.device, *, pretrained: bool = True) -> State:
     """Student, teacher and optimizer at step 0: a function of the config, its seed, and the sizes of its data."""
-    return sized(config, len(splits.classes), len(splits.unlabelled), device=device, pretrained=pretrained)
+    first = partial(_first_images, config, splits, device) if pretrained else None
+    classes, images = len(splits.classes), len(splits.unlabelled)
+    return sized(config, classes, images, device=device, pretrained=pretrained, first=first)
 
 
-def sized(config: Config, classes: int, images: int, *, device: torch.device, pretrained: bool) -> State:
-    """`build`, for data of so many `classes` and unlabelled `images`."""
+def sized(
+    config: Config,
+    classes: int,
+    images: int,
+    *,
+    device: torch.device,
+    pretrained: bool,
+    first: Callable[[], Tensor] | None = None,
+) -> State:
+    """`build`, for data of so many `classes` and unlabelled `images`; `first` gives those of the first step."""
     reseed_torch(config.seed, "initial weights")
     student = config.model.build(classes, pretrained=pretrained).to(device)
+    if first is not None and settles(student):
+        settle(student, first())
     teacher = config.method.teacher.build(student, images, classes)
     return State(student, teacher, config.optimizer.build(student))
+
+
+def _first_images(config: Config, splits: Splits, device: torch.device) -> Tensor:
+    """The student's images of the first step, as network input."""
+    batch = batches_of(config, splits, device)[0].to(device)
+    return torch.cat([crops.view(config.views).data for crops in (batch.labelled, *batch.students)])
+
+
+def batches_of(config: Config, splits: Splits, device: torch.device) -> Stream | Resident:
+    """The batches of a run, by the step."""
+    return stream_of(
+        splits,
+        views=config.views,
+        sizes=config.batch,
+        students=config.method.views_of_student if config.method.branches else None,
+        seed=config.seed,
+        masks=config.diagnose_with_masks,
+        device=device,
+    )
 
 
 class Undo:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from mtseg.config import Config, written
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
 from mtseg.data.source import Splits
-from mtseg.data.stream import Batch, Stream
+from mtseg.data.stream import Batch
 from mtseg.diagnostics import Alarms, health, pseudo_accuracy
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.exhausted import memory_told
@@ -24,7 +24,7 @@ from mtseg.optim import set_lr
 from mtseg.randomness import reseed_torch
 from mtseg.resume import continued
 from mtseg.signals import Stopped, listening
-from mtseg.state import State, Undo, build, pick_device, restore, save
+from mtseg.state import State, Undo, batches_of, build, pick_device, restore, save
 from mtseg.targets import Moment
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
@@ -116,11 +116,12 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
     undo = Undo(state)
     method, moment = config.method, Moment(state.step, config.steps, config.seed)
     reseed_torch(config.seed, "dropout", state.step)
-    set_lr(state.optimizer, config.schedule(state.step, config.steps))
+    factor, others = config.schedule(state.step, config.steps), config.optimizer.at(state.step, config.steps)
+    set_lr(state.optimizer, factor, **others)
     plan = method.plan(
         batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
     )
-    tasks, label = plan.tasks, cast(Tensor, batch.labelled.label)
+    tasks, label = plan.tasks, batch.label
 
     labelled = batch.labelled.view(config.views).data
     state.student.train()
@@ -130,8 +131,8 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
     logits, agreeing = method.answers(state.student, images, disturb)
     on_tasks = agreeing[len(labelled) :].split([len(task.seen.data) for task in tasks])
 
-    supervised = method.supervised(logits[: len(labelled)], label)
-    consistency = method.consistency(on_tasks, tasks)
+    supervised = method.on_labels(logits[: len(label)], label, images=batch.images)
+    consistency = method.consistency(on_tasks, tasks, images=batch.images)
     weight = method.weight_at(state.step, config.steps)
     loss = method.supervised_weight * supervised + weight * consistency + method.head_cost(logits, agreeing)
 
@@ -164,16 +165,7 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
 
 
 def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
-    method = config.method
-    students = method.views_of_student if method.branches else None
-    stream = Stream(
-        splits,
-        views=config.views,
-        sizes=config.batch,
-        students=students,
-        seed=config.seed,
-        masks=config.diagnose_with_masks,
-    )
+    stream = batches_of(config, splits, device)
     steps, pin = range(start, config.steps), device.type == "cuda"
     return loader(stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout)
 

@@ -43,7 +43,7 @@ class Plan:
 
 def plan(config: Config, survey: Survey) -> Plan:
     """Measure the run: one forward of one crop. Raises ValueError for a network that cannot be built, or fails."""
-    network = config.model.build(len(survey.splits.classes), pretrained=config.model.weights != Path("imagenet"))
+    network = config.model.build(len(survey.splits.classes), pretrained=not config.model.downloads())
     parameters = sum(parameter.numel() for parameter in network.parameters())
     sizes, branches = config.batch, config.method.branches
     area = config.views.crop[0] * config.views.crop[1]

@@ -1,0 +1,182 @@
+"""Networks that answer for whole images: logits (B, K), S = (); the paper's, and any classifier of timm."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtseg.convnet import Norm, NormedConv, conv13
+from mtseg.models import load_encoder, one_of, read_weights
+from mtseg.part import part
+from mtseg.shake import shake26
+
+Heads = Literal[1, 2]
+
+
+@part
+class ConvNet13:
+    """The paper's ConvNet for 32x32 images, 3.12 million parameters at `width` 128.
+
+    `norm: weight` is weight normalisation with mean-only batch normalisation, of all layers, initialised by the first
+    batch (the paper's); `batch` is ordinary batch normalisation of the convolutions.
+    """
+
+    kind: Literal["convnet13"] = "convnet13"
+    width: Annotated[int, Field(ge=1)] = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    norm: Norm = "weight"
+    heads: Heads = 1
+
+    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+        """The network for `classes` classes, from images (B, 3, H, W), sides of at least 12, to logits (B, classes)."""
+        body = Body(*conv13(self.width, self.dropout, self.norm))
+
+        def head() -> nn.Module:
+            return Normed(self.width, classes) if self.norm == "weight" else nn.Linear(self.width, classes)
+
+        return Classifier(body, head, self.heads)
+
+    def downloads(self) -> bool:
+        return False
+
+
+@part
+class ShakeShake26:
+    """ResNet-26 2x`width`d with Shake-Shake, 26.2 million parameters at `width` 96."""
+
+    kind: Literal["shake26"] = "shake26"
+    width: Annotated[int, Field(ge=1)] = 96
+    heads: Heads = 1
+
+    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+        """The network for `classes` classes, from images (B, 3, H, W), sides divisible by 4, to logits (B, classes)."""
+        return Classifier(Body(*shake26(self.width)), lambda: nn.Linear(4 * self.width, classes), self.heads)
+
+    def downloads(self) -> bool:
+        return False
+
+
+@part
+class ResNeXt:
+    """A post-activation ResNeXt (Xie et al. 2017): the paper's ResNeXt-152 32x4d has `blocks` 3, 8, 36, 3."""
+
+    kind: Literal["resnext"] = "resnext"
+    blocks: tuple[int, int, int, int] = (3, 8, 36, 3)
+    groups: Annotated[int, Field(ge=1)] = 32
+    width: Annotated[int, Field(ge=1)] = 4
+    heads: Heads = 1
+
+    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+        """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes)."""
+        from torchvision.models.resnet import Bottleneck, ResNet
+
+        whole = ResNet(Bottleneck, list(self.blocks), groups=self.groups, width_per_group=self.width)
+        width = whole.fc.in_features
+        body = Body(*(module for name, module in whole.named_children() if name not in ("avgpool", "fc")))
+        return Classifier(body, lambda: nn.Linear(width, classes), self.heads)
+
+    def downloads(self) -> bool:
+        return False
+
+
+@part
+class Timm:
+    """A classifier of timm by name. `weights`: `none`, `imagenet` (downloaded once, explicitly, by build) or a file,
+    .safetensors or .pth, of them, whose head is left."""
+
+    kind: Literal["timm"] = "timm"
+    name: str
+    weights: Path = Path("imagenet")
+    heads: Heads = 1
+
+    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+        """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes).
+
+        Raises ValueError for an unknown name, and for weights that are missing or do not fit.
+        """
+        import timm
+
+        plain = self.name.partition(".")[0]
+        one_of("model.name", plain, timm.list_models())
+        body = TimmBody(timm.create_model(plain, pretrained=False, num_classes=0))
+        if pretrained and str(self.weights) != "none":
+            weights = _downloaded(self.name) if self.downloads() else read_weights(self.weights)
+            load_encoder(body.network, weights, source=str(self.weights))
+        return Classifier(body, lambda: nn.Linear(body.network.num_features, classes), self.heads)
+
+    def downloads(self) -> bool:
+        return str(self.weights) == "imagenet"
+
+
+class Classifier(nn.Module):
+    """An encoder of maps, their mean over the pixels, and one or two heads of logits."""
+
+    def __init__(self, encoder: "Body | TimmBody", head: Callable[[], nn.Module], heads: int) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head()
+        self.second = head() if heads == 2 else None
+
+    def forward(
+        self, images: Tensor, disturb: Callable[[list[Tensor]], list[Tensor]] | None = None, *, both: bool = False
+    ) -> Any:
+        """Logits (B, K) of `images` (B, 3, H, W); of `both` heads, a pair of them, where there are two.
+
+        `disturb` is done to the encoder's maps before they are meaned.
+        """
+        maps = self.encoder(images)
+        if disturb is not None:
+            (maps,) = disturb([maps])
+        features = self.encoder.pooled(maps)
+        logits = self.head(features)
+        return logits if self.second is None or not both else (logits, self.second(features))
+
+
+class Body(nn.Sequential):
+    """Layers from images to maps (B, C, h, w)."""
+
+    def pooled(self, maps: Tensor) -> Tensor:  # (B, C)
+        return maps.mean((2, 3))
+
+
+class TimmBody(nn.Module):
+    """A classifier of timm up to its head."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.network.forward_features(images)
+        return maps
+
+    def pooled(self, maps: Tensor) -> Tensor:  # (B, C)
+        features: Tensor = self.network.forward_head(maps)
+        return features
+
+
+class Normed(NormedConv):
+    """A linear layer with weight normalisation and mean-only batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features[:, :, None, None]).flatten(1)
+
+    def settle(self, features: Tensor) -> None:
+        super().settle(features[:, :, None, None])
+
+
+def _downloaded(name: str) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:
+        raise ValueError(
+            f"model.weights: the ImageNet weights of {name!r} could not be downloaded ({type(error).__name__}); go "
+            "online once, or place a file of them here and name it: model.weights=FILE.safetensors (model.weights=none "
+            "starts from random weights)"
+        ) from error
