@@ -64,7 +64,11 @@ def best(folder: Path) -> tuple[Path, float, str] | None:
     try:
         said = json.loads((folder / BEST).read_text())
         place = folder / name_of(int(said["step"]))
-        return (place, float(said["mIoU"]), str(said["split"])) if (place / MANIFEST).is_file() else None
+        return (
+            (place, float(said.get("score", said.get("mIoU"))), str(said["split"]))
+            if (place / MANIFEST).is_file()
+            else None
+        )
     except (
         OSError,
         ValueError,
@@ -78,7 +82,7 @@ def best(folder: Path) -> tuple[Path, float, str] | None:
 
 def point_to_best(folder: Path, step: int, score: float, split: str, *, keep: int) -> None:
     """From now on the checkpoint of `step`, which is there, is the best: it is kept until a better one is named."""
-    write_whole(folder / BEST, json.dumps({"step": step, "mIoU": score, "split": split}))
+    write_whole(folder / BEST, json.dumps({"step": step, "score": score, "split": split}))
     _prune(folder, keep)
 
 

@@ -10,13 +10,13 @@ from rich.text import Text
 
 from mtseg.checkpoint import write_whole
 from mtseg.config import Config
-from mtseg.evaluate import source_of
-from mtseg.log import read
+from mtseg.evaluate import HEADLINES, source_of
+from mtseg.log import read, score_of
 from mtseg.report import gallery, percent
 from mtseg.trained import restored
 from mtseg.trainer import fit
 
-# network -> mIoU in [0, 1], "last" and "best" of the evaluations; None where no pixel of the split is labelled
+# network -> its score in [0, 1] (HEADLINES), "last" and "best" of the evaluations; None where nothing is labelled
 Rows = dict[str, dict[str, float | None]]
 
 # Row of the table -> which run, which of its networks. Averaged weights alone are worth something, so they are shown.
@@ -32,10 +32,13 @@ def supervised_only(config: Config) -> Config:
     """`config` without its unlabelled branches: the same labels, model, labelled batches and steps.
 
     Its averaged weights take averaged statistics: nobody asks them, so they could not gather their own. And its loss
-    counts in full, whatever share of it the method takes.
+    counts in full, whatever share of it the method takes. Where all images came from one stream (`batch.labelled: 0`),
+    as many labelled ones do.
     """
     teacher = config.method.teacher.averaging()
-    return replace(config, method=replace(config.method, branches=(), teacher=teacher, supervised_weight=1.0))
+    method = replace(config.method, branches=(), teacher=teacher, supervised_weight=1.0)
+    batch = replace(config.batch, labelled=config.batch.labelled or config.batch.unlabelled)
+    return replace(config, method=method, batch=batch)
 
 
 def compare(config: Config) -> Rows:
@@ -50,27 +53,30 @@ def compare(config: Config) -> Rows:
         console.rule(heading, align="left")
         fit(replace(run, out=config.out / name))
     rows = scores_of(config.out, config.eval.split)
-    facts = {"split": config.eval.split, "seed": config.seed, "steps": config.steps, "mIoU": rows}
+    name = score_of(read(config.out / "method"), config.eval.split, "teacher").rpartition("/")[2]
+    facts = {"split": config.eval.split, "seed": config.seed, "steps": config.steps, name: rows}
     write_whole(config.out / "comparison.json", json.dumps(facts, indent=1))
-    _print(rows, config, console)
+    _print(rows, config, console, HEADLINES[name])
     _draw(config, console)
     return rows
 
 
 def scores_of(out: Path, split: str) -> Rows:
-    """Last and best mIoU of each network of a comparison in folder `out`, from the runs' metrics."""
+    """Last and best score of each network of a comparison in folder `out`, from the runs' metrics."""
     rows: Rows = {}
     for row, (run, network) in NETWORKS.items():
-        key = f"{split}_{network}/mIoU"
-        values = [line[key] for line in read(out / run) if key in line]
-        if not values:
-            raise ValueError(f"{out / run}: metrics.jsonl holds no {key}; train it with eval.split={split}")
+        lines = read(out / run)
+        try:
+            key = score_of(lines, split, network)
+        except ValueError as error:
+            raise ValueError(f"{out / run}: {error}") from None
+        values = [line[key] for line in lines if key in line]
         rows[row] = {"last": values[-1], "best": max((v for v in values if v is not None), default=None)}
     return rows
 
 
-def _print(rows: Rows, config: Config, console: Console) -> None:
-    title = f"{config.out}: mIoU on {config.eval.split} in percent, step {config.steps}, seed {config.seed}"
+def _print(rows: Rows, config: Config, console: Console, called: str) -> None:
+    title = f"{config.out}: {called} on {config.eval.split} in percent, step {config.steps}, seed {config.seed}"
     shown = Table(title=Text(title))
     shown.add_column("network", no_wrap=True)
     for heading in ("last", "over the first", "best of all"):

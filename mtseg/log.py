@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mtseg.evaluate import HEADLINES, headline
+
 Scalars = dict[str, float]
 SHOWN = ("loss", "loss_sup", "loss_cons", "weight", "known", "kept", "lr")  # of a step's values, on the console
 
@@ -114,12 +116,13 @@ class Log:
 
     def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
         """Record and show the scores of the networks in `found`, by name."""
-        ahead = _number(found["teacher"]["mIoU"]) - _number(found["student"]["mIoU"])
+        name = headline(found["teacher"])
+        ahead = _number(found["teacher"][name]) - _number(found["student"][name])
         self.scalars(
             step,
-            {f"{split}_{name}/mIoU": _number(scores["mIoU"]) for name, scores in found.items()}
+            {f"{split}_{network}/{name}": _number(scores[name]) for network, scores in found.items()}
             | {f"{split}/teacher_ahead": ahead},
-            aside={f"{split}_{name}": scores for name, scores in found.items()},
+            aside={f"{split}_{network}": scores for network, scores in found.items()},
         )
         self.say(f"step {step}/{self._total}  {summary(split, found)}")
         self._since = (step, time.perf_counter())  # the time of an evaluation is not the training's
@@ -161,10 +164,22 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def score_of(lines: list[dict[str, Any]], split: str, network: str) -> str:
+    """The key of the score by which a network is compared, `val_teacher/mIoU`, in a run's lines.
+
+    Raises ValueError where it was never evaluated.
+    """
+    for name in HEADLINES:
+        if any(f"{split}_{network}/{name}" in line for line in lines):
+            return f"{split}_{network}/{name}"
+    raise ValueError(f"metrics.jsonl holds no score of the {network} on {split}; train it with eval.split={split}")
+
+
 def summary(split: str, found: dict[str, dict[str, Any]]) -> str:
     """The scores of the networks in `found`, by name, in one line, in percent."""
-    shown = ", ".join(f"{name} {100 * _number(scores['mIoU']):.2f}" for name, scores in found.items())
-    return f"{split} mIoU: {shown}"
+    name = headline(found["teacher"])
+    shown = ", ".join(f"{network} {100 * _number(scores[name]):.2f}" for network, scores in found.items())
+    return f"{split} {HEADLINES[name]}: {shown}"
 
 
 def _plain(value: Any) -> Any:

@@ -16,19 +16,22 @@ from mtseg.data.source import IGNORE
 from mtseg.part import part
 from mtseg.views import Side, Views
 
-Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, 3) in [0, 255] -> logits (B, K, h, w)
+Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, 3) in [0, 255] -> logits (B, K, *S), S = (h, w) or ()
 Average = Literal["softmax", "logits"]
 ROWS = 64  # of finished scores that become classes at a time
 
 
 @dataclass(frozen=True)
 class Band:
-    """Finished rows: the most probable class of the pixels from row `top` and column `left` on, and how probable."""
+    """Finished rows: the most probable class of the pixels from row `top` and column `left` on, and how probable.
+
+    Of images as wholes, the one class of each.
+    """
 
     top: int
     left: int
-    classes: Tensor  # (B, h, w) int64
-    confidence: Tensor  # (B, h, w) in [0, 1]
+    classes: Tensor  # (B, h, w), or (B,), int64
+    confidence: Tensor  # of the same shape, in [0, 1]
 
 
 @part
@@ -49,14 +52,14 @@ class Augment:
         return sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
 
     def __call__(self, answer: Answer, pixels: Tensor, average: Average) -> Tensor:
-        """The scores (B, K, h, w) of `pixels` (B, h, w, 3), summed over all forwards."""
+        """The scores (B, K, *S) of `pixels` (B, h, w, 3), summed over all forwards."""
         total: Tensor | None = None
         for scale in self.scales:
             scaled = pixels if scale == 1 else _resized(pixels.permute(0, 3, 1, 2).float(), scale).permute(0, 2, 3, 1)
             for mirrored in (False, True) if self.flip else (False,):
                 logits = answer(scaled.flip(2) if mirrored else scaled)
-                logits = logits.flip(3) if mirrored else logits
-                if logits.shape[-2:] != pixels.shape[1:3]:
+                logits = logits.flip(3) if mirrored and logits.dim() > 2 else logits
+                if logits.dim() > 2 and logits.shape[-2:] != pixels.shape[1:3]:
                     logits = F.interpolate(logits, pixels.shape[1:3], mode="bilinear", align_corners=False)
                 scores = logits.softmax(1) if average == "softmax" else logits
                 if total is None:
@@ -130,6 +133,11 @@ class Slide:
         for top, after in zip(tops, [*tops[1:], pixels.shape[1]], strict=True):
             for left in lefts:
                 scores = self.augment(answer, pixels[:, top : top + height, left : left + width], self.average)
+                if scores.dim() == 2:
+                    raise ValueError(
+                        "eval.predictor.kind: 'slide' puts windows together, and this network answers for whole "
+                        "images; use whole or centre"
+                    )
                 if total is None:
                     total = scores.new_zeros((*scores.shape[:3], pixels.shape[2]))
                 total[..., left : left + width] += scores
@@ -171,9 +179,14 @@ def asked(network: nn.Module, views: Views, device: torch.device) -> Answer:
 
 
 def joined(bands: Iterable[Band], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Classes (B, H, W) uint8, IGNORE where no band is, and their confidence (B, H, W), 0 there."""
+    """Classes (B, H, W) uint8, IGNORE where no band is, and their confidence (B, H, W), 0 there.
+
+    Of images as wholes, their classes (B,) int64 and how sure those are.
+    """
     classes, confidence = torch.empty(0), torch.empty(0)
     for band in bands:
+        if band.classes.dim() == 1:
+            return band.classes, band.confidence
         if not len(classes):
             classes = torch.full((len(band.classes), *size), IGNORE, dtype=torch.uint8, device=band.classes.device)
             confidence = torch.zeros((len(band.classes), *size), device=band.classes.device)

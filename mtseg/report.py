@@ -1,6 +1,7 @@
 """What a run amounts to, for reading: its facts before, and pictures of its predictions."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def facts(config: Config) -> dict[str, str]:
     Raises ValueError for lists and weights that cannot be used.
     """
     splits = config.data.build()
-    network = config.model.build(len(splits.classes), pretrained=config.model.weights != Path("imagenet"))
+    network = config.model.build(len(splits.classes), pretrained=not config.model.downloads())
     parameters = sum(parameter.numel() for parameter in network.parameters())
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
     branches = len(config.method.branches)
@@ -50,16 +51,16 @@ def percent(value: float | None) -> str:
 
 
 @torch.no_grad()
-def predicted(network: torch.nn.Module, image: Image, views: Views) -> tuple[Image, NDArray[np.float32]]:
-    """The class (H, W) uint8 and its probability (H, W) of every pixel of an image (H, W, 3) uint8."""
+def predicted(network: torch.nn.Module, image: Image, views: Views) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """The class (*S) and its probability (*S) of every pixel of an image (H, W, 3) uint8, or of it as a whole."""
     answer = asked(network.eval(), views, next(network.parameters()).device)
     classes, confidence = joined(Whole()(answer, torch.from_numpy(np.stack([image]))), (image.shape[0], image.shape[1]))
     return classes[0].cpu().numpy(), confidence[0].cpu().numpy()
 
 
-def coloured(label: Image, palette: Image) -> Image:
-    """A label map (H, W) in the colours of its classes, IGNORE in white; (H, W, 3)."""
-    colours = np.full((256, 3), IGNORE, np.uint8)
+def coloured(label: NDArray[Any], palette: Image) -> Image:
+    """A label (*S) in the colours of its classes, IGNORE in white; (*S, 3)."""
+    colours = np.full((max(256, len(palette)), 3), IGNORE, np.uint8)
     colours[: len(palette)] = palette
     return colours[label]
 
@@ -81,10 +82,11 @@ def gallery(
     for row, index in zip(axes, chosen, strict=True):
         image = source.image(index)
         answers = [predicted(network, image, views) for network in networks.values()]
-        panels = [image, coloured(source.label(index), palette), *(coloured(a, palette) for a, _ in answers)]
+        maps = [coloured(label, palette) for label in (source.label(index), *(classes for classes, _ in answers))]
+        panels = [image, *(np.broadcast_to(panel, image.shape) for panel in maps)]  # one class: of every pixel
         for axis, panel in zip(row, panels, strict=False):
             axis.imshow(panel, interpolation="nearest")
-        row[-1].imshow(answers[-1][1], vmin=0, vmax=1, cmap="magma")
+        row[-1].imshow(np.broadcast_to(answers[-1][1], image.shape[:2]), vmin=0, vmax=1, cmap="magma")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     for axis in axes.flat:

@@ -21,6 +21,8 @@ from mtseg.state import pick_device
 from mtseg.trained import restored
 
 SUMMARY = {
+    "top1": "accuracy",
+    "error": "error",
     "mIoU": "mean IoU",
     "boundary_mIoU": "mean boundary IoU",
     "frequency_weighted_IoU": "frequency-weighted IoU",
@@ -29,6 +31,7 @@ SUMMARY = {
 }
 BY_CLASS = {"IoU": "IoU", "accuracy": "acc.", "boundary_IoU": "bound."}
 WORST = 10
+NETWORKS = ("student", "teacher")
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def print_table(found: dict[str, Any]) -> None:
 def table_csv(found: dict[str, Any]) -> str:
     """The scores as CSV: a row a class and a network, one for the mean, each with what it depends on."""
     facts = {key: found[key] for key in ("run", "step", "at", "split", "data", "sha256", "protocol", "resolution")}
-    kinds = {"IoU": "mIoU", "accuracy": "pixel_accuracy", "boundary_IoU": "boundary_mIoU"}
+    all_of = "pixel_accuracy" if "pixel_accuracy" in next(found[name] for name in NETWORKS if name in found) else "top1"
+    kinds = {"IoU": "mIoU", "accuracy": all_of, "boundary_IoU": "boundary_mIoU"}
     rows = []
     for name in (name for name in ("student", "teacher") if name in found):
         there = {kind: mean for kind, mean in kinds.items() if kind in found[name]}
@@ -165,8 +169,10 @@ def _alone(counts: Any) -> float:
     return one.mean_iou()
 
 
-def _resolution(sizes: set[tuple[int, int]]) -> str:
+def _resolution(sizes: set[tuple[int, ...]]) -> str:
     """The labels' sizes, height x width; where they differ, the least and the greatest of both sides."""
+    if sizes == {()}:
+        return "whole images, a class each"
     if len(sizes) == 1:
         ((h, w),) = sizes
         return f"{h}x{w}, their own size"

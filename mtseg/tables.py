@@ -8,7 +8,8 @@ from typing import Any
 
 from mtseg.compare import NETWORKS
 from mtseg.config import differences, of_run
-from mtseg.log import read
+from mtseg.evaluate import HEADLINES, headline
+from mtseg.log import read, score_of
 
 
 def over_seeds(folders: Sequence[Path]) -> str:
@@ -20,18 +21,19 @@ def over_seeds(folders: Sequence[Path]) -> str:
     found = [_finished(folder) for folder in folders]
     _refuse_unlike(folders, found)
     seeds = ", ".join(str(one["seed"]) for one in found)
+    name = headline(found[0])
     lines = [
-        f"mIoU on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each seed, then "
-        "mean and sample deviation; best is the best of all evaluations.",
+        f"{HEADLINES[name]} on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each seed, "
+        "then mean and sample deviation; best is the best of all evaluations.",
         "",
         "| network | each seed, last | last | best |",
         "| --- | --- | --- | --- |",
     ]
     for row in NETWORKS:
-        last, best = ([100 * one["mIoU"][row][when] for one in found] for when in ("last", "best"))
+        last, best = ([100 * one[name][row][when] for one in found] for when in ("last", "best"))
         each = ", ".join(f"{value:.1f}" for value in last)
         lines.append(f"| {row} | {each} | {_spread(last)} | {_spread(best)} |")
-    ahead = [100 * (one["mIoU"]["teacher"]["last"] - one["mIoU"]["supervised-only"]["last"]) for one in found]
+    ahead = [100 * (one[name]["teacher"]["last"] - one[name]["supervised-only"]["last"]) for one in found]
     lines.append(f"| teacher over supervised-only | {', '.join(f'{a:+.1f}' for a in ahead)} | {_spread(ahead)} | |")
     return "\n".join(lines)
 
@@ -54,9 +56,9 @@ def _finished(folder: Path) -> dict:
         raise ValueError(f"{folder}: no comparison.json; make it with: python tools/compare.py CONFIG out={folder}")
     try:
         found = dict(json.loads(path.read_text()))
-        numbers = [found["mIoU"][row][when] for row in NETWORKS for when in ("last", "best")]
+        numbers = [found[headline(found)][row][when] for row in NETWORKS for when in ("last", "best")]
         whole = {"split", "seed", "steps"} <= found.keys() and all(isinstance(n, float) for n in numbers)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, StopIteration):
         whole = False
     if not whole:
         raise ValueError(f"{path}: not a whole comparison with a score of every network; make it again")
@@ -83,9 +85,11 @@ def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str 
     if baseline not in rows:
         raise ValueError(f"no run of {baseline!r} among {', '.join(rows)}; name its folders too, or another baseline")
     one, gap = of_run(runs[0]), " gap closed |" if full in rows else ""
+    name = score_of(read(runs[0]), one.eval.split, "teacher").rpartition("/")[2]
     seeds = sorted(next(iter(rows.values())))
     lines = [
-        f"mIoU on {one.eval.split} in percent after {one.steps} steps, seeds {', '.join(map(str, seeds))}: the last",
+        f"{HEADLINES[name]} on {one.eval.split} in percent after {one.steps} steps, seeds "
+        f"{', '.join(map(str, seeds))}: the last",
         "evaluation, mean and sample deviation; best is the teacher's best of all evaluations.",
         "",
         f"| method | student | teacher | best | teacher over {baseline}, each seed |{gap}",
@@ -107,8 +111,12 @@ def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str 
 def _scores(run: Path) -> dict[str, float]:
     """Last student, last and best teacher of a finished run, in percent."""
     config = of_run(run)
-    keys = {name: f"{config.eval.split}_{name}/mIoU" for name in ("student", "teacher")}
-    found = [line for line in read(run) if keys["teacher"] in line]
+    lines = read(run)
+    try:
+        keys = {name: score_of(lines, config.eval.split, name) for name in ("student", "teacher")}
+    except ValueError as error:
+        raise ValueError(f"{run}: {error}") from None
+    found = [line for line in lines if keys["teacher"] in line]
     if not found or found[-1]["step"] != config.steps or None in (found[-1][key] for key in keys.values()):
         raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
     best = max(line[keys["teacher"]] for line in found if line[keys["teacher"]] is not None)

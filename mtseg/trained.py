@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -90,9 +90,12 @@ def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class (H, W) uint8 of every pixel of an image, IGNORE where none was asked for, and its probability."""
+    """The class of every pixel of an image, (H, W) uint8, IGNORE where none was asked for, and its probability.
 
-    classes: NDArray[np.uint8]
+    Of a network that answers for whole images, the one class, (), and how probable it is.
+    """
+
+    classes: NDArray[Any]
     confidence: NDArray[np.float32]
 
 
