@@ -44,6 +44,8 @@ class Geometry:
     degrees, uniform in +- the value; flips are probabilities. The crop lies anywhere inside the image where
     it fits, and holds the whole image anywhere inside itself where the image is the smaller. From there it is moved by
     a whole number of image pixels, uniform in +- `translate`, along each side; past the border lies the mirror image.
+    With `area`, in place of `scale`, the view shows a share of the image's area, uniform in that range, whose width
+    over its height, in pixels, is log-uniform in [1 / aspect, aspect] (but no side is longer than the image's).
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
@@ -52,24 +54,39 @@ class Geometry:
     flip: Probability = 0.5
     flip_vertical: Probability = 0.0
     translate: Annotated[int, Field(ge=0, le=1000)] = 0
+    area: tuple[float, float] | None = None
+    aspect: Annotated[float, Field(ge=1, le=100)] = 1.0
 
     def __post_init__(self) -> None:
         low, high = self.scale
         if not 1e-3 <= low <= high <= 1e3:
             raise ValueError(f"scale: [{low}, {high}]; give 0.001 <= low <= high <= 1000, such as [0.5, 2.0]")
+        if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError(f"area: {list(self.area)} is no range of shares; give 0 < low <= high <= 1")
+        if self.area is None and self.aspect != 1:
+            raise ValueError(f"aspect: {self.aspect} is of the part that area says; give area too, such as [0.08, 1]")
 
     def sample(self, rng: np.random.Generator, *, crop: Size, image: Size) -> Matrix:
         """A view's warp, view -> image, for a view of size `crop` on an image of size `image`."""
-        scale = rng.uniform(*self.scale)
+        stretch = self._stretch(rng, crop, image)
         angle, lean = (math.radians(rng.uniform(-bound, bound)) for bound in (self.rotation, self.shear))
         mirror_x, mirror_y = (-1.0 if rng.random() < p else 1.0 for p in (self.flip, self.flip_vertical))
         rotate = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         shear = np.array([[1.0, math.tan(lean)], [0.0, 1.0]])
-        linear = rotate @ shear @ np.diag([mirror_x, mirror_y]) / scale
+        linear = rotate @ shear @ np.diag([mirror_x, mirror_y]) * stretch
         warp = _placed(linear, rng.uniform(-1, 1, size=2), crop=crop, image=image)
         if self.translate:
             warp[:2, 2] += rng.integers(-self.translate, self.translate + 1, size=2) * 2 / np.array(image[::-1])
         return warp
+
+    def _stretch(self, rng: np.random.Generator, crop: Size, image: Size) -> NDArray[np.float64]:
+        """Image pixels per view pixel, along x and along y."""
+        if self.area is None:
+            return np.full(2, 1 / rng.uniform(*self.scale))
+        pixels_shown = rng.uniform(*self.area) * image[0] * image[1]
+        ratio = math.exp(rng.uniform(-1, 1) * math.log(self.aspect))
+        shown = np.sqrt([pixels_shown * ratio, pixels_shown / ratio])  # width, height
+        return np.minimum(shown, image[::-1]) / crop[::-1]
 
 
 def _placed(linear: NDArray[np.float64], where: NDArray[np.float64], *, crop: Size, image: Size) -> Matrix:

@@ -23,8 +23,8 @@ def over_seeds(folders: Sequence[Path]) -> str:
     seeds = ", ".join(str(one["seed"]) for one in found)
     name = headline(found[0])
     lines = [
-        f"{HEADLINES[name]} on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each seed, "
-        "then mean and sample deviation; best is the best of all evaluations.",
+        f"{HEADLINES[name]} on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each "
+        "seed, then mean and sample deviation; best is the best of all evaluations.",
         "",
         "| network | each seed, last | last | best |",
         "| --- | --- | --- | --- |",

@@ -82,7 +82,8 @@ class Views:
 def _drawn_by_moving(name: str, policy: Policy | StudentPolicy) -> None:
     """Raises ValueError for a view that cannot be made in batch."""
     shape = policy.geometry
-    whole = shape == "shared" or (tuple(shape.scale) == (1, 1) and shape.rotation == 0 and shape.shear == 0)
+    plain = {"scale": (1, 1), "rotation": 0, "shear": 0, "area": None}
+    whole = shape == "shared" or all(getattr(shape, key) == value for key, value in plain.items())
     if not whole or policy.colour:
         raise ValueError(
             f"{name}: views are made on the device by whole-pixel moves, mirrors and noise alone; give geometry "

@@ -1,0 +1,362 @@
+"""Whole images under the one trainer: a step's loss, every method, resuming, scores, tables."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from smalls import CLASSES, SIDE, small
+from torch import nn
+
+from mtseg.checkpoint import load_newest
+from mtseg.cli.compare import main as compare_command
+from mtseg.cli.eval import main as eval_command
+from mtseg.config import Config, dump, load, written
+from mtseg.data.held import Held
+from mtseg.evaluate import Also, evaluate, scores
+from mtseg.geometry import View
+from mtseg.mix import CutMix, Task, paste, sureness
+from mtseg.optim import Adam
+from mtseg.predictors import Augment, Slide, Whole
+from mtseg.schedules import Cosine, Ramps, Rampup
+from mtseg.settings import gather, merge, validate
+from mtseg.state import State, batches_of, build
+from mtseg.teachers import Memory
+from mtseg.trained import load as load_network
+from mtseg.trainer import fit, train_step
+from mtseg.views import Views
+
+CPU = torch.device("cpu")
+
+
+class Linear(nn.Module):
+    """Logits of the images' mean colours; two heads."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.first = nn.Parameter(torch.randn((CLASSES, 3), generator=draw))
+        self.second = nn.Parameter(torch.randn((CLASSES, 3), generator=draw))
+
+    def forward(self, images, disturb=None, *, both=False):
+        colours = images.mean((2, 3))
+        return (colours @ self.first.T, colours @ self.second.T) if both else colours @ self.first.T
+
+
+class Frozen:
+    """A teacher of given weights, which is asked and does not follow."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def answer(self, student, asked, index):
+        with torch.no_grad():
+            return asked.answered(self.module(asked.data).softmax(1))
+
+    def update(self, student, tasks, logits):
+        pass
+
+
+def softmax(z):
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def divergence(p, q):
+    return (p * np.log(p / q)).sum(1)
+
+
+DISTANCES = {
+    "{kind: squared, over_classes: mean}": lambda p, q: ((p - q) ** 2).mean(1),
+    "{kind: kl}": divergence,
+    "{kind: tau, tau: 0.3}": lambda p, q: (
+        2 / (CLASSES * 0.3) ** 2 * divergence(0.3 * p + 0.7 / CLASSES, 0.3 * q + 0.7 / CLASSES)
+    ),
+}
+BATCHES = {
+    "one labelled among the whole pool": "batch={labelled: 1, unlabelled: 9}",
+    "mixed": "batch={labelled: 0, unlabelled: 10, consistency: all}",
+    "two streams": "batch={labelled: 3, unlabelled: 7, consistency: all}",
+}
+
+
+@pytest.mark.parametrize("batching", BATCHES)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_loss_of_a_step_is_the_papers_in_plain_numpy(tmp_path, batching, distance):
+    """(1/B) sum of cross-entropies + w(t) (1/B) sum of distances + lambda mean |z1 - z2|^2, B all images."""
+    words = [BATCHES[batching], f"method.distance={distance}", "method.normalise=batch", "method.logit_distance=0.05"]
+    config = small(tmp_path, *words, "model.heads=2", "data.split_seed=1", "optimizer={kind: sgd, lr: 0.1}")
+    splits = config.data.build()
+    student, teacher = Linear(0), Linear(1)
+    state = State(student, Frozen(teacher), config.optimizer.build(student), step=1)
+    batch = batches_of(config, splits, CPU)[1]
+    first, second = (weight.detach().double().numpy() for weight in (student.first, student.second))
+    found = train_step(config, state, batch)
+
+    def colours(crops):
+        return crops.view(config.views).data.mean((2, 3)).double().numpy()
+
+    asked, labels = colours(batch.students[0]), batch.label.numpy()
+    everything = np.concatenate([colours(batch.labelled), asked]) if len(batch.labelled.image) else asked
+    z1, z2 = everything @ first.T, everything @ second.T
+    known = np.flatnonzero(labels >= 0)
+    cross = -np.log(softmax(z1)[known, labels[known]]).sum() / 10
+    target = softmax(colours(batch.teacher) @ teacher.first.detach().double().numpy().T)
+    agree = DISTANCES[distance](target, softmax(z2[len(everything) - len(asked) :])).sum() / 10
+    weight = 2.0 * np.exp(-5 * (1 - 1 / 3) ** 2)
+    apart = 0.05 * ((z1 - z2) ** 2).sum(1).mean()
+    np.testing.assert_allclose(float(found["loss_sup"]), cross, rtol=1e-4)
+    np.testing.assert_allclose(float(found["loss_cons"]), agree, rtol=1e-4)
+    np.testing.assert_allclose(float(found["loss"]), cross + weight * agree + apart, rtol=1e-4)
+    assert len(known) < len(labels) or batching == "one labelled among the whole pool"
+
+
+def test_ramps_have_the_published_values_at_the_published_steps():
+    rate = Ramps(up=40000, down=25000)
+    for step, expected in ((0, np.exp(-5)), (20000, np.exp(-1.25)), (40000, 1), (125000, 1), (137500, np.exp(-3.125))):
+        assert rate(step, 150000) == pytest.approx(expected, rel=1e-9)
+    assert rate(149999, 150000) == pytest.approx(np.exp(-12.5), rel=1e-2)
+    # Supervised-only of 4000 labels, 30,000 steps: the ramp-up is never done. Its peak is 1.63e-3.
+    peaks = {
+        n: 3e-3 * max(Ramps(up=40000, down=n)(t, int(7.5 * n)) for t in range(int(7.5 * n))) for n in (1000, 2000, 4000)
+    }
+    assert peaks == {n: pytest.approx(p, rel=0.01) for n, p in ((1000, 9.0e-5), (2000, 3.1e-4), (4000, 1.63e-3))}
+    epochs = Rampup(steps=590, every=118)
+    found = [round(epochs(118 * epoch + 117, 0), 3) for epoch in range(6)]
+    assert found == [0.007, 0.041, 0.165, 0.449, 0.819, 1.0]
+    assert Cosine(length=41300)(35400, 35400) == pytest.approx(0.0099 / 0.2, rel=2e-3)
+
+
+def test_adams_moments_switch_and_ramp_down_as_published():
+    rule = Adam(lr=3e-3, early_beta2=0.99, early_steps=40000, down=25000)
+    assert rule.at(0, 180000) == {"betas": (0.9, 0.99)}
+    assert rule.at(39999, 180000)["betas"][1] == 0.99
+    assert rule.at(40000, 180000) == {"betas": (0.9, 0.999)}
+    down = np.exp(-12.5 * 0.5**2)
+    assert rule.at(180000 - 12500, 180000)["betas"][0] == pytest.approx(0.9 * down + 0.5 * (1 - down))
+    with pytest.raises(ValueError, match="go together"):
+        Adam(lr=1e-3, early_beta2=0.9)
+
+
+def test_a_step_is_taken_with_the_moments_of_that_step(tmp_path):
+    config = small(tmp_path, "optimizer={kind: adam, lr: 1e-3, early_beta2: 0.9, early_steps: 1, down: 2}")
+    splits = config.data.build()
+    state, batches = build(config, splits, CPU), batches_of(config, splits, CPU)
+    seen = []
+    for step in range(4):
+        train_step(config, state, batches[step])
+        seen.append(state.optimizer.param_groups[0]["betas"])
+    half = np.exp(-12.5 / 4)
+    assert seen == [(0.9, 0.9), (0.9, 0.999), (0.9, 0.999), (pytest.approx(0.5 + 0.4 * half), 0.999)]
+
+
+def test_the_teacher_begins_as_the_student_whose_layers_the_first_batch_has_set(tmp_path):
+    config = small(tmp_path)
+    state = build(config, config.data.build(), CPU)
+    for one, two in zip(state.student.parameters(), state.teacher.module.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(state.student.head.gain, torch.ones(CLASSES))
+    again = build(config, config.data.build(), CPU)
+    assert torch.equal(state.student.head.gain, again.student.head.gain)
+
+
+METHODS = {
+    "supervised": ["method.branches=[]"],
+    "pi": ["method.teacher={kind: itself, gradient: both}"],
+    "temporal ensembling": ["method.teacher={kind: memory, size: []}"],
+    "vat": ["method.branches=[{sees: teacher, adversary: {kind: vat}}]", "method.teacher={kind: itself}"],
+    "mean teacher": ["method.teacher={kind: ema, mode: train, buffers: own}"],
+    "fixmatch": [
+        *("method.teacher={kind: itself}", "method.target={kind: hard, threshold: 0.1}"),
+        *("method.branches=[{mix: {kind: cutout}}]", "method.distance={kind: cross_entropy}"),
+    ],
+    "source frame": ["method.frame=source"],
+    "several teachers": ["method.teacher={kind: ensemble, every: 1}"],
+    "cutmix": ["method.branches=[{mix: {kind: cutmix}}, {mix: {kind: mixup, partner: labelled}}]"],
+    "dropped channels": ["method.branches=[{features: {kind: channel_dropout}}]"],
+    "bands and thresholds": [
+        "method.branches=[{mix: {kind: bands}}]",
+        "method.target={kind: adaptive, per_class: true}",
+    ],
+    "views by workers": ["views.made=workers"],
+    "two heads": ["model.heads=2", "method.logit_distance=0.01", "model.norm=batch"],
+    "mixed": ["batch={labelled: 0, unlabelled: 8, consistency: all}", "method.teacher={kind: memory, size: []}"],
+    "two streams": ["batch={labelled: 4, unlabelled: 4, consistency: all}", "views.made=workers"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_resumes_to_the_last_bit(tmp_path, method):
+    words = METHODS[method]
+    whole = small(tmp_path, *words, f"out={tmp_path / 'whole'}")
+    found = fit(whole, quiet=True)
+    fit(small(tmp_path, *words, "steps=2", f"out={tmp_path / 'parts'}"), quiet=True)
+    again = fit(small(tmp_path, *words, f"out={tmp_path / 'parts'}", "accept_changes=[steps]"), quiet=True)
+    assert all(0 <= found[name]["top1"] <= 1 for name in ("student", "teacher"))
+    one, two = (load_newest(tmp_path / run / "checkpoints")[0] for run in ("whole", "parts"))
+    assert one.step == two.step == 4
+    assert found == again
+    for before, after in ((one.student, two.student), (one.teacher, two.teacher)):
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_rows_of_segmentation_are_laid_on_it_as_they_are(tmp_path):
+    """configs/method rows, with views by workers."""
+    configs = Path(__file__).parent.parent / "configs/method"
+    base = small(tmp_path, "views.made=workers", "steps=1", "eval.every=1")
+    for row in ("supervised", "mean_teacher", "mean_teacher_paper", "pi", "vat", "vat_entropy", "fixmatch", "ict"):
+        tree = merge(dump(base), gather([str(configs / f"{row}.yaml")]))
+        config = validate(Config, tree | {"out": str(tmp_path / row)})
+        assert fit(config, quiet=True)["teacher"]["top1"] is not None
+
+
+def test_classmix_and_windows_want_maps_and_say_so(tmp_path):
+    with pytest.raises(ValueError, match="cutmix or mixup"):
+        fit(small(tmp_path, "method.branches=[{mix: {kind: classmix}}]"), quiet=True)
+    with pytest.raises(ValueError, match="whole or centre"):
+        fit(small(tmp_path, "eval.predictor={kind: slide, window: [16, 16]}"), quiet=True)
+
+
+def test_it_learns_what_can_be_learnt(tmp_path):
+    """Classes are colours: forty steps are enough for most of them."""
+    words = ["steps=40", "eval.every=40", "method.teacher={kind: ema, decay: 0.8}", "model={kind: shake26, width: 8}"]
+    found = fit(small(tmp_path, *words), quiet=True)
+    assert found["student"]["top1"] > 0.7
+    assert found["teacher"]["error"] == pytest.approx(1 - found["teacher"]["top1"])
+
+
+def whole(data):
+    batch = len(data)
+    warp = torch.eye(3, dtype=torch.float64).expand(batch, 3, 3)
+    return View(torch.rand(batch, 3, 8, 8), warp, torch.ones((batch, 1, 8, 8), dtype=torch.bool)).answered(data)
+
+
+def test_what_is_said_of_whole_images_holds_in_every_frame():
+    said = whole(torch.rand(2, 5))
+    turned = View(torch.rand(2, 3, 4, 4), -said.warp, torch.ones((2, 1, 4, 4), dtype=torch.bool))
+    assert torch.equal(said.seen_from(turned).data, said.data)
+    assert said.known.shape == (2, 1)
+    turned.known[1] = False
+    assert said.seen_from(turned).known.flatten().tolist() == [True, False]
+
+
+def test_temporal_ensembling_of_whole_images_is_laine_and_ailas_update():
+    """Z <- 0.6 Z + 0.4 z, target Z / (1 - 0.6^t), to half precision; unknown before anything was said."""
+    student = nn.Linear(1, 1)
+    teacher = Memory(decay=0.6, size=()).build(student, images=4, classes=3)
+    index, logits = torch.tensor([2, 0]), torch.randn(3, 2, 3)
+    seen = View(torch.rand(2, 3, 8, 8), torch.eye(3).double().expand(2, 3, 3), torch.ones((2, 1, 8, 8)).bool())
+    assert not teacher.answer(student, seen, index).known.any()
+    z = np.zeros((2, 3))
+    for t in range(3):
+        task = Task(seen, seen.answered(logits[t].softmax(1)), torch.ones(2, 1), index, torch.ones(2))
+        teacher.update(student, [task], [logits[t]])
+        z = 0.6 * z + 0.4 * softmax(logits[t].double().numpy())
+        found = teacher.answer(student, seen, index)
+        np.testing.assert_allclose(found.data, z / (1 - 0.6 ** (t + 1)), atol=3e-3)
+        assert found.known.all()
+    assert not teacher.answer(student, seen, torch.tensor([1, 3])).known.any()
+
+
+def test_a_pasted_rectangle_changes_a_whole_images_target_by_its_share_of_the_area():
+    """CutMix of Yun et al. 2019: lambda y_a + (1 - lambda) y_b."""
+    a, b = torch.eye(3)[:1], torch.eye(3)[1:2]
+    tasks = [
+        Task(shown(whole(one), float(n)), whole(one), torch.ones(1, 1), torch.tensor([n]), torch.ones(1))
+        for n, one in enumerate((a, b))
+    ]
+    mask = torch.zeros((1, 1, 8, 8), dtype=torch.bool)
+    mask[..., :2, :] = True
+    mixed = paste(tasks[0], tasks[1], mask)
+    assert mixed.target.data.tolist() == [[0.75, 0.25, 0.0]]
+    assert mixed.seen.data.mean() == 0.25
+    drawn = CutMix(p=1.0)(tasks[0], tasks[1], np.random.default_rng(0))
+    assert float(drawn.target.data[0, 1]) == pytest.approx(float(drawn.seen.data.mean()))
+
+
+def shown(said, value):
+    """An image of one value, to which `said` is the answer."""
+    return View(torch.full((1, 3, 8, 8), value), said.warp, torch.ones((1, 1, 8, 8), dtype=torch.bool))
+
+
+def test_sureness_of_whole_images_is_their_highest_probability():
+    said = torch.tensor([[0.2, 0.8], [0.5, 0.5]])
+    assert sureness(whole(said)).tolist() == pytest.approx([0.8, 0.5])
+
+
+class Says(nn.Module):
+    """Logits, by the number in an image's first pixel."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images):
+        return self.logits[(images[:, 0, 0, 0] + images[:, 1, 0, 0] * 256).round().long()]
+
+
+PLAIN = Views(crop=(16, 16), mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))
+
+
+def numbered(count, labels):
+    images = np.zeros((count, 16, 16, 3), np.uint8)
+    images[..., 0], images[..., 1] = (np.arange(count) % 256)[:, None, None], (np.arange(count) // 256)[:, None, None]
+    return Held(images, labels, [str(i) for i in range(count)])
+
+
+@pytest.mark.parametrize("classes", [3, 300])
+def test_accuracy_and_calibration_of_whole_images_are_counted_whatever_the_number_of_classes(classes):
+    """Class 255 is a class where there are so many; torchmetrics and a count are the oracles."""
+    from torchmetrics.classification import MulticlassCalibrationError
+
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 2, (600, classes))).float()
+    labels = rng.integers(0, classes, 600)
+    labels[:200] = logits[:200].argmax(1)
+    for also in (Also(), Also(images=True)):
+        tally = evaluate(
+            Says(logits), numbered(600, labels), classes=classes, views=PLAIN, batch=32, device=CPU, also=also
+        )
+        found = scores(tally, tuple(map(str, range(classes))))
+        right = float((logits.argmax(1).numpy() == labels).mean())
+        assert found["top1"] == pytest.approx(right)
+        assert found["error"] == pytest.approx(1 - right)
+        theirs = MulticlassCalibrationError(classes, n_bins=15, norm="l1")(logits.softmax(1), torch.from_numpy(labels))
+        assert found["ECE"] == pytest.approx(float(theirs), abs=1e-5)
+        assert (tally.images is None) or len(tally.images) == 600
+    assert "mIoU" not in found
+
+
+def test_mirrored_answers_for_whole_images_are_meaned():
+    logits = torch.randn(4, 3)
+    source = numbered(4, np.zeros(4, np.int64))
+    predictor = Whole(augment=Augment(flip=True))
+    tally = evaluate(Says(logits), source, classes=3, views=PLAIN, batch=4, device=CPU, predictor=predictor)
+    assert tally.confusion.counts[0].tolist() == np.bincount(logits.argmax(1), minlength=3).tolist()
+    with pytest.raises(ValueError, match="no boundaries"):
+        evaluate(Says(logits), source, classes=3, views=PLAIN, batch=4, device=CPU, also=Also(boundary=0.02))
+    assert Slide(window=(16, 16)).sentence()
+
+
+def test_scores_a_comparison_and_a_prediction_of_whole_images(tmp_path, capsys):
+    """The commands, as for segmentation: eval's files, compare's table and picture, one image's class."""
+    config = small(tmp_path, "batch={labelled: 0, unlabelled: 8, consistency: all}")
+    (tmp_path / "run.yaml").write_text(written(config))
+    assert compare_command([str(tmp_path / "run.yaml"), f"out={tmp_path / 'both'}"]) == 0
+    facts = json.loads((tmp_path / "both/comparison.json").read_text())
+    assert set(facts["top1"]) >= {"supervised-only", "student", "teacher"}
+    assert (tmp_path / "both/comparison.png").stat().st_size > 1000
+    assert "accuracy on test" in capsys.readouterr().out
+    run = tmp_path / "both/method"
+    assert eval_command([str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "error" in shown
+    assert "whole images, a class each" in shown
+    found = json.loads((run / "eval_test.json").read_text())
+    assert found["teacher"]["top1"] == facts["top1"]["teacher"]["last"]
+    prediction = load_network(run).predict(np.zeros((SIDE, SIDE, 3), np.uint8))
+    assert prediction.classes.shape == ()
+    assert 1 / CLASSES <= float(prediction.confidence) <= 1
+    assert json.loads((run / "checkpoints/best.json").read_text())["score"] >= facts["top1"]["teacher"]["last"] - 1e-9
+    assert load([str(run / "config.yaml")]).batch.labelled == 0

@@ -1,0 +1,239 @@
+"""Small images: the paper's choice of labels, published lists, readers, whitening."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+from smalls import arrays, write
+from torch import tensor
+
+from mtseg.data.choose import balanced, listed
+from mtseg.data.imagefolder import ImageFolder
+from mtseg.data.provenance import provenance
+from mtseg.data.small import Small
+from mtseg.whiten import PerImage, Zca, fit_zca
+
+LABELS = np.random.default_rng(3).permutation(np.arange(200) % 5)
+
+
+def numbers(pool):
+    return [int(pool.name(i).partition("-")[2]) for i in range(len(pool))]
+
+
+def built(folder, **keys):
+    path = folder / "small.npz"
+    return Small(set="npz", root=path if path.is_file() else write(path), **keys).build()
+
+
+@pytest.mark.parametrize("seed", [0, 2000, 2009])
+def test_the_labelled_images_are_those_of_the_papers_procedure(seed):
+    """Literally: numpy's legacy generator, classes ascending, `choice` without replacement among a class's images."""
+    legacy = np.random.RandomState(seed)
+    expected = []
+    for label in range(5):
+        places = [i for i in range(200) if LABELS[i] == label]
+        expected += list(legacy.choice(places, 7, replace=False))
+    found = balanced(LABELS, 7, np.random.RandomState(seed))
+    assert found.tolist() == expected
+
+
+def test_the_held_out_images_are_drawn_first_by_shuffling_a_mask_and_the_labels_then_among_the_rest(tmp_path):
+    splits = built(tmp_path, labels=8, val=10, split_seed=5)
+    _, y = arrays(40, 0)
+    legacy = np.random.RandomState(5)
+    mask = np.arange(40) < 10
+    legacy.shuffle(mask)
+    rest = np.arange(40)[~mask]
+    chosen = [rest[legacy.choice(np.flatnonzero(y[rest] == label), 2, replace=False)] for label in range(4)]
+    assert numbers(splits.val) == np.arange(40)[mask].tolist()
+    assert numbers(splits.labelled) == np.concatenate(chosen).tolist()
+    assert numbers(splits.unlabelled) == rest.tolist()
+
+
+def test_pools_have_as_many_images_of_each_class_as_asked_for_and_rest_is_without_them(tmp_path):
+    splits = built(tmp_path, per_class=3, unlabelled="rest")
+    labels = [int(splits.labelled.label(i)) for i in range(12)]
+    assert np.bincount(labels).tolist() == [3, 3, 3, 3]
+    assert sorted(numbers(splits.labelled) + numbers(splits.unlabelled)) == list(range(40))
+    assert len(built(tmp_path).labelled) == 40
+    again = pickle.loads(pickle.dumps(splits))
+    assert provenance(again) == provenance(splits)
+
+
+LINES = "3_airplane.png airplane\n7_bird.png bird\n\n"
+
+
+@pytest.mark.parametrize(("text", "expected"), [(LINES, [3, 7]), ("7\n3\n", [7, 3]), ("\ufeff7_x.png\n", [7])])
+def test_label_lists_of_files_and_of_numbers_are_read(tmp_path, text, expected):
+    path = tmp_path / "00.txt"
+    path.write_text(text, encoding="utf-8")
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    assert listed(path, labels, ("airplane", "bird"), {}).tolist() == expected
+
+
+def test_an_array_of_numbers_is_a_list(tmp_path):
+    np.save(tmp_path / "list.npy", np.array([5, 1], np.uint16))
+    assert listed(tmp_path / "list.npy", LABELS, "abcde", {}).tolist() == [5, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("3_bird.png bird", ["line 1", "image 3", "'airplane'", "'bird'", "order"]),
+        ("8", ["image 8", "8 training images"]),
+        ("1\n1", ["twice"]),
+        ("", ["no image"]),
+        ("bird.png bird", ["line 1", "number"]),
+        ("1 airplane 2", ["line 1"]),
+    ],
+)
+def test_a_list_that_does_not_fit_is_answered_with_its_line(tmp_path, text, says):
+    (tmp_path / "00.txt").write_text(text)
+    with pytest.raises(ValueError) as refusal:
+        listed(tmp_path / "00.txt", np.array([0, 0, 0, 0, 1, 1, 1, 1]), ("airplane", "bird"), {})
+    for word in says:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"labels": 6}, "multiple"),
+        ({"labels": 44}, "class 0 has 10"),
+        ({"labels": 4, "per_class": 1}, "keep one"),
+        ({"unlabelled": "rest"}, "'rest' leaves nothing"),
+        ({"val": 40}, "leaves none"),
+        ({"extra": 3}, "only svhn"),
+        ({"split": "nothing.txt"}, "no file"),
+    ],
+)
+def test_impossible_choices_are_refused(tmp_path, keys, says):
+    with pytest.raises(ValueError, match=says):
+        built(tmp_path, **keys)
+
+
+@pytest.mark.parametrize("wrong", ["bytes", "float", "labels", "missing"])
+def test_a_file_of_other_arrays_is_refused_with_what_is_wanted(tmp_path, wrong):
+    path, (x, y) = tmp_path / "small.npz", arrays(8, 0)
+    given = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    if wrong == "float":
+        given["x_train"] = x.astype(np.float32)
+    elif wrong == "labels":
+        given["y_test"] = y - 1
+    elif wrong == "missing":
+        del given["y_test"]
+    np.savez(path, **given)
+    if wrong == "bytes":
+        path.write_bytes(b"not an archive")
+    with pytest.raises(ValueError, match=r"small\.npz: .*(x_train|uint8)"):
+        Small(set="npz", root=path).build()
+
+
+def svhn_tree(root, counts):
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for side, count in counts.items():
+        images, labels = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8), np.arange(count)[:, None] % 10 + 1
+        savemat(root / f"{side}_32x32.mat", {"X": images, "y": labels.astype(np.uint8)})
+    return root
+
+
+def test_svhn_is_read_with_ten_for_zero_and_extra_images_behind_drawn_last(tmp_path):
+    root = svhn_tree(tmp_path / "svhn", {"train": 60, "test": 10, "extra": 30})
+    splits = Small(set="svhn", root=root, labels=10, extra=7, split_seed=4).build()
+    assert sorted(int(splits.labelled.label(i)) for i in range(10)) == list(range(10))
+    legacy = np.random.RandomState(4)
+    labels = (np.arange(60) + 1) % 10
+    for digit in range(10):
+        legacy.choice(np.flatnonzero(labels == digit), 1, replace=False)
+    mask = np.arange(30) < 7
+    legacy.shuffle(mask)
+    names = [splits.unlabelled.name(i) for i in range(len(splits.unlabelled))]
+    assert names == [f"train-{i}" for i in range(60)] + [f"extra-{i}" for i in np.flatnonzero(mask)]
+
+
+def test_a_missing_data_set_is_answered_with_its_guide(tmp_path):
+    for name in ("cifar10", "cifar100", "svhn"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ValueError, match=rf"datasets/{name}/README"):
+            Small(set=name, root=tmp_path / name).build()
+
+
+def image_folder(root, count=4):
+    from PIL import Image
+
+    for side, number in (("train", count), ("val", 2)):
+        for name in ("cat", "dog", "eel"):
+            (root / side / name).mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (40 + i, 30), (i, 0, 0)).save(root / side / name / f"{name}_{i}.png")
+    return root
+
+
+def test_a_folder_of_classes_is_read_and_lists_name_its_files(tmp_path):
+    root = image_folder(tmp_path / "own")
+    splits = ImageFolder(root=root, per_class=2, side=16).build()
+    assert splits.classes == ("cat", "dog", "eel")
+    assert sorted(int(splits.labelled.label(i)) for i in range(6)) == [0, 0, 1, 1, 2, 2]
+    assert len(splits.unlabelled) == 12
+    assert splits.val.image(0).shape == (16, 21, 3)
+    assert splits.labelled.image(0).shape[0] == 30
+    (root / "list.txt").write_text("dog_3.png dog\ncat_0.png cat\n")
+    splits = ImageFolder(root=root, split="list.txt", unlabelled="rest").build()
+    assert [splits.labelled.name(i) for i in range(2)] == ["train/dog/dog_3.png", "train/cat/cat_0.png"]
+    assert len(splits.unlabelled) == 10
+
+
+def test_folders_of_other_classes_are_refused(tmp_path):
+    root = image_folder(tmp_path / "own")
+    (root / "val" / "eel").rename(root / "val" / "fox")
+    with pytest.raises(ValueError, match="other folders of classes"):
+        ImageFolder(root=root).build()
+    with pytest.raises(ValueError, match="no two folders"):
+        ImageFolder(root=tmp_path / "nothing").build()
+
+
+def test_whitened_images_have_covariance_one_but_for_the_regulariser(tmp_path):
+    """Along an axis of variance d the whitened variance is d / (d + 0.1), and nothing is correlated."""
+    images = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8)
+    images[..., 1] = images[..., 0] // 2 + images[..., 1] // 2  # correlated channels
+    mean, matrix = fit_zca(images)
+    np.savez(tmp_path / "zca.npz", mean=mean, matrix=matrix)
+    white = Zca(file=tmp_path / "zca.npz")(torch.from_numpy(images)).permute(0, 2, 3, 1).reshape(400, 48).double()
+    rows = images.reshape(400, 48).astype(np.float64)
+    rows -= rows.mean(1, keepdims=True)
+    rows *= 55 / np.sqrt((rows**2).sum(1, keepdims=True))
+    d, axes = np.linalg.eigh(np.cov(rows.T))
+    assert d.max() > 1
+    expected = (axes * (d / (d + 0.1))) @ axes.T
+    np.testing.assert_allclose(np.cov(white.numpy().T), expected, atol=2e-3)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
+    assert white.mean(0).abs().max() < 1e-3
+
+
+def test_a_flat_image_is_whitened_to_finite_numbers(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 2, 2, 3), dtype=np.uint8)
+    mean, matrix = fit_zca(images)
+    np.savez(tmp_path / "zca.npz", mean=mean, matrix=matrix)
+    assert Zca(file=tmp_path / "zca.npz")(torch.full((1, 2, 2, 3), 9, dtype=torch.uint8)).isfinite().all()
+
+
+def test_a_whitening_that_is_missing_or_of_another_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"prepare\.py ROOT --zca"):
+        Zca(file=tmp_path / "none.npz")(torch.zeros((1, 2, 2, 3), dtype=torch.uint8))
+    np.savez(tmp_path / "zca.npz", mean=np.zeros(12, np.float32), matrix=np.eye(12, dtype=np.float32))
+    with pytest.raises(ValueError, match="12 values, and these have 27"):
+        Zca(file=tmp_path / "zca.npz")(torch.zeros((1, 3, 3, 3), dtype=torch.uint8))
+
+
+def test_an_image_by_its_own_has_mean_zero_and_deviation_one_over_all_its_values():
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 99, (3, 5, 4, 3), dtype=np.uint8))
+    found = PerImage()(images)
+    plain = images.double().permute(0, 3, 1, 2)
+    expected = (plain - plain.mean((1, 2, 3), keepdim=True)) / plain.flatten(1).std(1, correction=0)[
+        :, None, None, None
+    ]
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(PerImage()(torch.full((1, 2, 2, 3), 7, dtype=torch.uint8)), tensor(0.0).expand(1, 3, 2, 2))
