@@ -104,6 +104,10 @@ def answered(trained: Trained, image: NDArray[np.uint8], min_confidence: float) 
     doubt, count = 0.0, 0
     with torch.no_grad():
         for band in asking(trained.predictor, size)(trained.answer, torch.from_numpy(image)[None]):
+            if band.classes.dim() == 1:
+                raise ValueError(
+                    "the network answers for whole images and draws no masks; use mtseg.load(RUN).predict(IMAGE)"
+                )
             h, w = band.classes.shape[1:]
             here = (slice(band.top, band.top + h), slice(band.left, band.left + w))
             sure = band.confidence[0]

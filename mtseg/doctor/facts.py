@@ -224,7 +224,7 @@ def _drawn(source: Source, index: int) -> Entry:
         label = source.label(index)
     except (ValueError, OSError) as error:
         return Entry(image, Mask(name, fault=Fault("mask-unreadable", f"{name}: {error}")))
-    if label.shape != size:
+    if label.shape not in ((), size):
         text = f"{name}: the image is {size} and its label {label.shape} (height, width); they must be equal"
         return Entry(image, Mask(name, raw=_counts(label), fault=Fault("size-mismatch", text)))
     return Entry(image, Mask(name, raw=_counts(label), classes=_counts(label), digest=_digest(label)))
