@@ -155,12 +155,7 @@ def rate_for(words: Sequence[str]) -> str | None:
     before, after = (tree.get("batch", {}).get("labelled") for tree in (files, gather(words)))
     rates = {key: value for key, value in files.get("optimizer", {}).items() if key in ("lr", "decoder_lr")}
     chosen = any(word.startswith("optimizer") for word in words)
-    if (
-        before is None
-        or before == after
-        or chosen
-        or not all(isinstance(v, float | int | None) for v in rates.values())
-    ):
+    if not before or before == after or chosen or not all(isinstance(v, float | int | None) for v in rates.values()):
         return None
     scaled = " ".join(f"optimizer.{key}={value * after / before:g}" for key, value in rates.items() if value)
     return f"batch.labelled is {after} in place of {before}: linear scaling would be {scaled}; it is not done"

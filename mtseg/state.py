@@ -62,9 +62,10 @@ def sized(
 
 
 def _first_images(config: Config, splits: Splits, device: torch.device) -> Tensor:
-    """The student's images of the first step, as network input."""
+    """The images of the first step, as network input."""
     batch = batches_of(config, splits, device)[0].to(device)
-    return torch.cat([crops.view(config.views).data for crops in (batch.labelled, *batch.students)])
+    asked = batch.students or ((batch.teacher,) if batch.teacher is not None else ())
+    return torch.cat([crops.view(config.views).data for crops in (batch.labelled, *asked)])
 
 
 def batches_of(config: Config, splits: Splits, device: torch.device) -> Stream | Resident:

@@ -137,6 +137,7 @@ def test_shake_shake_mixes_two_branches_by_an_image_and_another_way_back():
     back = one.grad[:, 0, 0, 0]
     assert torch.allclose(one.grad + two.grad, torch.ones(8, 2, 3, 3))
     assert torch.equal(one.grad, back[:, None, None, None].expand_as(out))
+    assert len(set(back.tolist())) == 8
     assert (back - gates).abs().min() > 1e-4
     assert torch.equal(block.eval()(torch.zeros(8, 2, 3, 3)), torch.full((8, 2, 3, 3), 0.5))
 
