@@ -38,7 +38,7 @@ Model = Annotated[
     | Annotated[ShakeShake26, Tag("shake26")]
     | Annotated[ResNeXt, Tag("resnext")]
     | Annotated[Timm, Tag("timm")],
-    Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else given.kind),
+    Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else getattr(given, "kind", "smp")),
 ]
 Count = Annotated[int, Field(ge=1)]
 

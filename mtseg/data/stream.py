@@ -216,10 +216,13 @@ class Stream(Dataset[Batch]):
 
     def _read(self, pool: str, source: Source, size: int, step: int) -> list[Shot]:
         shots = []
-        for i in in_turn(self.seed, pool, len(source), size, step):
+        for i in self._indices(pool, len(source), size, step):
             self.in_hand.take(pool, i)
             shots.append((i, source.image(i)))
         return shots
+
+    def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
+        return in_turn(self.seed, pool, count, size, step)
 
     def _label(self, source: Source, index: int, image: Image) -> Label:
         """The label of `image`. Raises ValueError where its size or a value in it is wrong, naming the image."""
