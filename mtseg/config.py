@@ -34,7 +34,7 @@ Count = Annotated[int, Field(ge=1)]
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
     *("out", "workers", "loader_timeout", "device", "resume", "accept_changes", "log_every", "checkpoint_every"),
-    *("keep", "max_skipped", "data.root"),
+    *("keep", "max_skipped", "data.root", "eval.gallery"),
 )
 
 
