@@ -108,8 +108,8 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round values in [low, high], three to six of them."""
-    raw = (high - low) / 4
+    """Round values in [low, high], two to six of them."""
+    raw = (high - low) / 5
     step = 10.0 ** math.floor(math.log10(raw))
     step *= next(m for m in (1, 2, 5, 10) if m * step >= raw * 0.999)
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

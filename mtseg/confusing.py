@@ -23,7 +23,8 @@ def confusing(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator
     whole = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, whole, out=np.zeros_like(matrix), where=whole > 0)
     yield "<h2>What the teacher takes for what</h2>"
-    yield '<p class="quiet">A row a labelled class, a column a predicted one; percent of the row\'s pixels.</p>'
+    unit = "percent" if len(names) <= READABLE else "the darker, the larger the share (square root)"
+    yield f'<p class="quiet">A row a labelled class, a column a predicted one; {unit} of the row\'s pixels.</p>'
     yield _numbers(shares, names) if len(names) <= READABLE else _picture(shares)
     apart = np.where(np.eye(len(names), dtype=bool), 0, matrix)
     order = np.argsort(-apart, axis=None, kind="stable")[:PAIRS]

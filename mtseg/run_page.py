@@ -46,20 +46,20 @@ def show(
         rows = seen.gallery(config, splits, networks, tallies)
         log.pictures(step, {f"{config.eval.split}/worst_{n}": seen.strip(row) for n, row in enumerate(rows.values())})
         seen.keep(config.out, step=step, split=config.eval.split, tallies=tallies, rows=rows, began=began)
-        refresh(config.out)
+        if step < config.steps:  # at the end it is drawn once for all
+            refresh(config.out, config)
 
     log.attempt(FILE, draw, errors=Exception)
 
 
-def refresh(run: Path) -> Path:
-    """Draw a run's page from what is in its folder."""
-    write_whole(run / FILE, page(run))
-    return run / FILE
+def refresh(run: Path, config: Config) -> None:
+    """Draw the page of a run with this config from what is in its folder."""
+    write_whole(run / FILE, page(run, config))
 
 
-def page(run: Path) -> str:
+def page(run: Path, config: Config | None = None) -> str:
     """The page of the run in a folder. Raises ValueError for a folder without a run."""
-    config, lines = of_run(run), read(run)
+    config, lines = config or of_run(run), read(run)
     trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/mIoU")
     newest, (names, palette) = seen.kept(run), _classes(run)
     step = max((line["step"] for line in lines), default=0)

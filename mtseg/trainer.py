@@ -59,7 +59,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
             try:
                 return _run_saved(config, splits, state, log=log, asked_by=asked_by)
             finally:
-                log.attempt(run_page.FILE, lambda: run_page.refresh(config.out), errors=Exception)
+                log.attempt(run_page.FILE, lambda: run_page.refresh(config.out, config), errors=Exception)
 
 
 def _run_saved(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
