@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mtseg.boards import Board, Name, begun
 
 Scalars = dict[str, float]
 TIMINGS = "timings.jsonl"
@@ -48,9 +50,16 @@ class Log:
     said, once.
     """
 
-    def __init__(self, folder: Path, *, total: int, start: int = 0, length: int = 0, quiet: bool = False) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        total: int,
+        start: int = 0,
+        length: int = 0,
+        boards: Sequence[Name] = ("tensorboard",),
+        quiet: bool = False,
+    ) -> None:
         path = folder / "metrics.jsonl"
         path.touch()
         whole = path.stat().st_size
@@ -58,7 +67,7 @@ class Log:
         self._folder, self._lines = folder, _Lines(path)
         self._timings = _Lines(folder / TIMINGS)  # apart: metrics are the same, to the bit, however long they took
         self._refused: set[str] = set()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._boards = {name: begun(name, folder, start) for name in boards}
         self._console = Console(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._progress = Progress(
@@ -82,7 +91,7 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        self.attempt("tensorboard", self._board.close)
+        self._on_boards(lambda board: board.close())
         for name, lines in (("metrics.jsonl", self._lines), (TIMINGS, self._timings)):
             self.attempt(name, lines.write)
             lines.close()
@@ -129,12 +138,15 @@ class Log:
             | {f"{split}/teacher_ahead": ahead},
             aside={f"{split}_{name}": scores for name, scores in found.items()},
         )
+        for name, scores in found.items():
+            for key, value in scores["IoU"].items():
+                self._show(f"{split}_{name}/IoU/{key}", _number(value), step)
         self.say(f"step {step}/{self._total}  {summary(split, found)}")
 
     def pictures(self, step: int, found: dict[str, NDArray[np.uint8]]) -> None:
         """Show pictures (h, w, 3) by their names, on the board alone."""
         for key, picture in found.items():
-            self.attempt("tensorboard", partial(self._board.add_image, key, picture, step, dataformats="HWC"))
+            self._on_boards(lambda board, key=key, picture=picture: board.picture(key, picture, step))  # type: ignore[misc]
 
     def paused(self, step: int, *, since: float) -> None:
         """What was done since `time.perf_counter()` was `since`, an evaluation, is not the training's time."""
@@ -153,7 +165,11 @@ class Log:
         return self._lines.length
 
     def _show(self, key: str, value: float, step: int) -> None:
-        self.attempt("tensorboard", lambda: self._board.add_scalar(key, value, step))
+        self._on_boards(lambda board: board.number(key, value, step))
+
+    def _on_boards(self, show: Callable[[Board], None]) -> None:
+        for name, board in self._boards.items():
+            self.attempt(name, partial(show, board), errors=Exception)
 
     def _time(self, step: int, **seen: float) -> None:
         self.attempt(TIMINGS, lambda: self._timings.add(json.dumps({"step": step, **seen}) + "\n"))

@@ -51,7 +51,9 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
         sentences = [data.sentence(), *sentences, *versions.record(config.out, state.step)]
         checkpoint.write_whole(config.out / "config.yaml", written(config))
         with (
-            Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log,
+            Log(
+                config.out, total=config.steps, start=state.step, length=length, boards=config.boards, quiet=quiet
+            ) as log,
             listening() as asked_by,
         ):
             for sentence in sentences:
