@@ -114,7 +114,7 @@ def curves(config: Config, trained: Lines, scored: Lines) -> list[str]:
         chart("learning rate", of(trained, "lr")),
         chart("EMA decay", [Curve("decay", [(line["step"], decay(max(0, line["step"] - 1))) for line in trained])]),
         chart("targets: kept, confident, disputed, %", of(trained, "kept", "confidence", "disagreement"), scale=100),
-        chart("targets that are true, pixels both views know, %", of(trained, "pseudo_accuracy", "known"), scale=100),
+        chart("known to both views, true where masks tell, %", of(trained, "pseudo_accuracy", "known"), scale=100),
         chart("classes that occur, effective number", [means("train/target_share"), means("train/label_share")]),
         chart("calibration error, %", errors, scale=100),
         chart("gradient norm", of(trained, "gradient")),

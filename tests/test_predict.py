@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from runs import TINY, tiny
 
 import mtseg
 from mtseg import cli, pictures
@@ -23,6 +22,7 @@ from mtseg.predict import LARGE, asking
 from mtseg.predictors import Centre, Slide, Whole
 from mtseg.trained import restored
 from mtseg.trainer import fit
+from runs import TINY, tiny
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="export", description=__doc__)
     parser.add_argument("run", help="the run's folder (its out=)")
     parser.add_argument("words", nargs="*", help="settings to change, such as an eval.predictor to hand on")
-    parser.add_argument("--to", default="hf,torch", help="some of hf,torch,onnx (hf,torch)")
+    parser.add_argument("--to", default="hf", help="some of hf,torch,onnx (hf)")
     parser.add_argument("--out", help="the folder that gets them (RUN/export)")
     add_choice(parser)
     parsed = parser.parse_intermixed_args(arguments)
