@@ -139,7 +139,7 @@ class Log:
             aside={f"{split}_{name}": scores for name, scores in found.items()},
         )
         for name, scores in found.items():
-            for key, value in scores["IoU"].items():
+            for key, value in scores.get("IoU", {}).items():
                 self._show(f"{split}_{name}/IoU/{key}", _number(value), step)
         self.say(f"step {step}/{self._total}  {summary(split, found)}")
 
