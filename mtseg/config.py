@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mtseg.boards import Name as Board
 from mtseg.complaints import near
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
@@ -34,7 +35,7 @@ Count = Annotated[int, Field(ge=1)]
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
     *("out", "workers", "loader_timeout", "device", "resume", "accept_changes", "log_every", "checkpoint_every"),
-    *("keep", "max_skipped", "data.root"),
+    *("keep", "max_skipped", "data.root", "eval.gallery", "boards"),
 )
 
 
@@ -48,7 +49,8 @@ class Config:
     is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
     steps, where the teacher is better than ever, and at the end; the newest `keep` and the best are kept.
     A loading process may take `loader_timeout` seconds for a batch. `diagnose_with_masks` logs how often the teacher's
-    answers are true, where the unlabelled images have masks; nothing is trained on them.
+    answers are true, where the unlabelled images have masks; nothing is trained on them. `boards` are shown the
+    numbers and pictures, beside the run's own files.
     """
 
     data: Data
@@ -72,6 +74,7 @@ class Config:
     keep: Count = 2
     workers: Annotated[int, Field(ge=0)] = 2
     loader_timeout: Count = 300
+    boards: tuple[Board, ...] = ("tensorboard",)
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 
     def __post_init__(self) -> None:

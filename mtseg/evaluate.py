@@ -21,13 +21,15 @@ from mtseg.views import Views
 class Evaluation:
     """When and on what a run is scored: every `every` steps and at the end, on the `val` or `test` images.
 
-    `predictor` is how a run, `mtseg eval` and `mtseg predict` ask about an image.
+    `predictor` is how a run, `mtseg eval` and `mtseg predict` ask about an image. `gallery` images, those on which the
+    teacher is worst, are shown in the run's page.
     """
 
     every: Annotated[int, Field(ge=1)] = 500
     split: Literal["val", "test"] = "val"
     batch: Annotated[int, Field(ge=1)] = 8  # images of one size that share a forward
     predictor: Predictor = Whole()
+    gallery: Annotated[int, Field(ge=0, le=50)] = 6
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Tally:
     """What an evaluation counts: pixels by label and prediction, and by confidence; and, where asked, `Also`.
 
     images: name -> counts (K, K) of that image alone; sizes: the labels' (height, width) that occur
+    names, alone: of each image in turn, and its own mIoU, NaN where nothing of it is labelled
     """
 
     confusion: Confusion
@@ -50,19 +53,24 @@ class Tally:
     boundary: Boundary | None = None
     images: dict[str, Tensor] | None = None
     sizes: set[tuple[int, int]] = field(default_factory=set)
+    names: list[str] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
 
     def add(self, name: str, prediction: Tensor, confidence: Tensor, label: Tensor) -> None:
         """Count an image; where nothing is predicted (IGNORE) nothing counts. Raises ValueError as `Confusion` does."""
         label = label.where(prediction.cpu() != IGNORE, torch.tensor(IGNORE, dtype=label.dtype))
         prediction = prediction.where(prediction != IGNORE, 0)
-        before = self.confusion.counts.clone() if self.images is not None else None
+        before = self.confusion.counts.clone()
         self.confusion.update(prediction, label)
         self.calibration.update(confidence, prediction, label)
         self.sizes.add((label.shape[0], label.shape[1]))
         if self.boundary is not None:
             self.boundary.update(prediction, label)
-        if self.images is not None and before is not None:
-            self.images[name] = self.confusion.counts - before
+        counts = self.confusion.counts - before
+        self.names.append(name)
+        self.alone.append(Confusion.of(counts).mean_iou())
+        if self.images is not None:
+            self.images[name] = counts
 
 
 def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:

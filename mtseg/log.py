@@ -1,17 +1,24 @@
-"""What a run tells: lines or a progress bar on the console, metrics.jsonl, TensorBoard scalars."""
+"""What a run tells: lines or a progress bar on the console, metrics.jsonl, timings.jsonl, TensorBoard."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mtseg.boards import Board, Name, begun
+
 Scalars = dict[str, float]
+TIMINGS = "timings.jsonl"
 SHOWN = ("loss", "loss_sup", "loss_cons", "weight", "known", "kept", "lr")  # of a step's values, on the console
 
 
@@ -43,16 +50,24 @@ class Log:
     said, once.
     """
 
-    def __init__(self, folder: Path, *, total: int, start: int = 0, length: int = 0, quiet: bool = False) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        total: int,
+        start: int = 0,
+        length: int = 0,
+        boards: Sequence[Name] = ("tensorboard",),
+        quiet: bool = False,
+    ) -> None:
         path = folder / "metrics.jsonl"
         path.touch()
         whole = path.stat().st_size
         os.truncate(path, min(length, whole))
         self._folder, self._lines = folder, _Lines(path)
+        self._timings = _Lines(folder / TIMINGS)  # apart: metrics are the same, to the bit, however long they took
         self._refused: set[str] = set()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._boards = {name: begun(name, folder, start) for name in boards}
         self._console = Console(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._progress = Progress(
@@ -76,9 +91,10 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        self._attempt("tensorboard", self._board.close)
-        self._attempt("metrics.jsonl", self._lines.write)
-        self._lines.close()
+        self._on_boards(lambda board: board.close())
+        for name, lines in (("metrics.jsonl", self._lines), (TIMINGS, self._timings)):
+            self.attempt(name, lines.write)
+            lines.close()
 
     def say(self, text: str) -> None:
         """A line for the reader of the console."""
@@ -87,7 +103,7 @@ class Log:
     def scalars(self, step: int, values: Scalars, *, aside: dict[str, Any] | None = None) -> None:
         """Record `values` at `step`; those of `aside` go to metrics.jsonl alone. NaN is written as null."""
         line = {"step": step} | {key: _plain(value) for key, value in (values | (aside or {})).items()}
-        self._attempt("metrics.jsonl", lambda: self._lines.add(json.dumps(line) + "\n"))
+        self.attempt("metrics.jsonl", lambda: self._lines.add(json.dumps(line) + "\n"))
         for key, value in values.items():
             self._show(key, value, step)
 
@@ -105,6 +121,7 @@ class Log:
         speed = (step - before) * images_per_step / max(time.perf_counter() - then, 1e-9)
         self._since = (step, time.perf_counter())
         self._show("train/images_per_second", speed, step)
+        self._time(step, images_per_second=speed)
         shown = "  ".join(f"{key} {values[f'train/{key}']:.4g}" for key in SHOWN if f"train/{key}" in values)
         shown += f"  skipped {values['train/skipped']}" if values.get("train/skipped") else ""
         shown += f"  {speed:.0f} images/s"
@@ -121,8 +138,20 @@ class Log:
             | {f"{split}/teacher_ahead": ahead},
             aside={f"{split}_{name}": scores for name, scores in found.items()},
         )
+        for name, scores in found.items():
+            for key, value in scores.get("IoU", {}).items():
+                self._show(f"{split}_{name}/IoU/{key}", _number(value), step)
         self.say(f"step {step}/{self._total}  {summary(split, found)}")
-        self._since = (step, time.perf_counter())  # the time of an evaluation is not the training's
+
+    def pictures(self, step: int, found: dict[str, NDArray[np.uint8]]) -> None:
+        """Show pictures (h, w, 3) by their names, on the board alone."""
+        for key, picture in found.items():
+            self._on_boards(lambda board, key=key, picture=picture: board.picture(key, picture, step))  # type: ignore[misc]
+
+    def paused(self, step: int, *, since: float) -> None:
+        """What was done since `time.perf_counter()` was `since`, an evaluation, is not the training's time."""
+        self._since = (step, time.perf_counter())
+        self._time(step, evaluation_seconds=self._since[1] - since)
 
     def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
         """What `evaluated` recorded of the student and the teacher at `step`; None where it recorded nothing."""
@@ -136,12 +165,20 @@ class Log:
         return self._lines.length
 
     def _show(self, key: str, value: float, step: int) -> None:
-        self._attempt("tensorboard", lambda: self._board.add_scalar(key, value, step))
+        self._on_boards(lambda board: board.number(key, value, step))
 
-    def _attempt(self, what: str, write: Callable[[], None]) -> None:
+    def _on_boards(self, show: Callable[[Board], None]) -> None:
+        for name, board in self._boards.items():
+            self.attempt(name, partial(show, board), errors=Exception)
+
+    def _time(self, step: int, **seen: float) -> None:
+        self.attempt(TIMINGS, lambda: self._timings.add(json.dumps({"step": step, **seen}) + "\n"))
+
+    def attempt(self, what: str, write: Callable[[], object], *, errors: type[Exception] = OSError) -> None:
+        """`write` to the run's file or folder `what`; of these `errors` the first is said, and the run goes on."""
         try:
             write()
-        except OSError as error:
+        except errors as error:
             if what not in self._refused:
                 self.warn([f"{self._folder / what} cannot be written: {error}; the run goes on, and this is said once"])
             self._refused.add(what)
@@ -159,6 +196,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {number}: not a line of metrics; take it out, or train again") from None
     return lines
+
+
+def timings(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's timings: a step, with `images_per_second` or `evaluation_seconds`."""
+    found = []
+    with suppress(OSError):
+        for line in (folder / TIMINGS).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError, RecursionError):
+                found.append(dict(json.loads(line)))
+    return found
 
 
 def summary(split: str, found: dict[str, dict[str, Any]]) -> str:

@@ -129,8 +129,17 @@ class Trained:
 def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Name = "teacher") -> Trained:
     """A network of a run, to predict with. `words` change its config, such as `device=cpu` or `eval.predictor...`.
 
+    The folder may also be one that `mtseg export` made, which holds one network.
     Raises ValueError for a folder that holds no run, and where the weights do not fit.
     """
+    from mtseg import hub  # which is made of what is here
+
+    if hub.holds(run):
+        trained, handed = hub.read(run, words)
+        if at not in ("last", str(trained.step)) or (network == "student" != handed.network):
+            held = f"the {handed.network} of step {trained.step}"
+            raise ValueError(f"{run}: holds {held} and nothing else; name the run's own folder")
+        return trained
     config = configured(run, words)
     config, splits, networks, step = _with(run, config, _classes(run, config), at)
     return Trained(networks[network], config.views, config.eval.predictor, splits.classes, splits.palette, step)
@@ -138,6 +147,10 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
 
 def weights_of(run: Path, step: int, network: str) -> str:
     """A network's name and the SHA-256 of its weights, as the checkpoint's manifest has it."""
+    from mtseg import hub
+
+    if hub.holds(run):
+        return hub.weights(run, network)
     place = run / "checkpoints" / checkpoint.name_of(step)
     files = json.loads((place / checkpoint.MANIFEST).read_text())["files"]
     return f"{network} {files[f'{network}.safetensors']['sha256']}"

@@ -1,5 +1,6 @@
 """The training loop. It knows steps; it knows neither methods nor data sets. Read from `fit` down."""
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mtseg import capture, checkpoint, keeping, versions
+from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.capture import Broken
 from mtseg.config import Config, written
 from mtseg.data.loading import loader
@@ -50,12 +51,17 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
         sentences = [data.sentence(), *sentences, *versions.record(config.out, state.step)]
         checkpoint.write_whole(config.out / "config.yaml", written(config))
         with (
-            Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log,
+            Log(
+                config.out, total=config.steps, start=state.step, length=length, boards=config.boards, quiet=quiet
+            ) as log,
             listening() as asked_by,
         ):
             for sentence in sentences:
                 log.say(sentence)
-            return _run_saved(config, splits, state, log=log, asked_by=asked_by)
+            try:
+                return _run_saved(config, splits, state, log=log, asked_by=asked_by)
+            finally:
+                log.attempt(run_page.FILE, lambda: run_page.refresh(config.out, config), errors=Exception)
 
 
 def _run_saved(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
@@ -207,16 +213,19 @@ def _evaluated(config: Config, splits: Splits, state: State, log: Log, stop_if_a
     """The scores of both networks, logged. A signal ends it: it is made when the run continues."""
     networks = {"student": state.student, "teacher": state.teacher.module}
     source, classes, device = source_of(splits, config.eval.split), splits.classes, _device(state)
-    how = config.eval
+    how, began = config.eval, time.perf_counter()
     tally = partial(
         evaluate, classes=len(classes), views=config.views, batch=how.batch, device=device, predictor=how.predictor
     )
     hooks = [network.register_forward_pre_hook(lambda *_: stop_if_asked()) for network in networks.values()]
     try:
         with memory_told(config, device, f"in the evaluation after step {state.step}"):
-            found = {name: scores(tally(network, source), classes) for name, network in networks.items()}
+            tallies = {name: tally(network, source) for name, network in networks.items()}
     finally:
         for hook in hooks:
             hook.remove()
+    found = {name: scores(tallies[name], classes) for name in networks}
     log.evaluated(state.step, config.eval.split, found)
+    run_page.show(config, splits, state.step, networks=networks, tallies=tallies, log=log)
+    log.paused(state.step, since=began)
     return found

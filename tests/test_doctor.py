@@ -9,12 +9,12 @@ import subprocess
 import sys
 import zlib
 from collections import namedtuple
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trees
+from browser import Page
 from PIL import Image
 from runs import TINY, tiny
 from trees import BY_KIND, SIZE
@@ -821,29 +821,6 @@ def test_json_has_every_finding_with_every_file(root, tmp_path, capsys):
     (error,) = [finding for finding in tree["findings"] if finding["severity"] == "error"]
     assert (tree["errors"], error["code"], error["files"]) == (1, "mask-unreadable", list(LABELLED_MASKS))
     assert tree["classes"]["car"]["val"]["images"] == 3
-
-
-class Page(HTMLParser):
-    """What a browser would open, close, show and fetch."""
-
-    VOID = ("meta", "img", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.links, self.text = [], [], [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action", "poster")]
-        self.open += [] if tag in self.VOID else [tag]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_page_asks_for_nothing_from_elsewhere_and_shows_all_that_was_found(root, tmp_path, capsys):
