@@ -33,8 +33,8 @@ Count = Annotated[int, Field(ge=1)]
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
-    *("out", "workers", "loader_timeout", "device", "resume", "accept_changes", "log_every", "checkpoint_every"),
-    *("keep", "max_skipped", "data.root"),
+    *("out", "workers", "prefetch", "loader_timeout", "device", "resume", "accept_changes", "log_every"),
+    *("checkpoint_every", "keep", "max_skipped", "data.root"),
 )
 
 
@@ -47,8 +47,9 @@ class Config:
     with; others are refused. `clip` is the largest gradient norm (null: no clipping). An update whose loss or gradient
     is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
     steps, where the teacher is better than ever, and at the end; the newest `keep` and the best are kept.
-    A loading process may take `loader_timeout` seconds for a batch. `diagnose_with_masks` logs how often the teacher's
-    answers are true, where the unlabelled images have masks; nothing is trained on them.
+    `workers` loading processes (0: none) each hold up to `prefetch` batches ready; one may take `loader_timeout` seconds
+    for a batch. `diagnose_with_masks` logs how often the teacher's answers are true, where the unlabelled images have
+    masks; nothing is trained on them.
     """
 
     data: Data
@@ -71,6 +72,7 @@ class Config:
     checkpoint_every: Count = 500
     keep: Count = 2
     workers: Annotated[int, Field(ge=0)] = 2
+    prefetch: Count = 4
     loader_timeout: Count = 300
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 

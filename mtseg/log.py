@@ -4,13 +4,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+T = TypeVar("T")
 Scalars = dict[str, float]
 SHOWN = ("loss", "loss_sup", "loss_cons", "weight", "known", "kept", "lr")  # of a step's values, on the console
 
@@ -66,7 +67,7 @@ class Log:
         )
         self._task = self._progress.add_task(folder.name, total=total, completed=start, shown="")
         self._total = total
-        self._since = (start, time.perf_counter())
+        self._begin(start)
         if whole < length:
             self.say(f"{path} lost its last {length - whole} bytes since the checkpoint: those lines are gone")
 
@@ -96,18 +97,36 @@ class Log:
         for sentence in sentences:
             self.say(f"look: {sentence}")
 
+    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
+        """`batches`; the time that each is waited for is counted."""
+        coming = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(coming)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            yield batch
+
     def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
-        """Record a training step's `values`, numbers and lists of numbers, and show some, with the images a second."""
+        """Record a training step's `values`, numbers and lists of numbers, and show some.
+
+        Shown beside them, and not in metrics.jsonl, because no two runs agree in it: the images a second, and the share
+        of the time since the last record that batches were waited for.
+        """
         lists = {key: value for key, value in values.items() if isinstance(value, list)}
         values = {key: value for key, value in values.items() if key not in lists}
         self.scalars(step, values, aside=lists)
         before, then = self._since
-        speed = (step - before) * images_per_step / max(time.perf_counter() - then, 1e-9)
-        self._since = (step, time.perf_counter())
+        passed = max(time.perf_counter() - then, 1e-9)
+        speed, waiting = (step - before) * images_per_step / passed, self._waited / passed
+        self._begin(step)
         self._show("train/images_per_second", speed, step)
+        self._show("train/waiting", waiting, step)
         shown = "  ".join(f"{key} {values[f'train/{key}']:.4g}" for key in SHOWN if f"train/{key}" in values)
         shown += f"  skipped {values['train/skipped']}" if values.get("train/skipped") else ""
-        shown += f"  {speed:.0f} images/s"
+        shown += f"  {speed:.0f} images/s  waiting {waiting:.0%}"
         self._progress.update(self._task, completed=step, shown=shown)
         if not self._live:
             self.say(f"step {step}/{self._total}  {shown}")
@@ -122,7 +141,7 @@ class Log:
             aside={f"{split}_{name}": scores for name, scores in found.items()},
         )
         self.say(f"step {step}/{self._total}  {summary(split, found)}")
-        self._since = (step, time.perf_counter())  # the time of an evaluation is not the training's
+        self._begin(step)  # the time of an evaluation is not the training's
 
     def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
         """What `evaluated` recorded of the student and the teacher at `step`; None where it recorded nothing."""
@@ -134,6 +153,9 @@ class Log:
     def length(self) -> int:
         """Bytes of metrics.jsonl so far."""
         return self._lines.length
+
+    def _begin(self, step: int) -> None:
+        self._since, self._waited = (step, time.perf_counter()), 0.0
 
     def _show(self, key: str, value: float, step: int) -> None:
         self._attempt("tensorboard", lambda: self._board.add_scalar(key, value, step))

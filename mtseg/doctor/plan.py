@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from mtseg.config import Config
-from mtseg.data.loading import PREFETCH
 from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
 from mtseg.optim import Sgd
@@ -54,7 +53,7 @@ def plan(config: Config, survey: Survey) -> Plan:
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
         unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
         batch=batch,
-        waiting=batch * PREFETCH * config.workers,
+        waiting=batch * config.prefetch * config.workers,
         activations=_activations(network, config.views.crop) * (sizes.labelled + len(branches) * sizes.unlabelled),
         parameters=parameters,
         checkpoints=4 * copies * parameters * (config.keep + 1),  # one more while it is written
