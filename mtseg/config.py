@@ -47,9 +47,9 @@ class Config:
     with; others are refused. `clip` is the largest gradient norm (null: no clipping). An update whose loss or gradient
     is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
     steps, where the teacher is better than ever, and at the end; the newest `keep` and the best are kept.
-    `workers` loading processes (0: none) each hold up to `prefetch` batches ready; one may take `loader_timeout` seconds
-    for a batch. `diagnose_with_masks` logs how often the teacher's answers are true, where the unlabelled images have
-    masks; nothing is trained on them.
+    `workers` loading processes (0: none) each hold up to `prefetch` batches ready; `loader_timeout` is how many seconds
+    a batch may take. `diagnose_with_masks` logs how often the teacher's answers are true, where the unlabelled images
+    have masks; nothing is trained on them.
     """
 
     data: Data

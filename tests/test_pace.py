@@ -31,10 +31,10 @@ def test_loading_runs_ahead_by_as_many_batches_as_prefetch_says(tmp_path, worker
     batches = loader(Made(tmp_path), range(40), workers=workers, pin=False, prefetch=prefetch)
     assert next(batches) == 0
     ahead, until = 1 + workers * prefetch, time.monotonic() + 20
-    while len(os.listdir(tmp_path)) < ahead and time.monotonic() < until:
+    while len(list(tmp_path.iterdir())) < ahead and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.2)  # as long as it may be tempted to make more
-    assert len(os.listdir(tmp_path)) == ahead
+    assert len(list(tmp_path.iterdir())) == ahead
     assert list(batches) == list(range(1, 40))
 
 
