@@ -9,6 +9,7 @@ from pydantic import Field
 from mtseg.complaints import near
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.cityscapes import Cityscapes
 from mtseg.data.coco import Coco
 from mtseg.data.folder import Folder
@@ -99,6 +100,11 @@ def load(words: Sequence[str]) -> Config:
 @part
 class _Training:
     data: Data
+
+
+def channels_of(config: Config) -> Channels:
+    """What the images consist of that the run's network is asked about."""
+    return config.data.channels if isinstance(config.data, Folder) else PLAIN
 
 
 def training_data(words: Sequence[str]) -> Data:

@@ -5,15 +5,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mtseg.data.decode import read_image
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.lists import read_list
 from mtseg.data.match import LISTS
-from mtseg.data.source import Source, Splits
+from mtseg.data.source import Pixels, Source, Splits
 from mtseg.data.tree import first, is_image, without_suffix
 
 KINDS = ("mask", "overlay", "confidence", "image")  # of outputs, each in a folder of its name
@@ -26,14 +24,15 @@ class Item:
 
     said: str
     name: str
-    read: Callable[[], NDArray[np.uint8]]  # (H, W, 3)
+    read: Callable[[], Pixels]  # (H, W, C)
 
 
-def items(words: Sequence[str], out: Path) -> list[Item]:
+def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[Item]:
     """The images of files, folders (at any depth), globs and lists (.txt, .tsv, .json; relative to the list).
 
     In the order of their paths, each once, without what was predicted into `out` before. A name is the image's path
     from the folder that all of them share, without suffix, or with it where two images differ in nothing else.
+    `channels` says which further files belong to each.
 
     Raises ValueError for a word that names no image.
     """
@@ -45,7 +44,7 @@ def items(words: Sequence[str], out: Path) -> list[Item]:
         raise ValueError("name images: files, folders, globs or lists; or --pool unlabelled")
     base = os.path.commonpath([Path(path).parent for path in paths])
     names = _distinct([os.path.relpath(path, base) for path in paths])
-    return [Item(path, name, _reader(path)) for path, name in zip(paths, names, strict=True)]
+    return [Item(path, name, partial(channels.read, Path(path))) for path, name in zip(paths, names, strict=True)]
 
 
 def pool_items(splits: Splits, pool: str) -> list[Item]:
@@ -111,10 +110,6 @@ def _distinct(paths: Sequence[str]) -> list[str]:
     if twice:
         raise ValueError(f"several images would be called {first(twice)}; rename them, or predict them one by one")
     return names
-
-
-def _reader(path: str) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: read_image(Path(path))
 
 
 def _utf8(name: str) -> bool:

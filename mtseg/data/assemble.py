@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mtseg.data.files import OnBadImage, Pool, files
+from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.files import Files, OnBadImage, Pool, files
 from mtseg.data.lists import Entry, read_list
 from mtseg.data.masks import LabelMap
 from mtseg.data.provenance import Expected, checked
@@ -57,6 +58,7 @@ class Layout:
     """What a data set's files are: its classes, its pools, and the images that a list may name by their id.
 
     extra: images without masks that join the unlabelled ones
+    channels: what an image consists of
     known: the images of the data set, with masks, among which a list's ids are looked up; None: those of `train`
     depth: of how many last parts of its path, without suffix and `endings`, an image's id is made
     """
@@ -69,6 +71,7 @@ class Layout:
     val: Callable[[], Pool]
     test: Callable[[], Pool] = lambda: Pool([], [])
     extra: tuple[str, ...] = ()
+    channels: Channels = PLAIN
     known: Callable[[], Pool] | None = None
     depth: int = 1
     endings: tuple[str, ...] = ()
@@ -93,16 +96,31 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
         tree.missing(pool.masks, what)
     if not unlabelled:
         raise ValueError("data.unlabelled: 'rest' leaves nothing where every image is labelled; use 'all'")
+    for names in (labelled.images, unlabelled, val.images, test.images):
+        _complete(layout, tree, names)
+
+    def source(pool: Pool, on_bad_image: OnBadImage = "error") -> Files:
+        return files(choice.root, pool, layout.values, on_bad_image, layout.channels)
+
     splits = Splits(
         classes=layout.classes,
         palette=layout.palette.copy(),
-        labelled=files(choice.root, labelled, layout.values, choice.on_bad_image),
-        unlabelled=files(choice.root, Pool(unlabelled, []), layout.values, choice.on_bad_image),
-        val=files(choice.root, val, layout.values),
-        test=files(choice.root, test, layout.values),
+        labelled=source(labelled, choice.on_bad_image),
+        unlabelled=source(Pool(unlabelled, []), choice.on_bad_image),
+        val=source(val),
+        test=source(test),
         name=name,
+        channels=layout.channels.count,
+        rgb=layout.channels.rgb,
     )
     return checked(splits, choice.expect)
+
+
+def _complete(layout: Layout, tree: Tree, images: list[str]) -> None:
+    """Raises ValueError for images of which a further layer is not there, or leads out of the root."""
+    for layer in layout.channels.layers[1:]:
+        names = [tree.admit(layer.name_of(name), "data.channels") for name in images]
+        tree.missing(names, "further files of images (data.channels)")
 
 
 def _by_seed(choice: Choice, layout: Layout, tree: Tree) -> tuple[Pool, list[str], str]:

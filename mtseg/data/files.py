@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtseg.data.decode import read_image, read_mask, size_of, turned
+from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.decode import read_mask, size_of, turned
 from mtseg.data.masks import LabelMap
+from mtseg.data.source import Pixels
 
 OnBadImage = Literal["error", "skip"]
 UNREAD, READ, BAD = 0, 1, 2
@@ -30,7 +32,7 @@ class Files:
     Names are UTF-8 bytes in one array, which processes share without copies. Every file is read when asked for.
     `on_bad_image: skip` puts the next readable image (with its own label) in the place of one that cannot be read,
     says so on standard error, and gives up past 1 % of the images (at least one is allowed); each loading process
-    counts what it has met. A mask that cannot be read is an error always.
+    counts what it has met. A mask that cannot be read is an error always. `channels` says what an image consists of.
     """
 
     root: Path
@@ -38,6 +40,7 @@ class Files:
     masks: NDArray[np.bytes_] | None  # (N,)
     classes: LabelMap
     on_bad_image: OnBadImage = "error"
+    channels: Channels = PLAIN
     _state: NDArray[np.uint8] = field(init=False, repr=False)  # (N,) what is known of each image, with `skip`
 
     def __post_init__(self) -> None:
@@ -52,9 +55,9 @@ class Files:
     def mask_name(self, index: int) -> str | None:
         return None if self.masks is None else _text(self.masks[index])
 
-    def image(self, index: int) -> NDArray[np.uint8]:  # (H, W, 3)
+    def image(self, index: int) -> Pixels:  # (H, W, C)
         if self.on_bad_image == "error":
-            return read_image(self.root / self.name(index))
+            return self.channels.read(self.root / self.name(index))
         return self._readable(index)[1]
 
     def label(self, index: int) -> NDArray[np.uint8]:  # (H, W)
@@ -77,14 +80,14 @@ class Files:
         chosen = np.asarray(indices, np.int64)
         return replace(self, names=self.names[chosen], masks=None if self.masks is None else self.masks[chosen])
 
-    def _readable(self, index: int) -> tuple[int, NDArray[np.uint8]]:
+    def _readable(self, index: int) -> tuple[int, Pixels]:
         """The first image from `index` on, in turn, that can be read."""
         for step in range(len(self)):
             place = (index + step) % len(self)
             if self._state[place] == BAD:
                 continue
             try:
-                image = read_image(self.root / self.name(place))
+                image = self.channels.read(self.root / self.name(place))
             except ValueError as error:
                 self._met(place, error)
                 continue
@@ -104,10 +107,12 @@ class Files:
             ) from error
 
 
-def files(root: Path, pool: Pool, classes: LabelMap, on_bad_image: OnBadImage = "error") -> Files:
+def files(
+    root: Path, pool: Pool, classes: LabelMap, on_bad_image: OnBadImage = "error", channels: Channels = PLAIN
+) -> Files:
     """The source of a pool's names."""
     masks = packed(pool.masks) if pool.masks else None
-    return Files(root, packed(pool.images), masks, classes, on_bad_image)
+    return Files(root, packed(pool.images), masks, classes, on_bad_image, channels)
 
 
 def same_size(path: Path, mask: Path, size: tuple[int, int]) -> None:

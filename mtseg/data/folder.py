@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mtseg.data.assemble import Layout, Which, assemble
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import OnBadImage, Pool
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
 from mtseg.data.match import Images, Masked, images, masked
@@ -31,7 +32,8 @@ class Folder:
     `val` names images with masks, or is a share of `labelled` that is kept apart, drawn by `split_seed`; `test` may
     be left out. A mask holds class indices and `ignore`, or what `mask_map` maps to a class: raw values or colours
     (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to `ignore`. What else stands in a mask
-    is an error, or ignored with `other: ignore`. `palette` has a colour for each class, for pictures.
+    is an error, or ignored with `other: ignore`. `channels` says what an image consists of where it is not one file of
+    red, green and blue. `palette` has a colour for each class, for pictures.
     """
 
     kind: Literal["folder"] = "folder"
@@ -44,6 +46,7 @@ class Folder:
     ignore: Raw | None = IGNORE
     mask_map: dict[str, int | str] = Field(default_factory=dict)
     other: Literal["error", "ignore"] = "error"
+    channels: Channels = PLAIN
     palette: tuple[str, ...] = ()
     labels: Labels = "all"
     split_seed: Annotated[int, Field(ge=0)] = 0
@@ -82,6 +85,7 @@ class Folder:
             test=lambda: masked(tree, self.test, "test") if self.test else Pool([], []),
             extra=tuple(others),
             endings=(self.labelled.ending,),
+            channels=self.channels,
         )
         which: Which = "all" if self.labels == "all" and not others and self.split is None else "rest"
         choice = _Chosen(self.root, self.labels, self.split_seed, self.split, which, self.expect, self.on_bad_image)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mtseg.data.tree import is_image
 
 # A blank after an image's suffix parts image from mask: so names may contain blanks, as long as it is the only one.
-_BORDER = re.compile(r"(?<=\.jpg|\.png|\.bmp|\.tif)[ ]+|(?<=\.jpeg|\.tiff|\.webp)[ ]+", re.IGNORECASE)
+_BORDER = re.compile(r"(?<=\.jpg|\.png|\.bmp|\.tif|\.npy)[ ]+|(?<=\.jpeg|\.tiff|\.webp)[ ]+", re.IGNORECASE)
 
 
 class Entry(NamedTuple):
