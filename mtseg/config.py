@@ -35,7 +35,7 @@ Count = Annotated[int, Field(ge=1)]
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
     *("out", "workers", "prefetch", "loader_timeout", "device", "resume", "accept_changes", "log_every"),
-    *("checkpoint_every", "keep", "max_skipped", "data.root"),
+    *("checkpoint_every", "keep", "max_skipped", "data.root", "data.cache"),
 )
 
 

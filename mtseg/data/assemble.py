@@ -1,7 +1,7 @@
 """From the keys that all readers of files share to pools: which images are labelled, which are not."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mtseg.data.cache import Cache
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import Files, OnBadImage, Pool, files
 from mtseg.data.lists import Entry, read_list
@@ -27,7 +28,7 @@ class Choice(Protocol):
 
     `split` is a folder of split lists (labelled.txt and, where it has one, unlabelled.txt, in either spelling), or a
     list of the labelled images; it is relative to `root`, or absolute. Without it `labels` of the training images are
-    chosen by `split_seed`.
+    chosen by `split_seed`. `cache` is a folder in which decoded files are kept; it changes no pixel.
     """
 
     @property
@@ -44,6 +45,8 @@ class Choice(Protocol):
     def expect(self) -> Expected: ...
     @property
     def on_bad_image(self) -> OnBadImage: ...
+    @property
+    def cache(self) -> Path | None: ...
 
 
 class Pair(NamedTuple):
@@ -99,8 +102,13 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
     for names in (labelled.images, unlabelled, val.images, test.images):
         _complete(layout, tree, names)
 
+    cache = None if choice.cache is None else Cache(choice.cache)
+    if cache is not None:
+        cache.sweep()
+
     def source(pool: Pool, on_bad_image: OnBadImage = "error") -> Files:
-        return files(choice.root, pool, layout.values, on_bad_image, layout.channels)
+        found = files(choice.root, pool, layout.values, on_bad_image)
+        return replace(found, channels=layout.channels, cache=cache)
 
     splits = Splits(
         classes=layout.classes,

@@ -53,6 +53,7 @@ class Folder:
     split: Path | None = None
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
@@ -88,8 +89,8 @@ class Folder:
             channels=self.channels,
         )
         which: Which = "all" if self.labels == "all" and not others and self.split is None else "rest"
-        choice = _Chosen(self.root, self.labels, self.split_seed, self.split, which, self.expect, self.on_bad_image)
-        return assemble(choice, layout, tree)
+        keys = (self.root, self.labels, self.split_seed, self.split, which, self.expect, self.on_bad_image, self.cache)
+        return assemble(_Chosen(*keys), layout, tree)
 
     def values(self) -> LabelMap:
         """What each raw value or colour of a mask means. Raises ValueError for keys and classes that mean nothing."""
@@ -122,3 +123,4 @@ class _Chosen:
     unlabelled: Which
     expect: Expected
     on_bad_image: OnBadImage
+    cache: Path | None

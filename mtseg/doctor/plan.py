@@ -53,7 +53,7 @@ def plan(config: Config, survey: Survey) -> Plan:
     views = 1 + config.method.views_of_student if branches else 0
     view = area * channels * _bytes(survey)
     batch = view * (sizes.labelled + sizes.unlabelled * views) + area * sizes.labelled  # the label's one byte
-    activations = _activations(network, (channels, *config.views.crop))
+    activations = _activations(network, config.views.crop, channels=channels)
     copies = 4 if isinstance(config.optimizer, Sgd) else 5  # student, shadow, teacher; momentum, or two moments
     return Plan(
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
@@ -124,7 +124,7 @@ def _bytes(survey: Survey) -> int:
     return 4 if isinstance(source, Files) and any(layer.range for layer in source.channels.layers) else 1
 
 
-def _activations(network: torch.nn.Module, crop: tuple[int, int, int]) -> int:
+def _activations(network: torch.nn.Module, crop: tuple[int, int], *, channels: int = 3) -> int:
     """Bytes of all that the layers return for one crop. Raises ValueError where the network fails on it."""
     sizes: list[int] = []
 
@@ -135,9 +135,9 @@ def _activations(network: torch.nn.Module, crop: tuple[int, int, int]) -> int:
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
         with torch.inference_mode():
-            network.eval()(torch.zeros(1, *crop))
+            network.eval()(torch.zeros(1, channels, *crop))
     except RuntimeError as error:
-        raise ValueError(f"model: fails on a crop of {crop[1]} x {crop[2]}: {error}") from error
+        raise ValueError(f"model: fails on a crop of {crop[0]} x {crop[1]}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
