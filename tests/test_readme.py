@@ -52,7 +52,7 @@ def test_the_new_method_of_the_guide_trains_as_it_stands_there(tmp_path):
     targets.write_text(before + part + after)
     (tmp_path / "confident.yaml").write_text(row)
     words = [str(ROOT / "configs/demo.yaml"), "confident.yaml", "steps=2", "data.val=2", "workers=0", "device=cpu"]
-    code = f"from mtseg.cli import main; raise SystemExit(main({['train', *words, 'out=run']!r}))"
+    code = f"from mtseg.cli.train import main; raise SystemExit(main({[*words, 'out=run']!r}))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "kind: confident" in (tmp_path / "run/config.yaml").read_text()
