@@ -5,6 +5,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import time
@@ -109,15 +110,17 @@ def test_images_that_are_changed_by_who_reads_them_change_no_file(tmp_path):
     np.testing.assert_array_equal(source.image(0), wanted)
 
 
-@pytest.mark.parametrize("wrong", [b"", b"\x93NUMPY", b"anything", "half", "objects"])
+@pytest.mark.parametrize("wrong", [b"", b"\x93NUMPY", b"anything", "half", "objects", "pickled"])
 def test_an_entry_that_is_not_whole_is_made_again_and_executes_nothing(tmp_path, wrong, monkeypatch):
     source, plain = a_source(tmp_path / "data", tmp_path / "cache"), a_source(tmp_path / "data", None)
     source.image(0)
     (place,) = arrays(tmp_path / "cache")
     whole = place.read_bytes()
+    monkeypatch.setattr("pickle.load", lambda *_, **__: pytest.fail("unpickled"))
     if wrong == "objects":
         np.save(place, np.array([[{"an": "object"}]], object), allow_pickle=True)
-        monkeypatch.setattr("pickle.load", lambda *_, **__: pytest.fail("unpickled"))
+    elif wrong == "pickled":
+        place.write_bytes(pickle.dumps([1, 2]))
     else:
         place.write_bytes(whole[: len(whole) // 2] if wrong == "half" else wrong)
     np.testing.assert_array_equal(source.image(0), plain.image(0))
