@@ -154,6 +154,26 @@ def test_a_header_of_more_pixels_than_are_decoded_takes_no_memory(tmp_path):
         read_values(tmp_path / "a.npy")
 
 
+def test_a_header_of_very_many_channels_is_refused_too(tmp_path):
+    shape, head = (1000, 1000, 4 * MAX_PIXELS // 10**6 + 1), io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with (tmp_path / "a.npy").open("wb") as file:
+        file.write(head.getvalue())
+        file.truncate(len(head.getvalue()) + int(np.prod(shape)))
+    with pytest.raises(Damaged, match="1000 x 1000 pixels of 601 channels; at most"):
+        read_values(tmp_path / "a.npy")
+
+
+def test_a_tiff_with_tiles_that_were_never_written_is_told(tmp_path):
+    tiles = [drawn(16, 16, kind=np.uint8), None, drawn(16, 16, kind=np.uint8), drawn(16, 16, kind=np.uint8)]
+    how = {"shape": (32, 32), "dtype": np.uint8, "tile": (16, 16), "photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "a.tif", iter(tiles), **how)
+    with pytest.raises(Damaged, match=r"a\.tif: some of its strips or tiles were never written"):
+        read_values(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", iter([tile if tile is not None else tiles[0] for tile in tiles]), **how)
+    assert read_values(tmp_path / "a.tif").shape == (32, 32, 1)
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [

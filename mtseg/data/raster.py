@@ -3,6 +3,7 @@
 Whole or refused, as everywhere: nothing is scaled, clipped or turned, and nothing in a file is executed.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from mtseg.data.damaged import MAX_PIXELS, Damaged, damaged, remedy
 
+MOST = 4  # values for each of the pixels that a file may have
 ARRAY, TIFF = (".npy",), (".tif", ".tiff")
 KINDS = "uif"  # of numpy's types: unsigned, signed, floating point
 _REMEDY = "an image is one array of numbers, (H, W) or (H, W, channels)"
@@ -40,6 +42,8 @@ def read_raster(path: Path) -> NDArray[Any]:  # (H, W, C)
         return np.array(_mapped(path))
     with _series(path) as series:
         order = _order(path, series)
+        if any(0 in page.databytecounts for page in series.pages if page is not None):  # they would be read as zeros
+            raise Damaged(f"{path}: some of its strips or tiles were never written; write it again, or fill them")
         values = np.asarray(series.asarray()).transpose(order)
     return np.ascontiguousarray(values if len(order) == 3 else values[..., None])
 
@@ -73,7 +77,7 @@ def _mapped(path: Path) -> NDArray[Any]:  # (H, W, C)
         raise Unfit(f"{path}: several arrays; {_REMEDY}")
     if values.ndim not in (2, 3) or 0 in values.shape or values.dtype.kind not in KINDS:
         raise Unfit(f"{path}: {values.dtype} of shape {values.shape}; {_REMEDY}")
-    _small(path, values.shape[:2])
+    _small(path, values.shape)
     return values if values.ndim == 3 else values[..., None]
 
 
@@ -103,10 +107,11 @@ def _order(path: Path, series: Any) -> list[int]:
     if not {"Y", "X"} <= set(axes) or len(others) > 1 or 0 in shape or kind.kind not in KINDS:
         raise Unfit(f"{path}: {kind} of shape {shape}, axes {axes}; an image is numbers of one height and width")
     order = [axes.index("Y"), axes.index("X"), *others]
-    _small(path, [shape[axis] for axis in order[:2]])
+    _small(path, [shape[axis] for axis in order])
     return order
 
 
-def _small(path: Path, size: Sequence[int]) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise Damaged(f"{path}: {size[1]} x {size[0]} pixels; {remedy()}")
+def _small(path: Path, shape: Sequence[int]) -> None:
+    if shape[0] * shape[1] > MAX_PIXELS or math.prod(shape) > MOST * MAX_PIXELS:
+        channels = f" of {shape[2]} channels" if len(shape) == 3 else ""
+        raise Damaged(f"{path}: {shape[1]} x {shape[0]} pixels{channels}; {remedy()}")
