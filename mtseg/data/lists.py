@@ -45,12 +45,12 @@ def read_list(path: Path) -> list[Entry]:
 def _lines(path: Path, text: str) -> list[Entry]:
     lines = re.split(r"\r\n|\r|\n", text)  # not splitlines: it also cuts names at U+0085 and its like
     name = str(path)
+    if text.split() == [line for line in lines if line]:  # no blank of any kind, as in most long lists
+        return [Entry(f"{name}, line {n}", line) for n, line in enumerate(lines, start=1) if line]
     return [_entry(f"{name}, line {n}", line.strip(" ")) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _entry(where: str, line: str) -> Entry:
-    if line.split() == [line]:  # no blank of any kind, as in most lines of long lists
-        return Entry(where, line)
     fields = line.split("\t") if "\t" in line else _BORDER.split(line)
     fields = [field.strip() for field in fields]
     blank = " " in line and "\t" not in line
@@ -85,6 +85,8 @@ def _item(where: str, item: Any) -> Entry:
 
 
 def _once(entries: list[Entry]) -> None:
+    if len({entry.image for entry in entries}) == len(entries):
+        return
     seen: dict[str, str] = {}
     for entry in entries:
         if entry.image in seen:
