@@ -10,6 +10,7 @@ from mtseg.boards import Name as Board
 from mtseg.complaints import near
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.cityscapes import Cityscapes
 from mtseg.data.coco import Coco
 from mtseg.data.folder import Folder
@@ -34,8 +35,8 @@ Count = Annotated[int, Field(ge=1)]
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
-    *("out", "workers", "loader_timeout", "device", "resume", "accept_changes", "log_every", "checkpoint_every"),
-    *("keep", "max_skipped", "data.root", "eval.gallery", "boards"),
+    *("out", "workers", "prefetch", "loader_timeout", "device", "resume", "accept_changes", "log_every"),
+    *("checkpoint_every", "keep", "max_skipped", "data.root", "data.cache", "eval.gallery", "boards"),
 )
 
 
@@ -48,9 +49,10 @@ class Config:
     with; others are refused. `clip` is the largest gradient norm (null: no clipping). An update whose loss or gradient
     is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
     steps, where the teacher is better than ever, and at the end; the newest `keep` and the best are kept.
-    A loading process may take `loader_timeout` seconds for a batch. `diagnose_with_masks` logs how often the teacher's
-    answers are true, where the unlabelled images have masks; nothing is trained on them. `boards` are shown the
-    numbers and pictures, beside the run's own files.
+    `workers` loading processes (0: none) each hold up to `prefetch` batches ready; `loader_timeout` is how many seconds
+    a batch may take. `diagnose_with_masks` logs how often the teacher's answers are true, where the unlabelled images
+    have masks; nothing is trained on them. `boards` are shown the numbers and pictures, beside the run's own
+    files.
     """
 
     data: Data
@@ -73,6 +75,7 @@ class Config:
     checkpoint_every: Count = 500
     keep: Count = 2
     workers: Annotated[int, Field(ge=0)] = 2
+    prefetch: Count = 4
     loader_timeout: Count = 300
     boards: tuple[Board, ...] = ("tensorboard",)
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -100,6 +103,11 @@ def load(words: Sequence[str]) -> Config:
 @part
 class _Training:
     data: Data
+
+
+def channels_of(config: Config) -> Channels:
+    """What the images consist of that the run's network is asked about."""
+    return config.data.channels if isinstance(config.data, Folder) else PLAIN
 
 
 def training_data(words: Sequence[str]) -> Data:

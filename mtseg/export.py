@@ -13,22 +13,23 @@ from torch.export import ExportedProgram
 
 from mtseg import hub
 from mtseg.config import Config
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.log import read
 from mtseg.models import Padded
 from mtseg.trained import Name, Trained, configured, load, weights_of
 from mtseg.views import Views
 
 FORMATS = ("hf", "torch", "onnx")
-SIZES = ((2, 97, 61, 3), (1, 64, 96, 3), (1, 33, 128, 3))  # on which an exported graph is compared with the network
+SIZES = ((2, 97, 61), (1, 64, 96), (1, 33, 128))  # (images, height, width) on which a graph is compared
 AGREE = 0.9999  # of the pixels must have the same class
 
 
 class Pixels(nn.Module):
-    """uint8 RGB pixels (B, H, W, 3) of any size -> logits (B, K, H, W) float32; the same values as `Padded`'s."""
+    """Pixels (B, H, W, C) in [0, 255] of any size -> logits (B, K, H, W) float32; the same values as `Padded`'s."""
 
-    def __init__(self, network: Padded, views: Views) -> None:
+    def __init__(self, network: Padded, views: Views, channels: Channels = PLAIN) -> None:
         super().__init__()
-        self.network, self.stride, self.views = network.network, network.stride, views
+        self.network, self.stride, self.views, self.channels = network.network, network.stride, views, channels
 
     def forward(self, pixels: Tensor) -> Tensor:
         images = self.views.normalise(pixels)
@@ -64,14 +65,14 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
         hub.write(trained, config, out / "hf", network=network, scores=_scores(run, config, trained.step, network))
     if set(formats) & {"torch", "onnx"}:
         ready = _ready(trained)
-        program = torch.export.export(ready, (_pixels(SIZES[0]),), dynamic_shapes=(_any_size(),))
+        program = torch.export.export(ready, (_pixels(SIZES[0], trained.channels),), dynamic_shapes=(_any_size(),))
         for name, write in (("torch", to_torch), ("onnx", to_onnx)):
             if name in formats:
                 write(program, ready, out, facts)
     return out
 
 
-def to_torch(program: ExportedProgram, network: nn.Module, out: Path, facts: dict[str, Any]) -> None:
+def to_torch(program: ExportedProgram, network: Pixels, out: Path, facts: dict[str, Any]) -> None:
     """Write model.pt2: `torch.export.load(path).module()` is the function; the facts are its extra file mtseg.json."""
     path = out / "model.pt2"
     _compare(network, program.module(), path)
@@ -80,7 +81,7 @@ def to_torch(program: ExportedProgram, network: nn.Module, out: Path, facts: dic
     aside.replace(path)
 
 
-def to_onnx(program: ExportedProgram, network: nn.Module, out: Path, facts: dict[str, Any]) -> None:
+def to_onnx(program: ExportedProgram, network: Pixels, out: Path, facts: dict[str, Any]) -> None:
     """Write model.onnx, a graph from `pixels` to `logits`; the facts are its metadata, each as JSON."""
     import onnx
     import onnxruntime
@@ -110,7 +111,7 @@ def _need(*libraries: str) -> None:
 def _facts(trained: Trained, weights: str) -> dict[str, Any]:
     """What a program must know of a graph."""
     return {
-        "input": "pixels: uint8 (batch, height, width, 3), RGB, of any size; normalised and padded inside",
+        "input": f"pixels: {_kind(trained.channels)} of any size; normalised and padded inside",
         "output": "logits: float32 (batch, classes, height, width); the class is the argmax over axis 1",
         "classes": list(trained.classes),
         "palette": [bytes(colour.tolist()).hex() for colour in trained.palette],
@@ -143,25 +144,33 @@ def _sha256(run: Path, split: str) -> str:
 def _ready(trained: Trained) -> Pixels:
     network = trained.network
     assert isinstance(network, Padded)
-    return Pixels(network.cpu(), trained.views).eval()
+    return Pixels(network.cpu(), trained.views, trained.channels).eval()
 
 
 def _any_size() -> dict[int, Any]:
     return {axis: torch.export.Dim.DYNAMIC for axis in range(3)}
 
 
-def _pixels(size: tuple[int, ...]) -> Tensor:
+def _kind(channels: Channels) -> str:
+    if channels == PLAIN:
+        return "uint8 (batch, height, width, 3), RGB,"
+    where = "0 to 255 where the range says 0 to 1" if channels.scaled else "8 bits"
+    return f"{'float32' if channels.scaled else 'uint8'} (batch, height, width, {channels.count}), {where},"
+
+
+def _pixels(size: tuple[int, int, int], channels: Channels) -> Tensor:
     """Noise of all frequencies, so that classes differ."""
     draw = torch.Generator().manual_seed(0)
-    coarse = torch.rand(size[0], 3, 5, 7, generator=draw)
-    smooth = nn.functional.interpolate(coarse, size[1:3], mode="bilinear").permute(0, 2, 3, 1)
-    return ((smooth + 0.3 * torch.rand(size, generator=draw)) / 1.3 * 255).to(torch.uint8)
+    coarse = torch.rand(size[0], channels.count, 5, 7, generator=draw)
+    smooth = nn.functional.interpolate(coarse, size[1:], mode="bilinear").permute(0, 2, 3, 1)
+    pixels = (smooth + 0.3 * torch.rand(smooth.shape, generator=draw)) / 1.3 * 255
+    return pixels if channels.scaled else pixels.to(torch.uint8)
 
 
 @torch.no_grad()
-def _compare(network: nn.Module, exported: Callable[[Tensor], Tensor], path: Path) -> None:
+def _compare(network: Pixels, exported: Callable[[Tensor], Tensor], path: Path) -> None:
     for size in SIZES:
-        pixels = _pixels(size)
+        pixels = _pixels(size, network.channels)
         same = float((network(pixels).argmax(1) == exported(pixels).argmax(1)).float().mean())
         if same < AGREE:
             raise ValueError(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from mtseg.checkpoint import digest_of, write_whole
 from mtseg.config import Config
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.palette import inks
 from mtseg.evaluate import Evaluation
 from mtseg.models import Model, Padded
@@ -52,7 +53,7 @@ import segmentation_models_pytorch as smp
 model = smp.from_pretrained("{name}").eval()
 ```
 
-It takes RGB images (batch, 3, height, width): pixels in [0, 1], minus {mean}, divided by {std}.
+It takes {images}: values in [0, 1], minus {mean}, divided by {std}.
 Sides must be multiples of {stride} (mtseg replicates the edges and cuts the answer).
 It gives logits (batch, {count}, height, width). `{file}` says the same for programs.
 
@@ -71,6 +72,7 @@ class Handed:
     palette: tuple[str, ...]
     step: int
     network: str
+    channels: Channels = PLAIN
     device: str = "auto"
 
 
@@ -86,6 +88,7 @@ def write(trained: Trained, config: Config, folder: Path, *, network: str, score
         palette=tuple(bytes(colour.tolist()).hex() for colour in trained.palette),
         step=trained.step,
         network=network,
+        channels=trained.channels,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / FILE, json.dumps(dump(handed), indent=1))
@@ -99,6 +102,7 @@ def write(trained: Trained, config: Config, folder: Path, *, network: str, score
         classes=", ".join(trained.classes),
         scores=scores,
         protocol=trained.predictor.sentence(),
+        images=_images(trained.channels),
         mean=list(views.mean),
         std=list(views.std),
         stride=padded.stride,
@@ -107,6 +111,11 @@ def write(trained: Trained, config: Config, folder: Path, *, network: str, score
     write_whole(folder / "README.md", card)  # before the weights: the library would write a card of its own
     padded.network.save_pretrained(folder)
     return folder
+
+
+def _images(channels: Channels) -> str:
+    kind = "RGB images" if channels == PLAIN else f"images of {channels.count} channels, as {FILE} lays them,"
+    return f"{kind} (batch, {channels.count}, height, width)"
 
 
 def holds(folder: Path) -> bool:
@@ -124,7 +133,9 @@ def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder / FILE}: cannot be read ({error}); export the run again") from None
     handed = validate(Handed, merge(tree, gather(words)), origin=str(folder / FILE))
-    padded = handed.model.build(len(handed.classes), pretrained=False)
+    padded = handed.model.build(
+        len(handed.classes), channels=handed.channels.count, rgb=handed.channels.rgb, pretrained=False
+    )
     try:
         padded.network.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # what a damaged file raises is up to its reader
@@ -132,7 +143,8 @@ def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
         raise ValueError(f"{folder / WEIGHTS}: does not fit {FILE} ({reason}); export the run again") from error
     network = padded.to(pick_device(handed.device)).eval()
     palette = inks(" ".join(handed.palette))
-    return Trained(network, handed.views, handed.eval.predictor, handed.classes, palette, handed.step), handed
+    views, asking = handed.views, handed.eval.predictor
+    return Trained(network, views, asking, handed.classes, palette, handed.step, handed.channels), handed
 
 
 def weights(folder: Path, network: str) -> str:

@@ -4,11 +4,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtseg.boards import Board, Name, begun
 
+T = TypeVar("T")
 Scalars = dict[str, float]
 TIMINGS = "timings.jsonl"
 SHOWN = ("loss", "loss_sup", "loss_cons", "weight", "known", "kept", "lr")  # of a step's values, on the console
@@ -81,7 +82,7 @@ class Log:
         )
         self._task = self._progress.add_task(folder.name, total=total, completed=start, shown="")
         self._total = total
-        self._since = (start, time.perf_counter())
+        self._begin(start)
         if whole < length:
             self.say(f"{path} lost its last {length - whole} bytes since the checkpoint: those lines are gone")
 
@@ -112,19 +113,37 @@ class Log:
         for sentence in sentences:
             self.say(f"look: {sentence}")
 
+    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
+        """`batches`; the time that each is waited for is counted."""
+        coming = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(coming)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            yield batch
+
     def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
-        """Record a training step's `values`, numbers and lists of numbers, and show some, with the images a second."""
+        """Record a training step's `values`, numbers and lists of numbers, and show some.
+
+        Shown beside them, and not in metrics.jsonl, because no two runs agree in it: the images a second, and the share
+        of the time since the last record that batches were waited for.
+        """
         lists = {key: value for key, value in values.items() if isinstance(value, list)}
         values = {key: value for key, value in values.items() if key not in lists}
         self.scalars(step, values, aside=lists)
         before, then = self._since
-        speed = (step - before) * images_per_step / max(time.perf_counter() - then, 1e-9)
-        self._since = (step, time.perf_counter())
+        passed = max(time.perf_counter() - then, 1e-9)
+        speed, waiting = (step - before) * images_per_step / passed, self._waited / passed
+        self._begin(step)
         self._show("train/images_per_second", speed, step)
-        self._time(step, images_per_second=speed)
+        self._time(step, images_per_second=speed, waiting=waiting)
+        self._show("train/waiting", waiting, step)
         shown = "  ".join(f"{key} {values[f'train/{key}']:.4g}" for key in SHOWN if f"train/{key}" in values)
         shown += f"  skipped {values['train/skipped']}" if values.get("train/skipped") else ""
-        shown += f"  {speed:.0f} images/s"
+        shown += f"  {speed:.0f} images/s  waiting {waiting:.0%}"
         self._progress.update(self._task, completed=step, shown=shown)
         if not self._live:
             self.say(f"step {step}/{self._total}  {shown}")
@@ -150,8 +169,8 @@ class Log:
 
     def paused(self, step: int, *, since: float) -> None:
         """What was done since `time.perf_counter()` was `since`, an evaluation, is not the training's time."""
-        self._since = (step, time.perf_counter())
-        self._time(step, evaluation_seconds=self._since[1] - since)
+        self._begin(step)
+        self._time(step, evaluation_seconds=time.perf_counter() - since)
 
     def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
         """What `evaluated` recorded of the student and the teacher at `step`; None where it recorded nothing."""
@@ -163,6 +182,9 @@ class Log:
     def length(self) -> int:
         """Bytes of metrics.jsonl so far."""
         return self._lines.length
+
+    def _begin(self, step: int) -> None:
+        self._since, self._waited = (step, time.perf_counter()), 0.0
 
     def _show(self, key: str, value: float, step: int) -> None:
         self._on_boards(lambda board: board.number(key, value, step))

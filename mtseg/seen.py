@@ -18,6 +18,7 @@ from torch import nn
 
 from mtseg.checkpoint import write_whole
 from mtseg.config import Config
+from mtseg.data.channels import visible
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.evaluate import Tally, plain, source_of
 from mtseg.predictors import asked, joined
@@ -45,6 +46,7 @@ def gallery(
 @torch.no_grad()
 def _panels(config: Config, splits: Splits, source: Source, index: int, networks: Mapping[str, nn.Module]) -> Row:
     image, label = source.image(index), source.label(index)
+    shown = visible(image)
     said, sure = {}, np.zeros(0, np.float32)
     for name, network in networks.items():
         training = network.training
@@ -54,9 +56,9 @@ def _panels(config: Config, splits: Splits, source: Source, index: int, networks
         network.train(training)
         said[name], sure = classes[0].cpu().numpy(), confidence[0].cpu().numpy()
     apart = (said["student"] != said["teacher"]) & (label != IGNORE)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
+    grey = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
     panels = {
-        "image": image,
+        "image": shown,
         "truth": coloured(label, splits.palette),
         **{name: coloured(classes, splits.palette) for name, classes in said.items()},
         "teacher's confidence (light: 1)": (sure[..., None].repeat(3, axis=2) * 255).round().astype(np.uint8),

@@ -32,14 +32,21 @@ class State:
 
 
 def build(config: Config, splits: Splits, device: torch.device, *, pretrained: bool = True) -> State:
-    """Student, teacher and optimizer at step 0: a function of the config, its seed, and the sizes of its data."""
-    return sized(config, len(splits.classes), len(splits.unlabelled), device=device, pretrained=pretrained)
+    """Student, teacher and optimizer at step 0: a function of the config, its seed, and the sizes of its data.
+
+    Raises ValueError where the views are not for the images' channels.
+    """
+    config.views.check(splits.channels, rgb=splits.rgb)
+    sizes = (len(splits.classes), len(splits.unlabelled))
+    return sized(config, *sizes, device=device, pretrained=pretrained, rgb=splits.rgb)
 
 
-def sized(config: Config, classes: int, images: int, *, device: torch.device, pretrained: bool) -> State:
-    """`build`, for data of so many `classes` and unlabelled `images`."""
+def sized(
+    config: Config, classes: int, images: int, *, device: torch.device, pretrained: bool, rgb: bool = True
+) -> State:
+    """`build`, for data of so many `classes` and unlabelled `images`. `rgb` matters to `pretrained` weights alone."""
     reseed_torch(config.seed, "initial weights")
-    student = config.model.build(classes, pretrained=pretrained).to(device)
+    student = config.model.build(classes, channels=config.views.channels, rgb=rgb, pretrained=pretrained).to(device)
     teacher = config.method.teacher.build(student, images, classes)
     return State(student, teacher, config.optimizer.build(student))
 

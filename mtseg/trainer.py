@@ -87,7 +87,7 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Ca
         found = _evaluated(config, splits, state, log, stop_if_asked)  # it was stopped before this, or in it
     keeping.point_to_best(config, state, found)
     alarms = Alarms(splits.classes)
-    for batch in _batches(config, splits, start=state.step, device=device):
+    for batch in log.awaited(_batches(config, splits, start=state.step, device=device)):
         with memory_told(config, device, f"in step {state.step + 1}", Broken):
             batch = batch.to(device)
             terms = train_step(config, state, batch, watch=_due(config.log_every, state.step + 1, config))
@@ -181,7 +181,9 @@ def _batches(config: Config, splits: Splits, *, start: int, device: torch.device
         masks=config.diagnose_with_masks,
     )
     steps, pin = range(start, config.steps), device.type == "cuda"
-    return loader(stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout)
+    return loader(
+        stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout, prefetch=config.prefetch
+    )
 
 
 def _images(config: Config) -> int:

@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
 from mtseg.data.in_hand import InHand
-from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.geometry import Matrix, View, content, draw_image, draw_label
 from mtseg.part import part
 from mtseg.randomness import generator
 from mtseg.views import Views
 
-Shot = tuple[int, NDArray[np.uint8]]  # an image's index in its pool, and the image (H, W, 3)
+Shot = tuple[int, Pixels]  # an image's index in its pool, and the image (H, W, C)
 
 
 @part
@@ -33,7 +33,7 @@ class BatchSizes:
 class Crops:
     """Views of a batch of images as they leave a worker.
 
-    image:  (B, H, W, 3) uint8
+    image:  (B, H, W, C) uint8, or float32 on the same scale
     warp:   (B, 3, 3) float64, view -> image, normalised; stays on the CPU
     source: (B, 2) int64, height and width of the whole image in pixels; stays on the CPU
     index:  (B,) int64, which image of its pool; stays on the CPU
@@ -149,7 +149,7 @@ class Stream(Dataset[Batch]):
         passes = {n: generator(self.seed, order, n).permutation(count) for n in {p // count for p in places}}
         return [int(passes[p // count][p % count]) for p in places]
 
-    def _label(self, source: Source, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _label(self, source: Source, index: int, image: Pixels) -> NDArray[np.uint8]:
         """The label of `image`. Raises ValueError where its size or a value in it is wrong, naming the image."""
         self.in_hand.take("labelled" if source is self.splits.labelled else "unlabelled", index)
         label, classes = source.label(index), len(self.splits.classes)
