@@ -23,9 +23,9 @@ PATIENCE = 3  # evaluations in a row that the teacher may be behind
 def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
     """What a step's tasks and the student's answers to them show; means over the pixels that are known.
 
-    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images, of all processes. Scalars: `kept`, the mean weight;
-    `confidence`, of the target; `disagreement`, the share of pixels where student and target name another class.
-    Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
+    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images; of all processes. Scalars: `kept`, the
+    mean weight; `confidence`, of the target; `disagreement`, the share of pixels where student and target name another
+    class. Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
     `label_share` (K,) in the labels; each sums to 1, or is 0 where there is nothing.
     """
     known = torch.cat([task.target.known.flatten() for task in tasks])

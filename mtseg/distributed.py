@@ -195,7 +195,7 @@ def from_first(make: Callable[[], T]) -> T:
     made: list[Any] = [together(lambda: make() if rank() == 0 else None)]
     if world() > 1:
         dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
-    return made[0]  # type: ignore[no-any-return]
+    return made[0]
 
 
 @torch.no_grad()

@@ -103,7 +103,8 @@ def evaluate(
 ) -> Tally:
     """The counts of `network`, in eval mode, over all images of `source`; its mode is put back.
 
-    Of several processes each counts some of the images, and all have the counts of all. Raises ValueError, naming the image, for a label that does not fit and for an answer that is not finite.
+    Of several processes each counts some of the images, and all have the counts of all.
+    Raises ValueError, naming the image, for a label that does not fit and for an answer that is not finite.
     """
     training = network.training
     network.eval()

@@ -20,6 +20,7 @@ from mtseg.part import part
 from mtseg.perturb import ChannelDropout, Features, Vat, disturbance
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
+from mtseg.share import Share
 from mtseg.targets import Memory, Moment, Soft, Target, one_hot
 from mtseg.teachers import Ensemble, Itself, Teacher, TeacherState
 from mtseg.teachers import Memory as MemoryOfImages
@@ -163,6 +164,21 @@ class Method:
             return logits, logits
         first, second = student(images, disturb, both=True)
         return first, second
+
+    def asked(self, student: nn.Module, share: Share, moment: Moment, *, separate: bool) -> tuple[Tensor, Tensor]:
+        """`answers` to a share's labelled images and, after them, to those of its tasks.
+
+        One forward for all: its batch normalisation sees labelled and unlabelled images together; `separate`: two.
+        """
+        images = [task.seen.data for task in share.tasks]
+        apart = separate and bool(images)
+        after = 0 if apart else len(share.labelled)
+        disturb = self.disturbance(share.tasks, after=after, moment=moment, rows=share.rows)
+        if not apart:
+            return self.answers(student, torch.cat([share.labelled, *images]), disturb)
+        both = self.answers(student, share.labelled, None), self.answers(student, torch.cat(images), disturb)
+        logits, agreeing = (torch.cat(side) for side in zip(*both, strict=True))
+        return logits, agreeing
 
     def disturbance(
         self, tasks: Sequence[Task], *, after: int, moment: Moment, rows: Rows | None = None

@@ -51,8 +51,10 @@ class Crops:
     def taken(self, wanted: Sequence[int]) -> "Crops":
         """The rows that `wanted` names; see `distributed.taken`."""
         label = None if self.label is None else taken(self.label, wanted)
-        fields = (taken(values, wanted) for values in (self.image, self.warp, self.source, self.index))
-        return Crops(*fields, label)
+        image, warp, source, index = (
+            taken(values, wanted) for values in (self.image, self.warp, self.source, self.index)
+        )
+        return Crops(image, warp, source, index, label)
 
     def view(self, views: Views) -> View:
         """The crops as network input: normalised on their device, with what is known of them."""
