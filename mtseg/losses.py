@@ -84,7 +84,8 @@ class Dice:
         classes = logits.shape[1]
         counted = (label != IGNORE).unsqueeze(1)
         truth = F.one_hot(label.long().clamp(max=classes - 1), classes).movedim(-1, 1) * counted
-        given = torch.where(counted, logits.float().softmax(1), 0)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        given = torch.where(counted, logits.softmax(1), 0)
         axes = (0, *range(2, logits.dim()))
         size = total(truth.sum(axes))
         dice = 2 * with_others((given * truth).sum(axes)) / (with_others(given.sum(axes)) + size).clamp_min(1e-6)
