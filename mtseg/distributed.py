@@ -61,6 +61,11 @@ def joined(device: torch.device, timeout: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def first_launched() -> bool:
+    """Whether this is the process that speaks for all, also where they are no group (yet, or any more)."""
+    return _launched() == 1 or os.environ["RANK"] == "0"
+
+
 def _launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 

@@ -6,14 +6,14 @@ is evaluated, averaged and saved.
 
 import copy
 import inspect
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from mtseg.distributed import world
 
 
-def running(student: nn.Module, *, compiled: bool, recompute: bool) -> nn.Module:
-    """What a step asks in place of `student`.
+def running(student: nn.Module, images: Tensor, *, compiled: bool, recompute: bool) -> nn.Module:
+    """What a step asks in place of `student`. `images` (B, C, *S) tell which weights get a gradient.
 
     Raises ValueError for a network without stages whose activations could be recomputed.
     """
@@ -37,11 +37,10 @@ def running(student: nn.Module, *, compiled: bool, recompute: bool) -> nn.Module
             part.forward = torch.compile(part.forward)
     if world() == 1:
         return asked
-    # Some decoders leave weights without a gradient; where none does, PyTorch advises not to look for them.
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
     older = "forward_sync_buffers" not in inspect.signature(DistributedDataParallel).parameters  # before 2.13
     buffers: dict[str, Any] = {"broadcast_buffers" if older else "forward_sync_buffers": False}
-    return DistributedDataParallel(asked, init_sync=False, find_unused_parameters=True, **buffers)
+    unused = _leaves_weights_out(student, images)
+    return DistributedDataParallel(asked, init_sync=False, find_unused_parameters=unused, **buffers)
 
 
 def summing(asked: nn.Module, now: bool) -> AbstractContextManager[None]:
@@ -90,3 +89,13 @@ def _statistics_as_they_are(stage: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, tracked in before:
             norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def _leaves_weights_out(student: nn.Module, images: Tensor) -> bool:
+    """Whether some weights get no gradient, as parts of some decoders: to look for them at each step costs time."""
+    buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    both = {"both": True} if getattr(student, "second", None) is not None else {}
+    said = functional_call(student.train(), buffers, (images,), both)
+    cost = sum(values.sum() for values in (said if isinstance(said, tuple) else (said,)))
+    weights = [weight for weight in student.parameters() if weight.requires_grad]
+    return any(gradient is None for gradient in torch.autograd.grad(cost, weights, allow_unused=True))
