@@ -1,7 +1,6 @@
 """The command under torchrun: two processes on a CPU, killed, restarted and asked to stop."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from runs import TINY
 from safetensors.torch import load_file
 
 from mtseg.settings import to_yaml
-from mtseg.signals import RESUMABLE
 
 ROOT = Path(__file__).parent.parent
 WORDS = ("norm=group", "batch={labelled: 4, unlabelled: 4}", "steps=8", "eval.every=8", "method.branches=[{}]")
