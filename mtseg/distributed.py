@@ -31,7 +31,7 @@ def rank() -> int:
 
 def local_rank() -> int | None:
     """Which of the processes of this machine this one is, as torchrun says; None without torchrun."""
-    return int(os.environ["LOCAL_RANK"]) if _launched() > 1 and "LOCAL_RANK" in os.environ else None
+    return int(os.environ["LOCAL_RANK"]) if launched() > 1 and "LOCAL_RANK" in os.environ else None
 
 
 @contextmanager
@@ -41,20 +41,20 @@ def joined(device: torch.device, timeout: int) -> Iterator[None]:
     Who waits for another one longer than `timeout` seconds ends with an error. In one process, and where there is a
     group already, nothing is done.
     """
-    if _launched() == 1 or dist.is_initialized():
+    if launched() == 1 or dist.is_initialized():
         yield
         return
     place, waiting = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timedelta(seconds=timeout)
     here = int(os.environ["RANK"])
     serves = here == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    server = dist.TCPStore(*place, _launched(), is_master=serves, timeout=waiting, multi_tenant=True)
+    server = dist.TCPStore(*place, launched(), is_master=serves, timeout=waiting, multi_tenant=True)
     # A name of its own for each start: what a process that died left in the store must not be met again.
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"start {start}.{server.add(f'start {start} of {here}', 1)}", server)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=here, world_size=_launched(), timeout=waiting)
+    dist.init_process_group(backend, store=store, rank=here, world_size=launched(), timeout=waiting)
     try:
         yield
     finally:
@@ -63,10 +63,11 @@ def joined(device: torch.device, timeout: int) -> Iterator[None]:
 
 def first_launched() -> bool:
     """Whether this is the process that speaks for all, also where they are no group (yet, or any more)."""
-    return _launched() == 1 or os.environ["RANK"] == "0"
+    return launched() == 1 or os.environ["RANK"] == "0"
 
 
-def _launched() -> int:
+def launched() -> int:
+    """How many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 

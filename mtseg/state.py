@@ -74,8 +74,8 @@ def sized(config: Config, classes: int, images: int, *, device: torch.device, pr
     student = student.to(device, memory_format=memory_format(config.precision, device))  # type: ignore[call-overload]
     same(student)
     teacher = config.method.teacher.build(student, images, classes)
-    images = torch.zeros((2, 3, *config.views.crop), device=device)
-    asked = running(student, images, compiled=config.compile, recompute=config.recompute)
+    like = torch.zeros((2, 3, *config.views.crop), device=device)
+    asked = running(student, like, compiled=config.compile, recompute=config.recompute)
     return State(student, teacher, config.optimizer.build(student), scale=scale_for(config.precision), asked=asked)
 
 
