@@ -190,7 +190,8 @@ def resample(data: Tensor, known: Tensor, theta: Tensor, size: Size) -> tuple[Te
     """
     mode = "nearest" if _whole_pixels(theta, data.shape[-2:], size) else "bilinear"
     matrix = theta[:, :2].to(device=data.device, dtype=data.dtype, non_blocking=True)
-    grid = F.affine_grid(matrix, [data.shape[0], 1, *size], align_corners=False)
+    with torch.autocast(data.device.type, enabled=False):  # places in half precision would be pixels off
+        grid = F.affine_grid(matrix, [data.shape[0], 1, *size], align_corners=False)
     moved = F.grid_sample(data, grid, mode=mode, padding_mode="border", align_corners=False)
     # Zeros outside the map and at unknown pixels: the sample is 1 exactly where every tap is known.
     weight = F.grid_sample(known.to(data.dtype), grid, mode=mode, padding_mode="zeros", align_corners=False)

@@ -206,6 +206,40 @@ class Log:
             self._refused.add(what)
 
 
+class Mute:
+    """The `Log` of a process that does not write."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def warn(self, sentences: list[str]) -> None:
+        pass
+
+    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
+        return iter(batches)
+
+    def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
+        pass
+
+    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
+        pass
+
+    def pictures(self, step: int, found: dict[str, NDArray[np.uint8]]) -> None:
+        pass
+
+    def paused(self, step: int, *, since: float) -> None:
+        pass
+
+    def attempt(self, what: str, write: Callable[[], object], *, errors: type[Exception] = OSError) -> None:
+        pass
+
+    def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
+        return None
+
+    def length(self) -> int:
+        return 0
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl. Raises ValueError for a folder without one, and for a line that is none."""
     path = folder / "metrics.jsonl"

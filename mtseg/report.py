@@ -10,6 +10,8 @@ from mtseg.config import Config
 from mtseg.data.channels import visible
 from mtseg.data.provenance import provenance
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
+from mtseg.distributed import launched
+from mtseg.estimate import estimate
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
 from mtseg.views import Views
@@ -43,6 +45,7 @@ def facts(config: Config) -> dict[str, str]:
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{config.batch.labelled + branches * config.batch.unlabelled} crops of "
         f"{config.views.crop[0]}x{config.views.crop[1]} a step",
+        "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
     }

@@ -20,7 +20,7 @@ from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES
 from mtseg.data.source import Splits
 from mtseg.evaluate import Tally
-from mtseg.log import Log, read, timings
+from mtseg.log import Log, Mute, read, timings
 from mtseg.page import document, facts, folded, image, name_cell, share, table
 from mtseg.report import percent
 
@@ -37,7 +37,7 @@ def show(
     *,
     networks: Mapping[str, nn.Module],
     tallies: Mapping[str, Tally],
-    log: Log,
+    log: Log | Mute,
 ) -> None:
     """Draw the page after an evaluation. What goes wrong is said, once, and ends nothing."""
 

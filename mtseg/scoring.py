@@ -149,7 +149,7 @@ def _besides(tally: Tally, classes: tuple[str, ...], seed: int) -> dict[str, Any
             "boundary_IoU": by_class(tally.boundary.iou(), classes),
         }
     if tally.images is not None:
-        each = {name: plain(value) for name, value in zip(tally.names, tally.alone, strict=True)}
+        each = {name: plain(value) for name, value in tally.alone.values()}
         worst = sorted((value, name) for name, value in each.items() if value is not None)[:WORST]
         found |= {
             "mIoU_interval": [plain(bound) for bound in interval(list(tally.images.values()), seed=seed)],

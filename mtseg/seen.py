@@ -38,7 +38,7 @@ def gallery(
 ) -> dict[str, Row]:
     """Panels of the images whose teacher has the lowest mIoU, `eval.gallery` of them, by the images' names."""
     source = source_of(splits, config.eval.split)
-    score = {n: value for n, value in enumerate(tallies["teacher"].alone) if not math.isnan(value)}
+    score = {n: value for n, (_, value) in tallies["teacher"].alone.items() if not math.isnan(value)}
     worst = sorted(score, key=lambda n: (score[n], n))[: config.eval.gallery]
     return {source.name(n): _panels(config, splits, source, n, networks) for n in worst}
 
@@ -71,8 +71,8 @@ def keep(
     out: Path, *, step: int, split: str, tallies: Mapping[str, Tally], rows: Mapping[str, Row], began: float
 ) -> None:
     """Write all of it into the run's folder. `began`: the `time.perf_counter()` when drawing began."""
-    names = {name: plain(value) for name, value in zip(tallies["teacher"].names, tallies["teacher"].alone, strict=True)}
-    student = dict(zip(tallies["student"].names, tallies["student"].alone, strict=True))
+    names = {name: plain(value) for name, value in tallies["teacher"].alone.values()}
+    student = dict(tallies["student"].alone.values())
     said: dict[str, Any] = {
         "step": step,
         "split": split,

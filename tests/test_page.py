@@ -153,7 +153,7 @@ def test_the_page_is_refreshed_at_each_evaluation_and_when_the_run_is_stopped(tm
         if batches:
             raise ValueError("stop")
 
-    monkeypatch.setattr(trainer, "_stop_if_asked", stop)
+    monkeypatch.setattr(trainer, "stop_if_asked", stop)
     with pytest.raises(ValueError, match="stop"):
         fit(tiny(out), quiet=True)
     assert "1 of 4" in (out / "report.html").read_text()
