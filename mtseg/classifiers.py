@@ -29,8 +29,9 @@ class ConvNet13:
     norm: Norm = "weight"
     heads: Heads = 1
 
-    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+    def build(self, classes: int, *, channels: int = 3, rgb: bool = True, pretrained: bool = True) -> "Classifier":
         """The network for `classes` classes, from images (B, 3, H, W), sides of at least 12, to logits (B, classes)."""
+        _three(self.kind, channels, rgb)
         body = Body(*conv13(self.width, self.dropout, self.norm))
 
         def head() -> nn.Module:
@@ -50,8 +51,9 @@ class ShakeShake26:
     width: Annotated[int, Field(ge=1)] = 96
     heads: Heads = 1
 
-    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+    def build(self, classes: int, *, channels: int = 3, rgb: bool = True, pretrained: bool = True) -> "Classifier":
         """The network for `classes` classes, from images (B, 3, H, W), sides divisible by 4, to logits (B, classes)."""
+        _three(self.kind, channels, rgb)
         return Classifier(Body(*shake26(self.width)), lambda: nn.Linear(4 * self.width, classes), self.heads)
 
     def downloads(self) -> bool:
@@ -68,8 +70,9 @@ class ResNeXt:
     width: Annotated[int, Field(ge=1)] = 4
     heads: Heads = 1
 
-    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+    def build(self, classes: int, *, channels: int = 3, rgb: bool = True, pretrained: bool = True) -> "Classifier":
         """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes)."""
+        _three(self.kind, channels, rgb)
         from torchvision.models.resnet import Bottleneck, ResNet
 
         whole = ResNet(Bottleneck, list(self.blocks), groups=self.groups, width_per_group=self.width)
@@ -91,11 +94,12 @@ class Timm:
     weights: Path = Path("imagenet")
     heads: Heads = 1
 
-    def build(self, classes: int, *, pretrained: bool = True) -> "Classifier":
+    def build(self, classes: int, *, channels: int = 3, rgb: bool = True, pretrained: bool = True) -> "Classifier":
         """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes).
 
         Raises ValueError for an unknown name, and for weights that are missing or do not fit.
         """
+        _three(self.kind, channels, rgb)
         import timm
 
         plain = self.name.partition(".")[0]
@@ -167,6 +171,15 @@ class Normed(NormedConv):
 
     def settle(self, features: Tensor) -> None:
         super().settle(features[:, :, None, None])
+
+
+def _three(kind: str, channels: int, rgb: bool) -> None:
+    """Raises ValueError for images that are not red, green and blue."""
+    if channels != 3 or not rgb:
+        raise ValueError(
+            f"model.kind: {kind} is for red, green and blue, and the images have {channels} channels "
+            f"(data.channels.rgb: {str(rgb).lower()}); use model.kind=smp, or data of three"
+        )
 
 
 def _downloaded(name: str) -> Any:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtseg.distributed import total
 from mtseg.evaluate import headline
 from mtseg.geometry import View
-from mtseg.losses import average, counts
+from mtseg.losses import average, has_class
 from mtseg.mix import Task
 
 BINS = 10  # of the histogram of confidence, equal parts of [0, 1]
@@ -22,9 +23,9 @@ PATIENCE = 3  # evaluations in a row that the teacher may be behind
 def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
     """What a step's tasks and the student's answers to them show; means over the pixels that are known.
 
-    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images. Scalars: `kept`, the mean weight;
-    `confidence`, of the target; `disagreement`, the share of pixels where student and target name another class.
-    Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
+    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images; of all processes. Scalars: `kept`, the
+    mean weight; `confidence`, of the target; `disagreement`, the share of pixels where student and target name another
+    class. Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
     `label_share` (K,) in the labels; each sums to 1, or is 0 where there is nothing.
     """
     known = torch.cat([task.target.known.flatten() for task in tasks])
@@ -37,19 +38,19 @@ def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> di
     place = (confidence * BINS).long().clamp(0, BINS - 1)
     labelled = label.flatten().long()
     return {
-        "kept": average(kept, known),
-        "confidence": average(confidence, known),
-        "disagreement": average((said != classes).float(), known),
+        "kept": total(average(kept, known)),
+        "confidence": total(average(confidence, known)),
+        "disagreement": total(average((said != classes).float(), known)),
         "confidence_histogram": _shares(place, known.float(), BINS),
         "target_share": _shares(classes, kept, count),
-        "label_share": _shares(labelled.clamp(0, count - 1), counts(labelled, count).float(), count),
+        "label_share": _shares(labelled.clamp(0, count - 1), has_class(labelled, count).float(), count),
     }
 
 
 def pseudo_accuracy(answer: View, label: Tensor) -> Tensor:
     """Share of the known pixels where the teacher names the class of `label` (B, *S); for diagnosis alone."""
-    counted = answer.known[:, 0] & counts(label, answer.data.shape[1])
-    return average((answer.data.argmax(1) == label.long()).float(), counted)
+    counted = answer.known[:, 0] & has_class(label, answer.data.shape[1])
+    return total(average((answer.data.argmax(1) == label.long()).float(), counted))
 
 
 class Alarms:
@@ -121,5 +122,5 @@ class Alarms:
 
 def _shares(places: Tensor, weights: Tensor, count: int) -> Tensor:
     """The weight at each place in [0, count), as shares of the whole."""
-    sums = torch.zeros(count, device=weights.device, dtype=weights.dtype).scatter_add_(0, places, weights)
+    sums = total(torch.zeros(count, device=weights.device, dtype=weights.dtype).scatter_add_(0, places, weights))
     return sums / sums.sum().clamp_min(1e-12)

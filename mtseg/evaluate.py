@@ -1,8 +1,10 @@
 """Evaluation at the labels' own resolution, or of images as wholes, as a predictor asks about them."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.distributed import rank, shown, together, total, world
 from mtseg.metrics import Boundary, Calibration, Confusion
 from mtseg.part import part
 from mtseg.predictors import Predictor, Whole, asked, joined
@@ -21,13 +24,15 @@ from mtseg.views import Views
 class Evaluation:
     """When and on what a run is scored: every `every` steps and at the end, on the `val` or `test` images.
 
-    `predictor` is how a run, `mtseg eval` and `mtseg predict` ask about an image.
+    `predictor` is how a run, `mtseg eval` and `mtseg predict` ask about an image. `gallery` images, those on which the
+    teacher is worst, are shown in the run's page.
     """
 
     every: Annotated[int, Field(ge=1)] = 500
     split: Literal["val", "test"] = "val"
     batch: Annotated[int, Field(ge=1)] = 8  # images of one size that share a forward
     predictor: Predictor = Whole()
+    gallery: Annotated[int, Field(ge=0, le=50)] = 6
 
 
 HEADLINES = {"mIoU": "mIoU", "top1": "accuracy"}  # the scores by which networks are compared, and what they are called
@@ -46,6 +51,8 @@ class Tally:
     """What an evaluation counts: pixels by label and prediction, and by confidence; and, where asked, `Also`.
 
     images: name -> counts (K, K) of that image alone; sizes: the labels' shapes S that occur
+    alone: an image's number in its pool -> its name, and its own mIoU, NaN where nothing of it is labelled; of a whole
+    image 1 where the answer is right, and 0
     """
 
     confusion: Confusion
@@ -53,23 +60,50 @@ class Tally:
     boundary: Boundary | None = None
     images: dict[str, Tensor] | None = None
     sizes: set[tuple[int, ...]] = field(default_factory=set)
+    alone: dict[int, tuple[str, float]] = field(default_factory=dict)
 
-    def add(self, name: str, prediction: Tensor, confidence: Tensor, label: Tensor) -> None:
-        """Count an image, or whole ones (B,); where nothing is predicted (IGNORE, of pixels) nothing counts.
-
-        Raises ValueError as `Confusion` does.
-        """
-        if prediction.dim() > 1:
-            label = label.where(prediction.cpu() != IGNORE, torch.tensor(IGNORE, dtype=label.dtype))
-            prediction = prediction.where(prediction != IGNORE, 0)
-        before = self.confusion.counts.clone() if self.images is not None else None
+    def add(self, index: int, name: str, prediction: Tensor, confidence: Tensor, label: Tensor) -> None:
+        """Count an image; where nothing is predicted (IGNORE) nothing counts. Raises ValueError as `Confusion` does."""
+        label = label.where(prediction.cpu() != IGNORE, torch.tensor(IGNORE, dtype=label.dtype))
+        prediction = prediction.where(prediction != IGNORE, 0)
+        before = self.confusion.counts.clone()
         self.confusion.update(prediction, label)
         self.calibration.update(confidence, prediction, label)
-        self.sizes.add(tuple(label.shape) if label.dim() > 1 else ())
+        self.sizes.add(tuple(label.shape))
         if self.boundary is not None:
             self.boundary.update(prediction, label)
-        if self.images is not None and before is not None:
-            self.images[name] = self.confusion.counts - before
+        counts = self.confusion.counts - before
+        self.alone[index] = name, Confusion.of(counts).mean_iou()
+        if self.images is not None:
+            self.images[name] = counts
+
+    def add_whole(self, of: Sequence[tuple[int, str]], prediction: Tensor, confidence: Tensor, label: Tensor) -> None:
+        """Count images `of` these numbers and names, with a class each, (B,). Raises ValueError as `Confusion` does."""
+        self.confusion.update(prediction, label)
+        self.calibration.update(confidence, prediction, label)
+        self.sizes.add(())
+        for (index, name), said, true in zip(of, prediction.tolist(), label.tolist(), strict=True):
+            self.alone[index] = name, float(said == true) if true < self.confusion.classes else math.nan
+            if self.images is not None:
+                one = Confusion(self.confusion.classes)
+                one.update(torch.tensor([said]), torch.tensor([true]))
+                self.images[name] = one.counts
+
+    def totalled(self) -> "Tally":
+        """What all processes counted."""
+        if world() == 1:
+            return self
+        sure, found = self.calibration, self.boundary
+        counts = [sure.counts, sure.hits, sure.confidence, self.confusion.counts]
+        counts += [] if found is None else [found.hits, found.labelled, found.predicted]
+        for sums in counts:
+            sums.copy_(total(sums))
+        for images, sizes, alone in shown((self.images or {}, self.sizes, self.alone)):
+            self.sizes.update(sizes)
+            self.alone.update(alone)
+            if self.images is not None:
+                self.images.update(images)
+        return self
 
 
 def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
@@ -94,6 +128,7 @@ def evaluate(
 ) -> Tally:
     """The counts of `network`, in eval mode, over all images of `source`; its mode is put back.
 
+    Of several processes each counts some of the images, and all have the counts of all.
     Raises ValueError, naming the image, for a label that does not fit and for an answer that is not finite.
     """
     training = network.training
@@ -101,30 +136,38 @@ def evaluate(
     boundary = None if also.boundary is None else Boundary(classes, also.boundary)
     tally = Tally(Confusion(classes), Calibration(classes=classes), boundary, {} if also.images else None)
     answer = asked(network, views, device)
-    for indices, images in _batches(source, batch):
-        size = (images.shape[1], images.shape[2])
-        with _naming(source, indices[0]):
-            predictions, confidences = joined(predictor(answer, images), size)
-        for these in _counted_together(indices, whole=predictions.dim() == 1, also=also):
-            place = indices.index(these[0])
-            label = torch.from_numpy(np.stack([source.label(index) for index in these]))
-            prediction, confidence = (of[place : place + len(these)] for of in (predictions, confidences))
-            with _naming(source, these[0]):
-                _fits(label, prediction)
-                one = (0 if prediction.dim() > 1 else slice(None),)  # maps one by one, whole images together
-                tally.add(source.name(these[0]), prediction[one], confidence[one], label[one])
+
+    def count() -> None:
+        for indices, images in _batches(source, batch):
+            size = (images.shape[1], images.shape[2])
+            with _naming(source, indices[0]):
+                predictions, confidences = joined(predictor(answer, images), size)
+            if predictions.dim() == 1:
+                _count_whole(tally, source, indices, predictions, confidences)
+                continue
+            for index, prediction, confidence in zip(indices, predictions, confidences, strict=True):
+                label = torch.tensor(source.label(index))
+                with _naming(source, index):
+                    _fits(label, prediction)
+                    tally.add(index, source.name(index), prediction, confidence, label)
+
+    together(count)
     network.train(training)
-    return tally
+    return tally.totalled()
 
 
-def _counted_together(indices: list[int], *, whole: bool, also: Also) -> list[list[int]]:
-    """Images by those that are counted at once: `whole` ones of a batch, unless each is asked for; maps one by one.
-
-    Raises ValueError for boundaries of whole images.
-    """
-    if whole and also.boundary is not None:
+def _count_whole(
+    tally: Tally, source: Source, indices: Sequence[int], predictions: Tensor, confidences: Tensor
+) -> None:
+    """Count the answers for whole images. Raises ValueError for labels that are maps, and for boundaries."""
+    if tally.boundary is not None:
         raise ValueError("--boundary: answers for whole images have no boundaries; leave it out")
-    return [indices] if whole and not also.images else [[index] for index in indices]
+    labels = [torch.tensor(source.label(index)) for index in indices]
+    with _naming(source, indices[0]):
+        for label, prediction in zip(labels, predictions, strict=True):
+            _fits(label, prediction)
+        named = [(index, source.name(index)) for index in indices]
+        tally.add_whole(named, predictions.cpu(), confidences.cpu(), torch.stack(labels))
 
 
 @contextmanager
@@ -136,27 +179,24 @@ def _naming(source: Source, index: int) -> Iterator[None]:
 
 
 def _fits(label: Tensor, prediction: Tensor) -> None:
-    """`label` and `prediction` (B, *S) are of the same shape."""
+    """`label` and `prediction` are of the same shape *S."""
     if label.shape != prediction.shape:
         raise ValueError(
-            f"the label is {tuple(label.shape[1:])} and the image {tuple(prediction.shape[1:])} (height, width); they "
-            "must be equal: the label must be as large as its image, or one class, (), for an answer for the whole"
+            f"the label is {tuple(label.shape)} and the image {tuple(prediction.shape)} (height, width); they must be "
+            "equal: the label must be as large as its image, or one class, (), for an answer for the whole"
         )
 
 
 def _batches(source: Source, batch: int) -> Iterator[tuple[list[int], Tensor]]:
-    """Consecutive images of one size, at most `batch` together."""
-    indices: list[int] = []
-    images: list[np.ndarray] = []
-    for index in range(len(source)):
-        image = source.image(index)
-        if images and (len(images) == batch or images[0].shape != image.shape):
-            yield indices, torch.from_numpy(np.stack(images))
-            indices, images = [], []
-        indices.append(index)
-        images.append(image)
-    if images:
-        yield indices, torch.from_numpy(np.stack(images))
+    """Consecutive images of one size, those of one of the blocks of `batch` images that are this process's.
+
+    Which images share a forward does not depend on the number of processes, so that no answer does.
+    """
+    for first in range(rank() * batch, len(source), world() * batch):
+        block = [(index, source.image(index)) for index in range(first, min(first + batch, len(source)))]
+        for _, same in groupby(block, key=lambda pair: pair[1].shape):
+            indices, images = zip(*same, strict=True)
+            yield list(indices), torch.from_numpy(np.stack(images))
 
 
 def scores(tally: Tally, classes: tuple[str, ...]) -> dict[str, Any]:

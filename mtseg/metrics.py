@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
-from mtseg.losses import counts
+from mtseg.losses import has_class
 from mtseg.randomness import generator
 
 
@@ -19,6 +19,13 @@ class Confusion:
     def __init__(self, classes: int) -> None:
         self.classes = classes
         self.counts = torch.zeros((classes, classes), dtype=torch.int64)
+
+    @classmethod
+    def of(cls, counts: Tensor) -> "Confusion":
+        """That of counts (K, K) int64."""
+        made = cls(len(counts))
+        made.counts = counts
+        return made
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of `prediction` in [0, K) and `label` in [0, K) or IGNORE, integers of the same shape.
@@ -140,7 +147,7 @@ class Calibration:
 
     def update(self, confidence: Tensor, prediction: Tensor, label: Tensor) -> None:
         """Add pixels: `confidence` in [0, 1] of the `prediction`, and `label`; of the same shape."""
-        counted = counts(label.flatten().cpu(), self.classes)
+        counted = has_class(label.flatten().cpu(), self.classes)
         sure = confidence.flatten().cpu()[counted].double()
         right = (prediction.flatten().cpu()[counted] == label.flatten().cpu()[counted]).double()
         bins = len(self.counts)

@@ -8,8 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from mtseg.config import Config
+from mtseg.data.channels import visible
 from mtseg.data.provenance import provenance
-from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.source import IGNORE, Pixels, Source, Splits
+from mtseg.distributed import launched
+from mtseg.estimate import estimate
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
 from mtseg.views import Views
@@ -23,12 +26,16 @@ def facts(config: Config) -> dict[str, str]:
     Raises ValueError for lists and weights that cannot be used.
     """
     splits = config.data.build()
-    network = config.model.build(len(splits.classes), pretrained=not config.model.downloads())
+    config.views.check(splits.channels, rgb=splits.rgb)
+    read_here = not config.model.downloads()
+    network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
-    branches = len(config.method.branches)
+    branches, (own, asking) = len(config.method.branches), config.batch.forward
+    crops = own + branches * asking if branches else config.batch.labelled
     return {
         "data": provenance(splits).sentence(),
+        **({"channels": f"{splits.channels}"} if splits.channels != 3 else {}),
         "classes": f"{len(splits.classes)}: {', '.join(splits.classes)}",
         "labelled images": f"{labelled}, {config.batch.labelled} a step, "
         f"{config.steps * config.batch.labelled / labelled:.1f} passes",
@@ -38,8 +45,8 @@ def facts(config: Config) -> dict[str, str]:
         else "not used",
         "val, test images": f"{len(splits.val)}, {len(splits.test)}",
         "parameters": f"{parameters / 1e6:.2f} million",
-        "student forward": f"{config.batch.labelled + branches * config.batch.unlabelled} crops of "
-        f"{config.views.crop[0]}x{config.views.crop[1]} a step",
+        "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step",
+        "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
     }
@@ -51,8 +58,8 @@ def percent(value: float | None) -> str:
 
 
 @torch.no_grad()
-def predicted(network: torch.nn.Module, image: Image, views: Views) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """The class (*S) and its probability (*S) of every pixel of an image (H, W, 3) uint8, or of it as a whole."""
+def predicted(network: torch.nn.Module, image: Pixels, views: Views) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """The class (*S) and its probability (*S) of every pixel of an image (H, W, C), or of it as a whole."""
     answer = asked(network.eval(), views, next(network.parameters()).device)
     classes, confidence = joined(Whole()(answer, torch.from_numpy(np.stack([image]))), (image.shape[0], image.shape[1]))
     return classes[0].cpu().numpy(), confidence[0].cpu().numpy()
@@ -82,8 +89,9 @@ def gallery(
     for row, index in zip(axes, chosen, strict=True):
         image = source.image(index)
         answers = [predicted(network, image, views) for network in networks.values()]
+        shown = visible(image)
         maps = [coloured(label, palette) for label in (source.label(index), *(classes for classes, _ in answers))]
-        panels = [image, *(np.broadcast_to(panel, image.shape) for panel in maps)]  # one class: of every pixel
+        panels = [shown, *(np.broadcast_to(panel, shown.shape) for panel in maps)]  # one class: of every pixel
         for axis, panel in zip(row, panels, strict=False):
             axis.imshow(panel, interpolation="nearest")
         row[-1].imshow(np.broadcast_to(answers[-1][1], image.shape[:2]), vmin=0, vmax=1, cmap="magma")

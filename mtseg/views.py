@@ -12,8 +12,9 @@ from mtseg.part import part
 from mtseg.whiten import Standard
 
 Side = Annotated[int, Field(ge=16)]
-Triple = tuple[float, float, float]
+PerChannel = Annotated[tuple[float, ...], Field(min_length=1)]
 Noise = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_REMEDY = "give an entry for each, in views.std too: `mtseg doctor` computes them, and prints the line"
 
 
 @part
@@ -49,17 +50,18 @@ class StudentPolicy:
 class Views:
     """The three view policies at one `crop` (height, width), and the normalisation of pixels.
 
-    `mean` and `std` are those of the encoder's pretraining, for pixels in [0, 1]; the default is ImageNet's.
-    `standard`: another normalisation in their place. `made`: by `workers`, which decode, warp and paint, or in batch on
-    the `device`, where the images lie in memory and all that views do is to move by whole pixels and to mirror.
+    `mean` and `std` have an entry for each channel, of pixels in [0, 1]: for red, green and blue those of the encoder's
+    pretraining (the default is ImageNet's), for others those of the data, which the doctor computes. `standard`:
+    another normalisation in their place. `made`: by `workers`, which decode, warp and paint, or in batch on the
+    `device`, where the images lie in memory and all that views do is to move by whole pixels and to mirror.
     """
 
     crop: tuple[Side, Side]
     labelled: Policy = Policy()
     teacher: Policy = Policy()
     student: StudentPolicy = StudentPolicy()
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    mean: PerChannel = (0.485, 0.456, 0.406)
+    std: PerChannel = (0.229, 0.224, 0.225)
     standard: Standard | None = None
     made: Literal["workers", "device"] = "workers"
 
@@ -67,11 +69,34 @@ class Views:
         if self.made == "device":
             for name in ("labelled", "teacher", "student"):
                 _drawn_by_moving(name, getattr(self, name))
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}; give one for each channel")
         if min(self.std) < 1e-6:
             raise ValueError(f"std: {self.std} divides pixels in [0, 1]; every entry must be at least 1e-6")
 
+    @property
+    def channels(self) -> int:
+        """How many channels the normalisation is of."""
+        return len(self.mean)
+
+    def check(self, channels: int, *, rgb: bool) -> None:
+        """Raises ValueError where these views cannot be those of images of so many channels, `rgb` first or not."""
+        if channels != self.channels:
+            raise ValueError(
+                f"views.mean: {self.channels} entries, and the images have {channels} channels (data.channels): "
+                f"{_REMEDY}"
+            )
+        for name in ("labelled", "teacher", "student"):
+            if getattr(self, name).colour and not rgb:
+                raise ValueError(
+                    f"views.{name}.colour: colours are changed in red, green and blue alone, and data.channels.rgb is "
+                    f"false; set views.{name}.colour=[]"
+                )
+
     def normalise(self, image: Tensor) -> Tensor:
-        """uint8 pixels (B, H, W, 3) -> network input (B, 3, H, W) float32, on the same device."""
+        """Pixels (B, H, W, C) in [0, 255] -> network input (B, C, H, W) float32, on the same device."""
+        if image.shape[3] != self.channels:
+            raise ValueError(f"an image of {image.shape[3]} channels, and views.mean is of {self.channels}; {_REMEDY}")
         if self.standard is not None:
             return self.standard(image)
         mean = torch.tensor(self.mean, device=image.device) * 255

@@ -17,6 +17,13 @@ def test_a_long_list_opens_in_a_few_times_its_own_reading_and_workers_share_it(c
         assert facts["worker_over_parent"] < 0.5 < facts["worker_over_parent_as_strings"]
 
 
+def test_the_cache_is_measured_against_decoding(capsys):
+    assert cli.main(["bench", "cache", "--size", "1", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cache_bytes_an_image"] == 1024 * 2048 * 3 + 128  # and numpy's header
+    assert all(facts[f"{suffix}_over_cache"] > 0 for suffix in ("jpg", "png"))
+
+
 def test_what_a_worker_takes_for_itself_is_seen():
     if not bench.OWN.is_file():
         pytest.skip("the system does not say")
@@ -27,7 +34,9 @@ def test_what_a_worker_takes_for_itself_is_seen():
 _KEPT: dict[str, bytes] = {}
 
 
-@pytest.mark.parametrize(("words", "says"), [(["name"], "choose from names"), (["names", "--size", "0"], "at least 1")])
+@pytest.mark.parametrize(
+    ("words", "says"), [(["name"], "choose from names, cache"), (["names", "--size", "0"], "at least 1")]
+)
 def test_what_cannot_be_measured_is_answered_in_words(words, says, capsys):
     assert cli.main(["bench", *words]) == 1
     assert says in capsys.readouterr().err

@@ -580,7 +580,11 @@ class Fixed(nn.Module):
 
 
 class SaysOnly(Says):
-    """A teacher that learns nothing."""
+    """A teacher that learns nothing, and has nothing to learn with."""
+
+    module = nn.Identity()
+
+    module = nn.Identity()
 
     def update(self, student: nn.Module, tasks: Any, logits: Any) -> None:
         pass

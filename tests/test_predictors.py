@@ -40,7 +40,8 @@ def agree(ours: tuple[Tensor, Tensor], oracle: Tensor) -> None:
     clear = best.values[:, 0] - best.values[:, 1] > 1e-4
     assert clear.sum() > 0.9 * clear.numel() - 2
     assert torch.equal(ours[0].long()[clear], best.indices[:, 0][clear])
-    assert torch.allclose(ours[1], best.values[:, 0], atol=1e-5)
+    # hundreds of windows over a pixel are summed in float32, and the probability is the exponent of a mean of logits
+    assert torch.allclose(ours[1], best.values[:, 0], atol=5e-5)
 
 
 # --- one answer, however it is asked for

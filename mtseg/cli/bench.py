@@ -10,7 +10,7 @@ from mtseg.cli.common import answer
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("what", help="what is measured: names (opening and holding long lists of files)")
+    parser.add_argument("what", help="what is measured: names (long lists of files), cache (of decoded files)")
     parser.add_argument("--size", type=int, help="how much of it, such as the number of names")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parsed = parser.parse_args(arguments)

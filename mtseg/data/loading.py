@@ -20,7 +20,6 @@ from mtseg.data.resident import Resident
 from mtseg.data.stream import Batch, Stream
 from mtseg.signals import leave_to_parent
 
-PREFETCH = 4  # batches that each worker holds ready
 SIGCHLD: Any = getattr(signal, "SIGCHLD", None)  # Windows has none
 HINTS = {
     "SIGKILL": "the system kills so when memory runs out: give fewer workers, or a smaller batch",
@@ -53,9 +52,17 @@ class _Answers(Dataset[Batch | Failure]):
 
 
 def loader(
-    stream: Dataset[Batch] | Resident, steps: range, *, workers: int, pin: bool, timeout: int = 300
+    stream: Dataset[Batch] | Resident,
+    steps: range,
+    *,
+    workers: int,
+    pin: bool,
+    timeout: int = 300,
+    prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """The batches of `steps` in order, made by `workers` processes (0: in this one).
+    """The batches of `steps` in order, made by `workers` processes (0: in this one), each at most `prefetch` ahead.
+
+    One iterator makes them all, so the workers live from the first batch to the last.
 
     Raises ValueError, with the image in hand where it is known: for what making a batch raised, for a worker that died,
     and for one that took `timeout` seconds. No worker is left behind.
@@ -75,7 +82,7 @@ def loader(
                 num_workers=workers,
                 pin_memory=pin,
                 worker_init_fn=as_worker,
-                prefetch_factor=PREFETCH if workers else None,
+                prefetch_factor=prefetch if workers else None,
                 timeout=timeout if workers else 0,
             )
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,10 @@ class Resident:
         seed: int,
         device: torch.device,
         masks: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.views, self.sizes, self.students, self.seed, self.masks = views, sizes, students, seed, masks
+        self.share = share
         on: dict[int, tuple[Tensor, Tensor]] = {}
         self.labelled = _Pool(splits.labelled, "labelled", views, device, on)
         self.unlabelled = _Pool(splits.unlabelled, "unlabelled", views, device, on)
@@ -42,10 +45,10 @@ class Resident:
 
     def __getitem__(self, step: int) -> Batch:
         sizes = self.sizes
-        own = in_turn(self.seed, "labelled", len(self.labelled), sizes.labelled, step) if sizes.labelled else []
+        own = self._here("labelled", len(self.labelled), sizes.labelled, step)
         if self.students is None:
             return Batch(self._crops("labelled", self._images(own, []), step), None, ())
-        others = in_turn(self.seed, "unlabelled", len(self.unlabelled), sizes.unlabelled, step)
+        others = self._here("unlabelled", len(self.unlabelled), sizes.unlabelled, step)
         together = sizes.consistency == "all"
         shown = self._images(own if together else [], others)
         bare = replace(shown, label=None)
@@ -57,6 +60,12 @@ class Resident:
             teacher = replace(teacher, label=self.unlabelled.take(others, known=True)[1])
         labelled = nothing_like(teacher) if together else self._crops("labelled", self._images(own, []), step)
         return Batch(labelled, teacher, tuple(students))
+
+    def _here(self, pool: str, count: int, size: int, step: int) -> list[int]:
+        """Which images of a pool are in this process's part of the whole batch."""
+        process, processes = self.share
+        whole = in_turn(self.seed, pool, count, size, step) if size else []
+        return whole[process * size // processes : (process + 1) * size // processes]
 
     def _images(self, own: list[int], others: list[int]) -> Crops:
         """Whole images, `own` of the labelled pool, then `others` of the unlabelled one, with what labels are known."""
@@ -79,10 +88,12 @@ class Resident:
         return self._crops("student", whole, step, branch)
 
     def _crops(self, view: str, whole: Crops, *counters: int) -> Crops:
-        """Freshly moved and mirrored views of `whole` images."""
+        """Freshly moved and mirrored views of `whole` images; drawn for the images of all processes."""
         rng = generator(self.seed, f"geometry of {view}", *counters)
-        warp, taps = moves(getattr(self.views, view).geometry, len(whole.image), self.views.crop[0], rng)
-        crops = replace(whole, warp=warp, taps=taps.to(whole.image.device, non_blocking=True))
+        count, (process, processes) = len(whole.image), self.share
+        warp, taps = moves(getattr(self.views, view).geometry, processes * count, self.views.crop[0], rng)
+        here = slice(process * count, (process + 1) * count)
+        crops = replace(whole, warp=warp[here], taps=taps[here].to(whole.image.device, non_blocking=True))
         return self._with_noise(view, crops, *counters)
 
     def _with_noise(self, view: str, crops: Crops, *counters: int) -> Crops:
@@ -98,11 +109,18 @@ def stream_of(
     seed: int,
     masks: bool,
     device: torch.device,
+    share: tuple[int, int] = (0, 1),
 ) -> Stream | Resident:
-    """The batches of a run, made as `views.made` says."""
-    if views.made == "device":
-        return Resident(splits, views=views, sizes=sizes, students=students, seed=seed, masks=masks, device=device)
-    return Stream(splits, views=views, sizes=sizes, students=students, seed=seed, masks=masks)
+    """The batches of a run, made as `views.made` says; of each the part of `share` (process, processes)."""
+    how: dict[str, Any] = {
+        "views": views,
+        "sizes": sizes,
+        "students": students,
+        "seed": seed,
+        "masks": masks,
+        "share": share,
+    }
+    return Resident(splits, device=device, **how) if views.made == "device" else Stream(splits, **how)
 
 
 def moves(geometry: Geometry, count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -14,14 +14,14 @@ from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
 from mtseg.data.in_hand import InHand
-from mtseg.data.source import IGNORE, UNKNOWN, Label, Source, Splits, shared
+from mtseg.data.source import IGNORE, UNKNOWN, Label, Pixels, Source, Splits, shared
+from mtseg.distributed import rows
 from mtseg.geometry import Matrix, View, content, draw_image, draw_label
 from mtseg.part import part
 from mtseg.randomness import generator
 from mtseg.views import Views
 
-Image = NDArray[np.uint8]  # (H, W, 3)
-Shot = tuple[int, Image]  # an image's index in its pool, and the image
+Shot = tuple[int, int, Pixels]  # a slot of the whole batch, the image's index in its pool, (H, W, C)
 
 
 @part
@@ -44,12 +44,18 @@ class BatchSizes:
                 "each; set batch.consistency=all, or labelled images"
             )
 
+    @property
+    def forward(self) -> tuple[int, int]:
+        """How many labelled images the student sees by themselves, and how many a branch asks about."""
+        both = self.labelled + self.unlabelled
+        return (0, both) if self.consistency == "all" else (self.labelled, self.unlabelled)
+
 
 @dataclass(frozen=True)
 class Crops:
     """Views of a batch of images as they leave a worker.
 
-    image:  (B, H, W, 3) uint8; where there are `taps`, the whole images
+    image:  (B, H, W, C) uint8, or float32 on the same scale; where there are `taps`, the whole images
     warp:   (B, 3, 3) float64, view -> image, normalised; stays on the CPU
     source: (B, 2) int64, height and width of the whole image in pixels; stays on the CPU
     index:  (B,) int64, which image of its pool; stays on the CPU
@@ -71,14 +77,15 @@ class Crops:
         """The crops as network input: normalised on their device, with what is known of them."""
         data = views.normalise(self.image)
         if self.taps is not None:  # after the normalisation, which is of whole images
-            rows, columns = self.taps.unbind(1)
+            down, right = self.taps.unbind(1)
             image = torch.arange(len(data), device=data.device)[:, None, None]
-            data = (
-                data.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-            )
+            data = data.permute(0, 2, 3, 1)[image, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2).contiguous()
         if self.noise:
             draw = torch.Generator(data.device).manual_seed(self.seed)
-            data = data + self.noise * torch.randn(data.shape, generator=draw, device=data.device)
+            here = rows(len(data))  # drawn for the whole batch, whatever the number of processes
+            data = data + self.noise * here.of(
+                torch.randn((here.whole, *data.shape[1:]), generator=draw, device=data.device)
+            )
         size = (data.shape[2], data.shape[3])
         return View(data, self.warp, content(self.warp, size, self.source, device=data.device))
 
@@ -130,7 +137,8 @@ class Stream(Dataset[Batch]):
     """Batch number `step`, for each step of a run.
 
     `students` is how many student views an unlabelled image gets beside the teacher's; None: no unlabelled images.
-    `masks`: the teacher's views have labels too, for diagnosis.
+    `masks`: the teacher's views have labels too, for diagnosis. `share` (process, processes): that process's slots of
+    the whole batch, which is the same for any number of processes.
     """
 
     def __init__(
@@ -142,9 +150,10 @@ class Stream(Dataset[Batch]):
         students: int | None,
         seed: int,
         masks: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.splits, self.views, self.sizes = splits, views, sizes
-        self.students, self.seed, self.masks = students, seed, masks
+        self.students, self.seed, self.masks, self.share = students, seed, masks, share
         self.in_hand = InHand(0)
         self._painters: dict[str, Painter] = {}
 
@@ -168,13 +177,14 @@ class Stream(Dataset[Batch]):
         """A batch whose consistency is asked of all images, the labelled ones of which are numbered after the pool."""
         pool = len(self.splits.unlabelled)
         own = self._read("labelled", self.splits.labelled, self.sizes.labelled, step) if self.sizes.labelled else []
-        known = [i for i, _ in own] + [self.labelled_at.get(i) for i, _ in shots]
-        shots = [(pool + i, image) for i, image in own] + shots
+        known = [i for _, i, _ in own] + [self.labelled_at.get(i) for _, i, _ in shots]
+        after = self.sizes.labelled
+        shots = [(slot, pool + i, image) for slot, i, image in own] + [(after + slot, i, im) for slot, i, im in shots]
         teacher = self._crops("teacher", shots, self._warps("teacher", shots, step), step)
         students = [self._student(n, shots, teacher, step) for n in range(self.students or 0)]
-        pairs = [(i, image) for i, (_, image) in zip(known, shots, strict=True)]
+        truths = [(slot, i, image) for i, (slot, _, image) in zip(known, shots, strict=True)]
         students[0] = replace(
-            students[0], label=self._labels(self.splits.labelled, pairs, list(students[0].warp.numpy()))
+            students[0], label=self._labels(self.splits.labelled, truths, list(students[0].warp.numpy()))
         )
         return Batch(nothing_like(teacher), teacher, tuple(students))
 
@@ -191,11 +201,11 @@ class Stream(Dataset[Batch]):
         warps = self._warps("labelled", shots, step)
         return replace(self._crops("labelled", shots, warps, step), label=self._labels(source, shots, warps))
 
-    def _labels(self, source: Source, shots: Sequence[tuple[int | None, Image]], warps: list[Matrix]) -> Tensor:
+    def _labels(self, source: Source, shots: Sequence[tuple[int, int | None, Pixels]], warps: list[Matrix]) -> Tensor:
         """The labels in the views' frames, (B, *S); of the image None, that it has none."""
         labels = [
             None if i is None else self._drawn(self._label(source, i, image), warp)
-            for (i, image), warp in zip(shots, warps, strict=True)
+            for (_, i, image), warp in zip(shots, warps, strict=True)
         ]
         return torch.from_numpy(np.stack([self._no_label if label is None else label for label in labels]))
 
@@ -215,16 +225,18 @@ class Stream(Dataset[Batch]):
         return self._crops("student", shots, self._warps("student", shots, step, branch), step, branch)
 
     def _read(self, pool: str, source: Source, size: int, step: int) -> list[Shot]:
-        shots = []
-        for i in self._indices(pool, len(source), size, step):
-            self.in_hand.take(pool, i)
-            shots.append((i, source.image(i)))
+        shots, (process, processes) = [], self.share
+        slots = range(process * size // processes, (process + 1) * size // processes)
+        indices = self._indices(pool, len(source), size, step)
+        for slot in slots:
+            self.in_hand.take(pool, indices[slot])
+            shots.append((slot, indices[slot], source.image(indices[slot])))
         return shots
 
     def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
         return in_turn(self.seed, pool, count, size, step)
 
-    def _label(self, source: Source, index: int, image: Image) -> Label:
+    def _label(self, source: Source, index: int, image: Pixels) -> Label:
         """The label of `image`. Raises ValueError where its size or a value in it is wrong, naming the image."""
         self.in_hand.take("labelled" if source is self.splits.labelled else "unlabelled", index)
         label, classes = source.label(index), len(self.splits.classes)
@@ -250,7 +262,7 @@ class Stream(Dataset[Batch]):
                 crop=self.views.crop,
                 image=(image.shape[0], image.shape[1]),
             )
-            for slot, (_, image) in enumerate(shots)
+            for slot, _, image in shots
         ]
 
     def _crops(self, view: str, shots: list[Shot], warps: list[Matrix], *counters: int) -> Crops:
@@ -260,13 +272,13 @@ class Stream(Dataset[Batch]):
                 draw_image(image, warp, self.views.crop),
                 generator(self.seed, f"colour of {view}", *counters, slot),
             )
-            for slot, ((_, image), warp) in enumerate(zip(shots, warps, strict=True))
+            for (slot, _, image), warp in zip(shots, warps, strict=True)
         ]
         return Crops(
             image=torch.from_numpy(np.stack(seen)),
             warp=torch.from_numpy(np.stack(warps)),
-            source=torch.tensor([image.shape[:2] for _, image in shots]),
-            index=torch.tensor([i for i, _ in shots]),
+            source=torch.tensor([image.shape[:2] for _, _, image in shots]),
+            index=torch.tensor([i for _, i, _ in shots]),
             noise=getattr(self.views, view).noise,
             seed=seed_of_noise(self.seed, view, *counters),
         )
