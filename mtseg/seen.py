@@ -76,8 +76,8 @@ def _tiles(splits: Splits, shown: Pixels, said: Mapping[str, NDArray[Any]], sure
     shown = _small(shown.repeat(times, 0).repeat(times, 1), smooth=True)
     named = {f"{name}: {splits.classes[int(of)]}": of for name, of in said.items()}
     tiles = {title: np.tile(splits.palette[int(of)], (*shown.shape[:2], 1)) for title, of in named.items()}
-    last = list(tiles)[-1]
-    return {"image": shown, **tiles, f"{last}, {100 * sure:.0f} % sure": tiles.pop(last)}
+    last, tile = tiles.popitem()
+    return {"image": shown, **tiles, f"{last}, {100 * sure:.0f} % sure": tile}
 
 
 def keep(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import Page
 from smalls import CLASSES, SIDE, small
 from torch import nn
 
@@ -14,7 +15,9 @@ from mtseg.cli.compare import main as compare_command
 from mtseg.cli.eval import main as eval_command
 from mtseg.config import Config, dump, load, written
 from mtseg.data.held import Held
+from mtseg.estimate import estimate
 from mtseg.evaluate import Also, evaluate, scores
+from mtseg.export import export
 from mtseg.geometry import View
 from mtseg.mix import CutMix, Task, paste, sureness
 from mtseg.optim import Adam
@@ -360,3 +363,50 @@ def test_scores_a_comparison_and_a_prediction_of_whole_images(tmp_path, capsys):
     assert 1 / CLASSES <= float(prediction.confidence) <= 1
     assert json.loads((run / "checkpoints/best.json").read_text())["score"] >= facts["top1"]["teacher"]["last"] - 1e-9
     assert load([str(run / "config.yaml")]).batch.labelled == 0
+
+
+def test_the_page_shows_accuracies_and_what_was_answered_wrongly(tmp_path):
+    config = small(tmp_path, "eval.gallery=3")
+    fit(config, quiet=True)
+    page = Page((config.out / "report.html").read_text())
+    for said in ("accuracy on test, %", "teacher accuracy", "percent of the row's images", "a class an image"):
+        assert said in page.text
+    assert "mIoU" not in page.text.partition("the config")[0]
+    said = json.loads((config.out / "evaluation.json").read_text())
+    network, splits = load_network(config.out), config.data.build()
+    right = {
+        splits.test.name(i): int(network.predict(splits.test.image(i)).classes) == int(splits.test.label(i))
+        for i in range(len(splits.test))
+    }
+    wrong = sorted(name for name in right if not right[name])
+    assert wrong
+    shown = said["gallery"]
+    assert len(shown) == 3
+    assert {row["name"] for row in shown if row["teacher"] == 0} <= set(wrong)
+    assert sum(row["teacher"] == 0 for row in shown) == min(3, len(wrong))
+    for row in shown:
+        truth = splits.classes[int(splits.test.label(int(row["name"].removeprefix("test-"))))]
+        assert list(row["panels"])[:2] == ["image", f"truth: {truth}"]
+        assert len(row["panels"]) == 4
+    assert np.trace(said["confusion"]["teacher"]) == sum(right.values())
+
+
+def test_networks_of_whole_images_are_not_exported_and_want_three_channels(tmp_path):
+    config = small(tmp_path)
+    fit(config, quiet=True)
+    for kind in ("hf", "torch", "onnx"):
+        with pytest.raises(ValueError, match=r"convnet13\) is not exported; use mtseg.load"):
+            export(config.out, tmp_path / "out", [kind], at="last", network="teacher")
+    with pytest.raises(ValueError, match=r"4 channels .* model.kind=smp"):
+        config.model.build(CLASSES, channels=4)
+
+
+def test_what_a_step_holds_is_estimated_for_every_optimizer(tmp_path):
+    for rule in ("{kind: adam, lr: 1e-3}", "{kind: adamw, lr: 1e-3}", "{kind: sgd, lr: 0.1}"):
+        config = small(tmp_path, f"optimizer={rule}", "method.teacher={kind: memory, size: []}")
+        found = estimate(config, CLASSES, 40)
+        weights = sum(p.numel() for p in config.model.build(CLASSES).parameters())
+        assert found.learning == 4 * weights * (2 if "sgd" in rule else 3)
+        assert found.memory == 40 * (CLASSES + 1) * 2
+        # 10 images; 3 x logits of each, and the target and the answer of 6.
+        assert found.answers == 4 * (10 * 3 * SIDE**2 + 3 * CLASSES * 10 + 2 * 6 * CLASSES)

@@ -98,7 +98,8 @@ def test_weights_means_and_scores_are_alike_in_all_processes_with_the_papers_nor
 
     one, two = each(2, tmp_path / "each", work)
     assert torch.equal(one[1], two[1])
-    assert one[2] == two[2] and sorted(one[2]) == list(range(12))
+    assert one[2] == two[2]
+    assert sorted(one[2]) == list(range(12))
     single = work()
     for value, other in zip(single[0], one[0], strict=True):  # the first batch, which sets the gains, is the whole one
         torch.testing.assert_close(value, other)
