@@ -1,0 +1,13 @@
+"""Measurements, each against a baseline of the same run, so that its ratios hold on any machine. A module each."""
+
+WHAT = {  # what is measured; the modules are imported where they are asked for
+    "step": "a training step against the forwards and backwards of its networks, and where its time goes",
+    "loader": "labelled and unlabelled images from files to views, against the field's own pipelines",
+    "ema": "the teacher's update against a copy of the same bytes",
+    "warp": "the teacher's answer in the student's frame, against the teacher's forward",
+    "loss": "the consistency loss against reading its inputs and writing its gradient",
+    "confusion": "counting pixels by label and prediction, against numpy's ways",
+    "eval": "an evaluation against the forwards of its network",
+    "startup": "seconds to --help, and to the demo's first step",
+    "names": "opening and holding long lists of files",
+}
