@@ -39,6 +39,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
     damaged, truncated or over MAX_PIXELS; with transparent pixels; with 16-bit or float grey values, because which
     of them should be white is not known; and for other colour models (CMYK, LAB).
     """
+    if (pixels := _photograph(path)) is not None:
+        return pixels
     image = _loaded(path)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = _opaque(path, image, "RGB")
@@ -99,6 +101,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _opened(path: Path) -> Image.Image:
+    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch for the whole process, which any library may have turned
+        raise ValueError(f"{path}: PIL was told to accept truncated files; set ImageFile.LOAD_TRUNCATED_IMAGES = False")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is our own
@@ -114,14 +118,25 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _loaded(path: Path) -> Image.Image:
-    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch for the whole process, which any library may have turned
-        raise ValueError(f"{path}: PIL was told to accept truncated files; set ImageFile.LOAD_TRUNCATED_IMAGES = False")
     with _opened(path) as image:
         try:
             image.load()  # here, so that a truncated file is named
         except Exception as error:
             raise _damaged(path, error) from error
     return image
+
+
+def _photograph(path: Path) -> NDArray[np.uint8] | None:  # (H, W, 3)
+    """The pixels of a JPEG in colour, the very ones that PIL finds but sooner; None for all else, damage included."""
+    with _opened(path) as image:
+        if (image.format, image.mode) != ("JPEG", "RGB"):
+            return None
+    from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+    try:
+        return np.asarray(decode_jpeg(read_file(str(path)), ImageReadMode.RGB).permute(1, 2, 0).numpy())
+    except RuntimeError:
+        return None
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:  # (H, W, 3)
