@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.bench import WHAT
-from mtseg.cli.common import WORDS, answer
+from mtseg.cli.common import WORDS, answer, hold_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +66,8 @@ def _groups(wanted: argparse.Namespace) -> dict[str, Any]:
     from mtseg.bench.asked import Asked, heading, load, machine, table
 
     torch.set_num_threads(wanted.threads)
+    if wanted.device == "cpu":
+        hold_memory()
     asked = Asked(tuple(wanted.words), wanted.case, wanted.size, wanted.rounds, wanted.device)
     before, found = load(), []
     for group in import_module(f"mtseg.bench.{wanted.what}").measure(asked):
