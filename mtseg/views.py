@@ -58,6 +58,7 @@ class Views:
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 pixels (B, H, W, 3) -> network input (B, 3, H, W) float32, on the same device."""
-        mean = torch.tensor(self.mean, device=image.device) * 255
-        std = torch.tensor(self.std, device=image.device) * 255
-        return ((image.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
+        mean = torch.tensor(self.mean, device=image.device)[:, None, None] * 255
+        std = torch.tensor(self.std, device=image.device)[:, None, None] * 255
+        # Bytes are moved before they are four times as many, and the maps are then written once.
+        return image.permute(0, 3, 1, 2).contiguous().float().sub_(mean).div_(std)

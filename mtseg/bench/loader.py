@@ -25,7 +25,7 @@ CASES = {"500x375 to 321": ((375, 500), 321), "2048x1024 to 512": ((1024, 2048),
 BATCH = 4  # pairs
 FILES = 8  # of each kind
 OURS, PIL, ALL, FIRST = "mtseg", "PIL and torchvision", "albumentations", "albumentations, crop first"
-NORMAL = "mtseg, normalised on the CPU too"
+NORMAL, DECODED = "mtseg, normalised on the CPU too", "mtseg, decoding alone"
 
 
 def measure(asked: Asked) -> Iterator[Group]:
@@ -37,7 +37,7 @@ def measure(asked: Asked) -> Iterator[Group]:
                 splits = in_files(Path(place), FILES, size)
                 seconds = timed(_cases(splits, crop), rounds=asked.rounds, clock=clock_of(torch.device("cpu")))
             pairs = {case: [value / BATCH for value in taken] for case, taken in seconds.items()}
-            ratios = (Ratio(PIL, OURS, at_least=5), Ratio(ALL, OURS, at_least=1.5), Ratio(FIRST, OURS))
+            ratios = (Ratio(PIL, OURS, at_least=5), Ratio(ALL, OURS, at_least=1.5), Ratio(FIRST, OURS), Ratio(DECODED, OURS))
             yield Group(f"a pair, {name}", pairs, ratios)
 
 
@@ -52,9 +52,18 @@ def _cases(splits: Splits, crop: int) -> dict[str, Callable[[], object]]:
             assert crops is not None
             crops.view(views)
 
+    labelled, unlabelled, turn = splits.labelled, splits.unlabelled, count()
+
+    def decoded() -> None:
+        for index in (next(turn) for _ in range(BATCH)):
+            labelled.image(index % len(labelled))
+            labelled.label(index % len(labelled))
+            unlabelled.image(index % len(unlabelled))
+
     return {
         OURS: lambda: stream[next(step)],
         NORMAL: normalised,
+        DECODED: decoded,
         PIL: _batches(splits, Pil(crop)),
         ALL: _batches(splits, Albumentations(crop, first=False)),
         FIRST: _batches(splits, Albumentations(crop, first=True)),
