@@ -123,14 +123,14 @@ class _Followed:
 
     def __init__(self, teacher: nn.Module, student: nn.Module, buffers: str) -> None:
         self.student = student
-        parameters = list(zip(teacher.parameters(), student.parameters(), strict=True))
-        others = [] if buffers == "own" else list(zip(teacher.buffers(), student.buffers(), strict=True))
-        both = [(pair, True) for pair in parameters] + [(pair, buffers == "average") for pair in others]
-        self._averaged, self._copied = (
-            tuple(map(list, zip(*(p for p, mean in both if (mean and p[0].is_floating_point()) is wanted), strict=True)))
-            for wanted in (True, False)
-        )
-        self._alike = all(t.dtype == s.dtype for t, s in zip(*self._averaged, strict=True))
+        both: list[tuple[tuple[Tensor, Tensor], bool]]
+        both = [(pair, True) for pair in zip(teacher.parameters(), student.parameters(), strict=True)]
+        if buffers != "own":
+            both += [(pair, buffers == "average") for pair in zip(teacher.buffers(), student.buffers(), strict=True)]
+        averaged = [(t, s) for (t, s), mean in both if mean and t.is_floating_point()]
+        copied = [(t, s) for (t, s), mean in both if not (mean and t.is_floating_point())]
+        self._averaged, self._copied = ([list(side) for side in zip(*of, strict=True)] for of in (averaged, copied))
+        self._alike = all(t.dtype == s.dtype for t, s in averaged)
 
     def __call__(self, decay: float) -> None:
         """teacher <- decay teacher + (1 - decay) student, in two launches."""
@@ -139,4 +139,4 @@ class _Followed:
             given = student if self._alike else [s.to(t.dtype) for t, s in zip(teacher, student, strict=True)]
             torch._foreach_lerp_(teacher, given, 1 - decay)
         if self._copied:
-            torch._foreach_copy_(*self._copied)
+            torch._foreach_copy_(self._copied[0], self._copied[1])

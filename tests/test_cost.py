@@ -123,7 +123,8 @@ def test_an_image_is_read_once_and_each_of_its_views_is_drawn_once(tmp_path, mon
     warp, image = cv2.warpAffine, type(splits.unlabelled).image
     monkeypatch.setattr(cv2, "warpAffine", lambda *given, **named: drawn.append(1) or warp(*given, **named))
     monkeypatch.setattr(type(splits.unlabelled), "image", lambda self, index: read.append(1) or image(self, index))
-    monkeypatch.setattr(scenes, "draw_scene", lambda *_: (np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)))
+    black = np.zeros((64, 64, 3), np.uint8)
+    monkeypatch.setattr(scenes, "draw_scene", lambda *_: (black, black[..., 0]))
     stream[0]
     labelled, unlabelled = config.batch.labelled, config.batch.unlabelled
     assert len(read) == labelled + unlabelled
@@ -135,7 +136,7 @@ def test_an_image_is_read_once_and_each_of_its_views_is_drawn_once(tmp_path, mon
 
 @contextmanager
 def only_bookkeeping(monkeypatch):
-    """Within, no values of the networks' tensors may go to Python: only warps and numbers of images, on the CPU ever."""
+    """Within, no values of the networks' tensors may go to Python: only warps and images' numbers, ever on the CPU."""
 
     def refused(self: Tensor, *_: Any, **__: Any) -> Any:
         raise AssertionError(f"a step waits for {tuple(self.shape)} of {self.dtype}")

@@ -10,8 +10,10 @@ import torch
 
 from mtseg.bench.paired import Group
 
-LIBRARIES = ("torch", "torchvision", "segmentation-models-pytorch", "albumentations", "opencv-python-headless")
-LIBRARIES = (*LIBRARIES, "numpy", "pillow")
+LIBRARIES = (
+    *("torch", "torchvision", "segmentation-models-pytorch", "albumentations", "opencv-python-headless"),
+    *("numpy", "pillow"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def heading(facts: dict[str, Any]) -> str:
     names = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
     load = " to ".join(map(str, facts["load"]))
     return (
-        f"{facts['device']}, {facts['cores']} cores, {facts['instructions']}, {facts['threads']} thread(s), load {load}, "
-        f"{facts['clock']}; {names}"
+        f"{facts['device']}, {facts['cores']} cores, {facts['instructions']}, {facts['threads']} thread(s), "
+        f"load {load}, {facts['clock']}; {names}"
     )
 
 

@@ -70,7 +70,11 @@ class Albumentations:
             geometry = [A.RandomSizedCrop((low, round(crop / SCALE[0])), size=(crop, crop))]
         else:
             scale = (SCALE[0] - 1, SCALE[1] - 1)
-            geometry = [A.RandomScale(scale, p=1.0), A.PadIfNeeded(crop, crop, fill_mask=IGNORE), A.RandomCrop(crop, crop)]
+            geometry = [
+                A.RandomScale(scale, p=1.0),
+                A.PadIfNeeded(crop, crop, fill_mask=IGNORE),
+                A.RandomCrop(crop, crop),
+            ]
         geometry.append(A.HorizontalFlip(p=0.5))
         colour = [
             A.ColorJitter((0.5, 1.5), (0.5, 1.5), (0.5, 1.5), (-0.25, 0.25), p=0.8),

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,26 +28,26 @@ CASES: dict[str, tuple[str, tuple[int, int], Predictor]] = {
 
 def measure(asked: Asked) -> Iterator[Group]:
     """A group for each of CASES, with DeepLabV3+; seconds are those of an image."""
-    device = torch.device(asked.device)
     for name, (encoder, size, predictor) in CASES.items():
         if asked.case in name:
-            network = Smp(encoder=encoder, weights="none").build(len(CLASSES)).to(device).eval()  # type: ignore[arg-type]
-            with tempfile.TemporaryDirectory() as place:
-                source = in_files(Path(place), FILES, size).val
-                work = partial(
-                    evaluate,
-                    network,
-                    source,
-                    classes=len(CLASSES),
-                    views=VIEWS,
-                    batch=BATCH,
-                    device=device,
-                    predictor=predictor,
-                )
-                cases = {"the evaluation": work, "its forwards": _forwards(network, work), "reading": _reading(source)}
-                seconds = timed(cases, rounds=asked.rounds, clock=clock_of(device))
-            each = {case: [value / len(source) for value in taken] for case, taken in seconds.items()}
-            yield Group(f"an image, {name}", each, (Ratio("its forwards", "the evaluation"),))
+            yield _measured(f"an image, {name}", encoder, size, predictor, asked)
+
+
+def _measured(name: str, encoder: str, size: tuple[int, int], predictor: Predictor, asked: Asked) -> Group:
+    device, classes = torch.device(asked.device), len(CLASSES)
+    network = Smp(encoder=encoder, weights="none").build(classes).to(device).eval()  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as place:
+        source = in_files(Path(place), FILES, size).val
+        how: dict[str, Any] = {"views": VIEWS, "batch": BATCH, "device": device, "predictor": predictor}
+        work = partial(evaluate, network, source, classes=classes, **how)
+        cases: dict[str, Callable[[], object]] = {
+            "the evaluation": work,
+            "its forwards": _forwards(network, work),
+            "reading": _reading(source),
+        }
+        seconds = timed(cases, rounds=asked.rounds, clock=clock_of(device))
+    each = {case: [value / len(source) for value in taken] for case, taken in seconds.items()}
+    return Group(name, each, (Ratio("its forwards", "the evaluation"),))
 
 
 def _forwards(network: nn.Module, work: Callable[[], object]) -> Callable[[], None]:

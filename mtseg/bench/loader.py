@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import torch
+from pydantic import JsonValue
 from torch.utils.data import default_collate
 
 from mtseg.bench.asked import Asked
@@ -26,6 +27,12 @@ BATCH = 4  # pairs
 FILES = 8  # of each kind
 OURS, PIL, ALL, FIRST = "mtseg", "PIL and torchvision", "albumentations", "albumentations, crop first"
 NORMAL, DECODED = "mtseg, normalised on the CPU too", "mtseg, decoding alone"
+RATIOS = (
+    Ratio(PIL, OURS, at_least=5),
+    Ratio(ALL, OURS, at_least=1.5),
+    Ratio(FIRST, OURS),
+    Ratio(DECODED, OURS),
+)
 
 
 def measure(asked: Asked) -> Iterator[Group]:
@@ -37,8 +44,7 @@ def measure(asked: Asked) -> Iterator[Group]:
                 splits = in_files(Path(place), FILES, size)
                 seconds = timed(_cases(splits, crop), rounds=asked.rounds, clock=clock_of(torch.device("cpu")))
             pairs = {case: [value / BATCH for value in taken] for case, taken in seconds.items()}
-            ratios = (Ratio(PIL, OURS, at_least=5), Ratio(ALL, OURS, at_least=1.5), Ratio(FIRST, OURS), Ratio(DECODED, OURS))
-            yield Group(f"a pair, {name}", pairs, ratios)
+            yield Group(f"a pair, {name}", pairs, RATIOS)
 
 
 def _cases(splits: Splits, crop: int) -> dict[str, Callable[[], object]]:
@@ -73,7 +79,12 @@ def _cases(splits: Splits, crop: int) -> dict[str, Callable[[], object]]:
 def _views(crop: int) -> Views:
     """Those of the baselines."""
     geometry = Geometry(scale=(0.5, 2.0), flip=0.5)
-    jitter = {"brightness": [0.5, 1.5], "contrast": [0.5, 1.5], "saturation": [0.5, 1.5], "hue": [-0.25, 0.25]}
+    jitter: dict[str, JsonValue] = {
+        "brightness": [0.5, 1.5],
+        "contrast": [0.5, 1.5],
+        "saturation": [0.5, 1.5],
+        "hue": [-0.25, 0.25],
+    }
     colour = (
         Colour(name="ColorJitter", p=0.8, params=jitter),
         Colour(name="ToGray", p=0.2),
@@ -90,7 +101,9 @@ def _batches(splits: Splits, opened: Open) -> Callable[[], object]:
     labelled, unlabelled = splits.labelled, splits.unlabelled
     assert isinstance(labelled, Files)
     assert isinstance(unlabelled, Files)
-    pairs = [(labelled.root / labelled.name(i), labelled.root / str(labelled.mask_name(i))) for i in range(len(labelled))]
+    pairs = [
+        (labelled.root / labelled.name(i), labelled.root / str(labelled.mask_name(i))) for i in range(len(labelled))
+    ]
     alone = [unlabelled.root / unlabelled.name(i) for i in range(len(unlabelled))]
     draw = random.Random(0)
 

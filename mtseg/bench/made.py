@@ -46,7 +46,7 @@ def in_memory(count: int, size: tuple[int, int]) -> Splits:
 
 
 def in_files(root: Path, count: int, size: tuple[int, int]) -> Splits:
-    """`count` JPEG files with PNG masks, a quarter of them for val, and as many without, read as a user's own folders are."""
+    """`count` JPEG files with PNG masks, a quarter of them for val, and as many without; read as one's own folders."""
     for pool in ("labelled/images", "labelled/masks", "unlabelled"):
         (root / pool).mkdir(parents=True)
     for index in range(2 * count):

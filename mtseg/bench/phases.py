@@ -53,7 +53,7 @@ def _watched(state: State, spent: dict[str, float], clock: Clock) -> Iterator[No
     state.teacher.answer = counting("teacher's answer", state.teacher.answer)  # type: ignore[method-assign]
     state.teacher.update = counting("EMA", state.teacher.update)  # type: ignore[method-assign]
     state.optimizer.step = counting("optimizer", state.optimizer.step)  # type: ignore[method-assign]
-    state.student.forward = counting("student forward", state.student.forward)  # type: ignore[method-assign]
+    state.student.forward = counting("student forward", state.student.forward)
     torch.Tensor.backward = counting("backward", backward)  # type: ignore[method-assign]
     try:
         yield

@@ -1,11 +1,11 @@
 """Seconds from a command to its first answer, each in a process of its own."""
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from mtseg.bench.asked import Asked
@@ -26,7 +26,7 @@ def measure(asked: Asked) -> Iterator[Group]:
         "bench --help": HELP.format("bench"),
     }
     if any(asked.case in name for name in cases):
-        seconds = _in_turn({name: lambda code=code: _python("-c", code) for name, code in cases.items()}, asked.rounds)
+        seconds = _in_turn({name: partial(_python, "-c", code) for name, code in cases.items()}, asked.rounds)
         yield _group("wall seconds", seconds, AT_ONCE, list(cases)[1:])
     if DEMO.is_file() and asked.case in "the demo's first step":
         seconds = _in_turn({"the demo's first step": _first_step}, min(asked.rounds, 3))
@@ -63,7 +63,7 @@ def _first_step() -> float:
         run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             metrics = Path(place) / "demo" / "metrics.jsonl"
-            while not (metrics.is_file() and os.path.getsize(metrics)):
+            while not (metrics.is_file() and metrics.stat().st_size):
                 if run.poll() is not None or time.perf_counter() - start > PATIENCE:
                     raise OSError("bench: the demo made no step; look with: python tools/train.py configs/demo.yaml")
                 time.sleep(0.01)

@@ -1,20 +1,19 @@
 """A training step of Mean Teacher against its floor: one student forward and backward, and one teacher forward."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mtseg.bench.asked import Asked
 from mtseg.bench.made import CLASSES, in_memory
-from mtseg.bench.networks import Forward, floor, forwards
+from mtseg.bench.networks import floor, forwards
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.bench.phases import phases
 from mtseg.config import Config
 from mtseg.data.stream import Batch, Stream
-from mtseg.method import Method, Plan
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, sized
 from mtseg.targets import Moment
@@ -43,19 +42,29 @@ CASES = {
 }
 LARGE = {  # for GPUs; asked for by name
     f"{name}, {crop}x{crop}, 8 + 8": _case(arch, encoder, crop, 8)
-    for name, arch, encoder in (("DeepLabV3+ resnet50", "deeplabv3plus", "resnet50"), ("Unet resnet18", "unet", "resnet18"))
+    for name, arch, encoder in (
+        ("DeepLabV3+ resnet50", "deeplabv3plus", "resnet50"),
+        ("Unet resnet18", "unet", "resnet18"),
+    )
     for crop in (321, 801)
 }
 
 
 def measure(asked: Asked) -> Iterator[Group]:
     """A group for each of the cases."""
-    device = torch.device(asked.device)
-    cases = CASES if device.type == "cpu" else LARGE
-    for name, tree in {**CASES, **LARGE}.items() if asked.case else cases.items():
+    for name, config in configs(asked):
+        yield _measured(name, config, asked.rounds, torch.device(asked.device))
+
+
+def configs(asked: Asked) -> Iterator[tuple[str, Config]]:
+    """The cases that are asked for, and the runs that they are, `asked.words` laid on them.
+
+    Without a name: CASES on a CPU, LARGE on a GPU.
+    """
+    both = {**CASES, **LARGE} if asked.case else CASES if asked.device == "cpu" else LARGE
+    for name, tree in both.items():
         if asked.case in name:
-            words = merge(merge(tree, {"device": asked.device}), gather(asked.words))
-            yield _measured(name, validate(Config, words), asked.rounds, device)
+            yield name, validate(Config, merge(merge(tree, {"device": asked.device}), gather(asked.words)))
 
 
 def _measured(name: str, config: Config, rounds: int, device: torch.device) -> Group:
@@ -66,11 +75,10 @@ def _measured(name: str, config: Config, rounds: int, device: torch.device) -> G
     def step() -> None:
         train_step(config, state, next(turns))
 
-    made = forwards(state, step)
     parts = {
         "the step": step,
-        "its floor": floor(made),
-        "warp and consistency": _agreeing(config.method, state, made, next(turns), config),
+        "its floor": floor(forwards(state, step)),
+        "warp and consistency": _agreeing(config, state, next(turns)),
     }
     seconds = timed(parts, rounds=rounds, clock=clock)
     seconds |= phases(state, step, rounds=rounds, clock=clock)
@@ -92,30 +100,18 @@ def batches(config: Config, count: int, device: torch.device) -> list[Batch]:
     return [stream[step].to(device) for step in range(count)]
 
 
-def _agreeing(method: Method, state: State, made: list[Forward], batch: Batch, config: Config) -> Any:
+def _agreeing(config: Config, state: State, batch: Batch) -> Callable[[], None]:
     """What warps the teacher's answer into the student's views, and takes the consistency loss and its gradient."""
-    moment = Moment(state.step, config.steps, config.seed)
-
-    def plan(teacher: Any) -> Plan:
-        return method.plan(
-            batch, student=state.student, teacher=teacher, views=config.views, moment=moment, memory=state.memory
-        )
-
-    first = plan(state.teacher)
-    answer, tasks = first.answer, first.tasks
-    assert answer is not None
+    method, moment = config.method, Moment(state.step, config.steps, config.seed)
+    plan = method.plan(
+        batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
+    )
+    answer, tasks = plan.answer, plan.tasks
     logits = [torch.randn_like(task.target.data).requires_grad_() for task in tasks]
 
     def run() -> None:
-        targets = [answer.seen_from(task.seen) for task in tasks]
-        known = [_with(task, target) for task, target in zip(tasks, targets, strict=True)]
-        loss: Tensor = method.consistency(logits, known)
-        torch.autograd.grad(loss, logits)
+        assert answer is not None
+        warped = [replace(task, target=answer.seen_from(task.seen)) for task in tasks]
+        torch.autograd.grad(method.consistency(logits, warped), logits)
 
     return run
-
-
-def _with(task: Any, target: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(task, target=target)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtseg.bench.asked import Asked
 from mtseg.bench.made import CLASSES
@@ -24,21 +24,22 @@ def measure(asked: Asked) -> Iterator[Group]:
     network = Smp(encoder="resnet50", weights="none").build(len(CLASSES)).to(device).eval()  # type: ignore[arg-type]
     for name, (count, side) in CASES.items():
         if asked.case in name:
-            asked_view, seen = (_view(which, count, side, device) for which in range(2))
-            with torch.no_grad():
-                answer = View(network(asked_view.data).softmax(1), asked_view.warp, asked_view.known)
-                seconds = timed(
-                    {
-                        "inverse warp": lambda answer=answer, seen=seen: answer.seen_from(seen),
-                        "the answer alone": lambda answer=answer, seen=seen: _alone(answer, seen),
-                        "copy": lambda answer=answer: answer.data.clone(),
-                        "teacher's forward": lambda asked_view=asked_view: network(asked_view.data),
-                    },
-                    rounds=asked.rounds,
-                    clock=clock_of(device),
-                )
-            ratios = (Ratio("inverse warp", "teacher's forward"), Ratio("inverse warp", "the answer alone"))
-            yield Group(name, seconds, ratios)
+            yield _measured(name, network, [_view(which, count, side, device) for which in range(2)], asked)
+
+
+@torch.no_grad()
+def _measured(name: str, network: nn.Module, views: list[View], asked: Asked) -> Group:
+    given, seen = views
+    answer = View(network(given.data).softmax(1), given.warp, given.known)
+    cases = {
+        "inverse warp": lambda: answer.seen_from(seen),
+        "the answer alone": lambda: _alone(answer, seen),
+        "copy": lambda: answer.data.clone(),
+        "teacher's forward": lambda: network(given.data),
+    }
+    seconds = timed(cases, rounds=asked.rounds, clock=clock_of(given.data.device))
+    ratios = (Ratio("inverse warp", "teacher's forward"), Ratio("inverse warp", "the answer alone"))
+    return Group(name, seconds, ratios)
 
 
 def _view(which: int, count: int, side: int, device: torch.device) -> View:
