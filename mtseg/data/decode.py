@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 MAX_PIXELS = 150_000_000  # of a decoded file; under the 179 million at which PIL itself refuses
+AT_ONCE = 4_000_000  # pixels that are moved to numpy at once; more, in strips, take a fifth longer and less memory
 LOSSY = ("JPEG", "MPO")
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -39,8 +40,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
     damaged, truncated or over MAX_PIXELS; with transparent pixels; with 16-bit or float grey values, because which
     of them should be white is not known; and for other colour models (CMYK, LAB).
     """
-    if (pixels := _photograph(path)) is not None:
-        return pixels
     image = _loaded(path)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = _opaque(path, image, "RGB")
@@ -126,23 +125,10 @@ def _loaded(path: Path) -> Image.Image:
     return image
 
 
-def _photograph(path: Path) -> NDArray[np.uint8] | None:  # (H, W, 3)
-    """The pixels of a JPEG in colour, the very ones that PIL finds but sooner; None for all else, damage included."""
-    with _opened(path) as image:
-        if (image.format, image.mode) != ("JPEG", "RGB"):
-            return None
-    from torchvision.io import ImageReadMode, decode_jpeg, read_file
-
-    try:
-        return np.asarray(decode_jpeg(read_file(str(path)), ImageReadMode.RGB).permute(1, 2, 0).numpy())
-    except RuntimeError:
-        return None
-
-
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:  # (H, W, 3)
-    """The pixels of an RGB image; of a high one strip by strip, because PIL's way to numpy holds them three times."""
+    """The pixels of an RGB image; of a large one strip by strip, because PIL's way to numpy holds them three times."""
     strip = 512
-    if image.height <= strip:
+    if image.width * image.height <= AT_ONCE:
         return np.array(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, strip):
