@@ -2,6 +2,7 @@
 
 WHAT = {  # what is measured; the modules are imported where they are asked for
     "step": "a training step against the forwards and backwards of its networks, and where its time goes",
+    "waiting": "how long the steps of a run wait for their batches",
     "bf16": "the networks of a step in bfloat16 against float32",
     "loader": "labelled and unlabelled images from files to views, against the field's own pipelines",
     "ema": "the teacher's update against a copy of the same bytes",
