@@ -10,6 +10,7 @@ from mtseg.checkpoint import Checkpoint
 from mtseg.config import Config, dump
 from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Crops
+from mtseg.distributed import rank
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, pick_device, restore, sized, snapshot
 
@@ -51,7 +52,9 @@ def write(config: Config, state: State, batch: Batch, *, classes: int, images: i
 
     `classes` and unlabelled `images` are the sizes that the state was built for. Raises OSError for a full disk.
     """
-    path, saved, cpu = config.out / f"capture-{state.step}.pt", snapshot(state), batch.to(torch.device("cpu"))
+    whose = f"-process-{rank()}" if rank() else ""  # each has its own images
+    path, saved = config.out / f"capture-{state.step}{whose}.pt", snapshot(state)
+    cpu = batch.to(torch.device("cpu"))
     content = {
         "config": dump(config),
         "sizes": [classes, images],

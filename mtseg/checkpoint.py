@@ -97,7 +97,7 @@ def load(place: Path) -> Checkpoint:
     """The checkpoint in directory `place`. Raises whatever its readers raise where it is not as its manifest says."""
     manifest = json.loads((place / MANIFEST).read_text())
     for name, said in manifest["files"].items():
-        if (place / name).stat().st_size != said["bytes"] or _digest(place / name) != said["sha256"]:
+        if (place / name).stat().st_size != said["bytes"] or digest_of(place / name) != said["sha256"]:
             raise ValueError(f"{name} is not what was written")
     return Checkpoint(
         step=int(manifest["step"]),
@@ -142,7 +142,7 @@ def _write(aside: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in (("student", checkpoint.student), ("teacher", checkpoint.teacher)):
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / _weights(name))
     torch.save(checkpoint.rest, aside / "state.pt")
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(aside.iterdir())}
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": digest_of(path)} for path in sorted(aside.iterdir())}
     (aside / MANIFEST).write_text(json.dumps({"step": checkpoint.step, "files": files}, indent=1))
     for path in [*aside.iterdir(), aside]:
         _flush(path)
@@ -183,7 +183,8 @@ def _weights(name: str) -> str:
     return f"{name}.safetensors"
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

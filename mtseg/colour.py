@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
+from mtseg.data.channels import COLOURS, visible
+from mtseg.data.source import Pixels
 from mtseg.part import part
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for its newest version
@@ -106,13 +107,17 @@ class Painter:
         groups = [[colour] for colour in colours] if pick else [list(colours)] if colours else []
         self._pipelines = [A.Compose([colour.build() for colour in group]) for group in groups]
 
-    def paint(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """`image` (H, W, 3) under colours that depend on `rng` alone.
+    def paint(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """`image` (H, W, C) under colours that depend on `rng` alone, which change its first three channels.
+
+        Those of float32 are rounded to 8 bits for it.
 
         albumentations 2.0.8 repeats its draws in every worker and epoch unless it is reseeded per image.
         Raises ValueError, naming the colours, where one of them fails on this image.
         """
-        seen = image
+        if not self._pipelines:
+            return image
+        seen = visible(image)
         try:
             for pipeline in self._chosen(rng):
                 pipeline.set_random_seed(int(rng.integers(2**32)))
@@ -122,7 +127,10 @@ class Painter:
             raise ValueError(
                 f"the colours {self._names} fail on a crop of {h}x{w}: {_one_line(error)}; change their parameters"
             ) from error
-        return np.asarray(seen, dtype=np.uint8)
+        painted = np.asarray(seen, dtype=np.uint8)
+        if image.shape[2] == COLOURS and image.dtype == np.uint8:
+            return painted
+        return np.concatenate([painted.astype(image.dtype), image[..., COLOURS:]], axis=2)
 
     def _chosen(self, rng: np.random.Generator) -> list[Any]:
         if self._pick is None:

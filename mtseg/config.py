@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mtseg.boards import Name as Board
 from mtseg.complaints import near
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.cityscapes import Cityscapes
 from mtseg.data.coco import Coco
 from mtseg.data.folder import Folder
@@ -17,12 +19,16 @@ from mtseg.data.scenes import Scenes
 from mtseg.data.stream import BatchSizes
 from mtseg.data.voc import Voc
 from mtseg.evaluate import Evaluation
+from mtseg.losses import AT_ONCE
 from mtseg.method import Method
 from mtseg.models import Smp
+from mtseg.norm import Norm
 from mtseg.optim import Optimizer
 from mtseg.part import part
+from mtseg.precision import Precision
 from mtseg.schedules import Poly, Schedule
 from mtseg.settings import SUFFIXES, dump, gather, read_yaml, to_yaml, validate
+from mtseg.teachers import Itself
 from mtseg.views import Views
 
 Data = Annotated[
@@ -33,8 +39,9 @@ Count = Annotated[int, Field(ge=1)]
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
-    *("out", "workers", "loader_timeout", "device", "resume", "accept_changes", "log_every", "checkpoint_every"),
-    *("keep", "max_skipped", "data.root"),
+    *("out", "workers", "prefetch", "loader_timeout", "device", "resume", "accept_changes", "log_every"),
+    *("checkpoint_every", "keep", "max_skipped", "data.root", "data.cache", "eval.gallery", "boards"),
+    *("compile", "recompute"),
 )
 
 
@@ -47,8 +54,15 @@ class Config:
     with; others are refused. `clip` is the largest gradient norm (null: no clipping). An update whose loss or gradient
     is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
     steps, where the teacher is better than ever, and at the end; the newest `keep` and the best are kept.
-    A loading process may take `loader_timeout` seconds for a batch. `diagnose_with_masks` logs how often the teacher's
-    answers are true, where the unlabelled images have masks; nothing is trained on them.
+    `workers` loading processes (0: none) each hold up to `prefetch` batches ready; `loader_timeout` is how many seconds
+    a batch may take; a process waits a minute longer for another one. `diagnose_with_masks` logs how often the
+    teacher's answers are true, where the unlabelled images have masks; nothing is trained on them. `boards` are shown
+    the numbers and pictures, beside the run's own files.
+
+    The student is asked about a process's images in `accumulate` parts, whose gradients are summed. `precision` is that
+    of the networks while they train. `norm` is what batch normalisation becomes (`mtseg/norm.py`); `bn`, whether
+    labelled and unlabelled images go through it in one forward or each in their own. `compile` has PyTorch compile the
+    student; `recompute` computes its encoder's activations again in the backward, in place of holding them.
     """
 
     data: Data
@@ -58,6 +72,12 @@ class Config:
     optimizer: Optimizer
     schedule: Schedule = Poly()
     batch: BatchSizes = BatchSizes()
+    accumulate: Count = 1
+    precision: Precision = "fp32"
+    norm: Norm = "process"
+    bn: Literal["joint", "separate"] = "joint"
+    compile: bool = False
+    recompute: bool = False
     steps: Count
     diagnose_with_masks: bool = False
     clip: Annotated[float, Field(gt=0)] | None = None
@@ -71,7 +91,9 @@ class Config:
     checkpoint_every: Count = 500
     keep: Count = 2
     workers: Annotated[int, Field(ge=0)] = 2
+    prefetch: Count = 4
     loader_timeout: Count = 300
+    boards: tuple[Board, ...] = ("tensorboard",)
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 
     def __post_init__(self) -> None:
@@ -80,10 +102,26 @@ class Config:
                 f"model.heads: {self.model.heads} and method.logit_distance: {self.method.logit_distance} do not fit; "
                 "give two heads and a distance, such as 0.01, or one head and null"
             )
+        if self.accumulate > 1:
+            self._refuse_parts()
         known = _names(dump(self)) if self.accept_changes else []
         for key in self.accept_changes:
             if key not in known:
                 raise ValueError(f"accept_changes: {key!r} is no setting{near(key, known, '; ')}")
+
+    def _refuse_parts(self) -> None:
+        """Raises ValueError for what needs the answers to a whole batch at once."""
+        supervised, teacher = self.method.supervised, self.method.teacher
+        if isinstance(supervised, AT_ONCE):
+            raise ValueError(
+                f"accumulate: {supervised.kind} compares all pixels of a batch with each other, so it cannot be "
+                "accumulated; use accumulate=1 on more processes, or method.supervised={kind: cross_entropy}"
+            )
+        if isinstance(teacher, Itself) and teacher.gradient == "both":
+            raise ValueError(
+                "accumulate: with gradient: both the teacher's side would be gone after the first part; use "
+                "accumulate=1, or method.teacher.gradient=student"
+            )
 
 
 def load(words: Sequence[str]) -> Config:
@@ -97,6 +135,11 @@ def load(words: Sequence[str]) -> Config:
 @part
 class _Training:
     data: Data
+
+
+def channels_of(config: Config) -> Channels:
+    """What the images consist of that the run's network is asked about."""
+    return config.data.channels if isinstance(config.data, Folder) else PLAIN
 
 
 def training_data(words: Sequence[str]) -> Data:

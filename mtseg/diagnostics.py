@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
+from mtseg.distributed import total
 from mtseg.geometry import View
 from mtseg.losses import average
 from mtseg.mix import Task
@@ -22,9 +23,9 @@ PATIENCE = 3  # evaluations in a row that the teacher may be behind
 def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
     """What a step's tasks and the student's answers to them show; means over the pixels that are known.
 
-    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images. Scalars: `kept`, the mean weight;
-    `confidence`, of the target; `disagreement`, the share of pixels where student and target name another class.
-    Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
+    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images; of all processes. Scalars: `kept`, the
+    mean weight; `confidence`, of the target; `disagreement`, the share of pixels where student and target name another
+    class. Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
     `label_share` (K,) in the labels; each sums to 1, or is 0 where there is nothing.
     """
     known = torch.cat([task.target.known.flatten() for task in tasks])
@@ -37,9 +38,9 @@ def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> di
     place = (confidence * BINS).long().clamp(0, BINS - 1)
     labelled = label.flatten().long()
     return {
-        "kept": average(kept, known),
-        "confidence": average(confidence, known),
-        "disagreement": average((said != classes).float(), known),
+        "kept": total(average(kept, known)),
+        "confidence": total(average(confidence, known)),
+        "disagreement": total(average((said != classes).float(), known)),
         "confidence_histogram": _shares(place, known.float(), BINS),
         "target_share": _shares(classes, kept, count),
         "label_share": _shares(labelled.clamp(max=count - 1), (labelled != IGNORE).float(), count),
@@ -49,7 +50,7 @@ def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> di
 def pseudo_accuracy(answer: View, label: Tensor) -> Tensor:
     """Share of the known pixels where the teacher names the class of `label` (B, H, W); for diagnosis alone."""
     counted = answer.known[:, 0] & (label != IGNORE)
-    return average((answer.data.argmax(1) == label.long()).float(), counted)
+    return total(average((answer.data.argmax(1) == label.long()).float(), counted))
 
 
 class Alarms:
@@ -121,5 +122,5 @@ class Alarms:
 
 def _shares(places: Tensor, weights: Tensor, count: int) -> Tensor:
     """The weight at each place in [0, count), as shares of the whole."""
-    sums = torch.zeros(count, device=weights.device, dtype=weights.dtype).scatter_add_(0, places, weights)
+    sums = total(torch.zeros(count, device=weights.device, dtype=weights.dtype).scatter_add_(0, places, weights))
     return sums / sums.sum().clamp_min(1e-12)

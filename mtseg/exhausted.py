@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from mtseg.config import Config
+from mtseg.distributed import world
 
 
 @contextmanager
@@ -19,12 +20,13 @@ def memory_told(
         if not _is_memory(cause):
             raise
         crop, batch, branches = config.views.crop, config.batch, len(config.method.branches)
-        crops = batch.labelled + branches * batch.unlabelled
+        crops = -(-(batch.labelled + branches * batch.unlabelled) // (world() * config.accumulate))
         raise error(
             f"memory ran out on {device} {doing}: {crops} crops of {crop[0]}x{crop[1]} in a forward "
-            f"(batch.labelled {batch.labelled} + {branches} branches x batch.unlabelled {batch.unlabelled}), "
-            f"eval.batch {config.eval.batch}, in float32; give a smaller views.crop, batch or eval.batch, or a smaller "
-            f"model ({' '.join(str(cause).split())[:160]})"
+            f"(batch.labelled {batch.labelled} + {branches} branches x batch.unlabelled {batch.unlabelled}, "
+            f"divided among {world()} processes x accumulate {config.accumulate}), eval.batch {config.eval.batch}, "
+            f"precision {config.precision}; give a higher accumulate or more processes, precision=bf16, "
+            f"recompute=true, a smaller views.crop, batch, eval.batch or model ({' '.join(str(cause).split())[:160]})"
         ) from cause
 
 

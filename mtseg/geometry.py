@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from mtseg.data.source import IGNORE
+from mtseg.data.source import IGNORE, Pixels
 from mtseg.part import part
 
 Matrix = NDArray[np.float64]  # (3, 3), acts on columns (x, y, 1)
@@ -27,6 +27,7 @@ Size = tuple[int, int]  # height, width in pixels
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 ANTIALIAS_FROM = 1.25  # source pixels per view pixel above which bilinear sampling alone would alias
+EXACT = (1, 3, 4)  # numbers of channels that OpenCV takes; two of them it draws coarsely, of more it averages none
 SNAP = 1e-6  # pixels; what a matrix may be off whole pixels and still mean them
 
 
@@ -84,18 +85,21 @@ def _placed(linear: NDArray[np.float64], where: NDArray[np.float64], *, crop: Si
     return warp
 
 
-def draw_image(image: NDArray[np.uint8], warp: Matrix, size: Size) -> NDArray[np.uint8]:
-    """The view of `image` (H, W, C) through `warp`, at `size`: one `cv2.warpAffine`, bilinear.
+def draw_image(image: Pixels, warp: Matrix, size: Size) -> Pixels:
+    """The view of `image` (H, W, C), of any type, through `warp`, at `size`: one `cv2.warpAffine`, bilinear.
 
     Where the view shrinks the image, the window under it is averaged down first (INTER_AREA). Outside the
     image lies its mirror image, which `View.known` leaves out.
     """
+    if image.shape[2] not in EXACT:
+        return np.concatenate([draw_image(group, warp, size) for group in _groups(image)], axis=2)
     to_pixels = pixels(image.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
     shrink = math.sqrt(abs(np.linalg.det(to_pixels[:2, :2])))
     if shrink > ANTIALIAS_FROM:
         image, warp = _averaged_down(image, warp, to_pixels, size, shrink)
         to_pixels = pixels(image.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
-    return _warp_affine(image, to_pixels, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
+    drawn = _warp_affine(image, to_pixels, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
+    return drawn if drawn.ndim == 3 else drawn[..., None]
 
 
 def draw_label(label: NDArray[np.uint8], warp: Matrix, size: Size) -> NDArray[np.uint8]:
@@ -104,10 +108,14 @@ def draw_label(label: NDArray[np.uint8], warp: Matrix, size: Size) -> NDArray[np
     return _warp_affine(label, to_pixels, size, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
 
 
-def _warp_affine(
-    source: NDArray[np.uint8], to_pixels: Matrix, size: Size, interpolation: int, border: int
-) -> NDArray[np.uint8]:
-    colours = source.ndim == 3 and source.shape[2] == 3
+def _groups(image: Pixels) -> list[Pixels]:
+    """The channels of an image, three at a time and the rest one by one."""
+    count, whole = image.shape[2], image.shape[2] // 3 * 3
+    return np.split(image, [*range(3, whole, 3), *range(max(whole, 1), count)], axis=2)
+
+
+def _warp_affine(source: Pixels, to_pixels: Matrix, size: Size, interpolation: int, border: int) -> Pixels:
+    colours = source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3
     drawn = cv2.warpAffine(
         # The very same values, in under half of the time: OpenCV's vectors hold four channels and not three.
         cv2.cvtColor(source, cv2.COLOR_RGB2RGBA) if colours else source,
@@ -117,12 +125,10 @@ def _warp_affine(
         borderMode=border,
         borderValue=(IGNORE,) * 4,
     )
-    return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB) if colours else drawn, dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB) if colours else drawn, dtype=source.dtype)
 
 
-def _averaged_down(
-    image: NDArray[np.uint8], warp: Matrix, to_pixels: Matrix, size: Size, shrink: float
-) -> tuple[NDArray[np.uint8], Matrix]:
+def _averaged_down(image: Pixels, warp: Matrix, to_pixels: Matrix, size: Size, shrink: float) -> tuple[Pixels, Matrix]:
     """The part of `image` under the view, averaged down by about `shrink`, and the view's warp onto it."""
     h, w = image.shape[:2]
     corners = to_pixels[:2] @ np.array([[0, size[1], 0, size[1]], [0, 0, size[0], size[0]], [1, 1, 1, 1]])
@@ -134,7 +140,9 @@ def _averaged_down(
     window_in_image = np.array(
         [[(x1 - x0) / w, 0, (x0 + x1) / w - 1], [0, (y1 - y0) / h, (y0 + y1) / h - 1], [0, 0, 1]]
     )
-    return np.asarray(window, dtype=np.uint8), np.linalg.inv(window_in_image) @ warp
+    return np.asarray(window if window.ndim == 3 else window[..., None], dtype=image.dtype), np.linalg.inv(
+        window_in_image
+    ) @ warp
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,8 @@ def resample(data: Tensor, known: Tensor, theta: Tensor, size: Size) -> tuple[Te
     """
     mode = "nearest" if _whole_pixels(theta, data.shape[-2:], size) else "bilinear"
     matrix = theta[:, :2].to(device=data.device, dtype=data.dtype, non_blocking=True)
-    grid = F.affine_grid(matrix, [data.shape[0], 1, *size], align_corners=False)
+    with torch.autocast(data.device.type, enabled=False):  # places in half precision would be pixels off
+        grid = F.affine_grid(matrix, [data.shape[0], 1, *size], align_corners=False)
     moved = F.grid_sample(data, grid, mode=mode, padding_mode="border", align_corners=False)
     # Zeros outside the map and at unknown pixels: the sample is 1 exactly where every tap is known.
     weight = F.grid_sample(known.to(data.dtype), grid, mode=mode, padding_mode="zeros", align_corners=False)

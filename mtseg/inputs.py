@@ -5,16 +5,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mtseg.data.decode import read_image
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.lists import read_list
 from mtseg.data.match import LISTS
-from mtseg.data.source import Source, Splits
+from mtseg.data.source import Pixels, Source, Splits
 from mtseg.data.tree import first, is_image, without_suffix
+from mtseg.video import Frames, is_video
 
 KINDS = ("mask", "overlay", "confidence", "image")  # of outputs, each in a folder of its name
 CLAIM = "prediction.json"  # says in the folder of outputs whose they are
@@ -26,14 +25,16 @@ class Item:
 
     said: str
     name: str
-    read: Callable[[], NDArray[np.uint8]]  # (H, W, 3)
+    read: Callable[[], Pixels]  # (H, W, C)
 
 
-def items(words: Sequence[str], out: Path) -> list[Item]:
+def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[Item]:
     """The images of files, folders (at any depth), globs and lists (.txt, .tsv, .json; relative to the list).
 
     In the order of their paths, each once, without what was predicted into `out` before. A name is the image's path
-    from the folder that all of them share, without suffix, or with it where two images differ in nothing else.
+    from the folder that all of them share, without suffix, or with it where two images differ in nothing else. A video,
+    named as a file or by a glob for videos, is its frames, called clip.mp4/000000 and so on.
+    `channels` says which further files belong to each image.
 
     Raises ValueError for a word that names no image.
     """
@@ -45,7 +46,12 @@ def items(words: Sequence[str], out: Path) -> list[Item]:
         raise ValueError("name images: files, folders, globs or lists; or --pool unlabelled")
     base = os.path.commonpath([Path(path).parent for path in paths])
     names = _distinct([os.path.relpath(path, base) for path in paths])
-    return [Item(path, name, _reader(path)) for path, name in zip(paths, names, strict=True)]
+    found: list[Item] = []
+    for path, name in zip(paths, names, strict=True):
+        found += (
+            _frames(path, name, channels) if is_video(path) else [Item(path, name, partial(channels.read, Path(path)))]
+        )
+    return found
 
 
 def pool_items(splits: Splits, pool: str) -> list[Item]:
@@ -92,7 +98,7 @@ def _named(word: str) -> list[str]:
         found = [word]  # one that is not there is a failure of that image alone
     else:
         names = glob.glob(word, recursive=True)  # noqa: PTH207  Path's takes no absolute pattern
-        found = [name for name in names if is_image(name)]
+        found = [name for name in names if is_image(name) or (is_video(word) and is_video(name))]
     if not found:
         raise ValueError(f"{word}: names no image; name a file, a folder, a glob or a list of images")
     return found
@@ -113,8 +119,15 @@ def _distinct(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def _reader(path: str) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: read_image(Path(path))
+def _frames(path: str, name: str, channels: Channels) -> list[Item]:
+    """The frames of a video; of one that is cut off, the first that is missing too, which will fail."""
+    if not Path(path).is_file():
+        return [Item(path, name, partial(channels.read, Path(path)))]  # and will be told as an image that is not there
+    frames = Frames(Path(path))
+    return [
+        Item(f"{path}#{index}", f"{name}/{index:06d}", partial(frames.read, index))
+        for index in range(frames.count + frames.cut_off)
+    ]
 
 
 def _utf8(name: str) -> bool:

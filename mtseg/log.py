@@ -1,17 +1,25 @@
-"""What a run tells: lines or a progress bar on the console, metrics.jsonl, TensorBoard scalars."""
+"""What a run tells: lines or a progress bar on the console, metrics.jsonl, timings.jsonl, TensorBoard."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mtseg.boards import Board, Name, begun
+
+T = TypeVar("T")
 Scalars = dict[str, float]
+TIMINGS = "timings.jsonl"
 SHOWN = ("loss", "loss_sup", "loss_cons", "weight", "known", "kept", "lr")  # of a step's values, on the console
 
 
@@ -43,16 +51,24 @@ class Log:
     said, once.
     """
 
-    def __init__(self, folder: Path, *, total: int, start: int = 0, length: int = 0, quiet: bool = False) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        total: int,
+        start: int = 0,
+        length: int = 0,
+        boards: Sequence[Name] = ("tensorboard",),
+        quiet: bool = False,
+    ) -> None:
         path = folder / "metrics.jsonl"
         path.touch()
         whole = path.stat().st_size
         os.truncate(path, min(length, whole))
         self._folder, self._lines = folder, _Lines(path)
+        self._timings = _Lines(folder / TIMINGS)  # apart: metrics are the same, to the bit, however long they took
         self._refused: set[str] = set()
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._boards = {name: begun(name, folder, start) for name in boards}
         self._console = Console(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._progress = Progress(
@@ -66,7 +82,7 @@ class Log:
         )
         self._task = self._progress.add_task(folder.name, total=total, completed=start, shown="")
         self._total = total
-        self._since = (start, time.perf_counter())
+        self._begin(start)
         if whole < length:
             self.say(f"{path} lost its last {length - whole} bytes since the checkpoint: those lines are gone")
 
@@ -76,9 +92,10 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        self._attempt("tensorboard", self._board.close)
-        self._attempt("metrics.jsonl", self._lines.write)
-        self._lines.close()
+        self._on_boards(lambda board: board.close())
+        for name, lines in (("metrics.jsonl", self._lines), (TIMINGS, self._timings)):
+            self.attempt(name, lines.write)
+            lines.close()
 
     def say(self, text: str) -> None:
         """A line for the reader of the console."""
@@ -87,7 +104,7 @@ class Log:
     def scalars(self, step: int, values: Scalars, *, aside: dict[str, Any] | None = None) -> None:
         """Record `values` at `step`; those of `aside` go to metrics.jsonl alone. NaN is written as null."""
         line = {"step": step} | {key: _plain(value) for key, value in (values | (aside or {})).items()}
-        self._attempt("metrics.jsonl", lambda: self._lines.add(json.dumps(line) + "\n"))
+        self.attempt("metrics.jsonl", lambda: self._lines.add(json.dumps(line) + "\n"))
         for key, value in values.items():
             self._show(key, value, step)
 
@@ -96,18 +113,37 @@ class Log:
         for sentence in sentences:
             self.say(f"look: {sentence}")
 
+    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
+        """`batches`; the time that each is waited for is counted."""
+        coming = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(coming)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            yield batch
+
     def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
-        """Record a training step's `values`, numbers and lists of numbers, and show some, with the images a second."""
+        """Record a training step's `values`, numbers and lists of numbers, and show some.
+
+        Shown beside them, and not in metrics.jsonl, because no two runs agree in it: the images a second, and the share
+        of the time since the last record that batches were waited for.
+        """
         lists = {key: value for key, value in values.items() if isinstance(value, list)}
         values = {key: value for key, value in values.items() if key not in lists}
         self.scalars(step, values, aside=lists)
         before, then = self._since
-        speed = (step - before) * images_per_step / max(time.perf_counter() - then, 1e-9)
-        self._since = (step, time.perf_counter())
+        passed = max(time.perf_counter() - then, 1e-9)
+        speed, waiting = (step - before) * images_per_step / passed, self._waited / passed
+        self._begin(step)
         self._show("train/images_per_second", speed, step)
+        self._time(step, images_per_second=speed, waiting=waiting)
+        self._show("train/waiting", waiting, step)
         shown = "  ".join(f"{key} {values[f'train/{key}']:.4g}" for key in SHOWN if f"train/{key}" in values)
         shown += f"  skipped {values['train/skipped']}" if values.get("train/skipped") else ""
-        shown += f"  {speed:.0f} images/s"
+        shown += f"  {speed:.0f} images/s  waiting {waiting:.0%}"
         self._progress.update(self._task, completed=step, shown=shown)
         if not self._live:
             self.say(f"step {step}/{self._total}  {shown}")
@@ -121,8 +157,20 @@ class Log:
             | {f"{split}/teacher_ahead": ahead},
             aside={f"{split}_{name}": scores for name, scores in found.items()},
         )
+        for name, scores in found.items():
+            for key, value in scores.get("IoU", {}).items():
+                self._show(f"{split}_{name}/IoU/{key}", _number(value), step)
         self.say(f"step {step}/{self._total}  {summary(split, found)}")
-        self._since = (step, time.perf_counter())  # the time of an evaluation is not the training's
+
+    def pictures(self, step: int, found: dict[str, NDArray[np.uint8]]) -> None:
+        """Show pictures (h, w, 3) by their names, on the board alone."""
+        for key, picture in found.items():
+            self._on_boards(lambda board, key=key, picture=picture: board.picture(key, picture, step))  # type: ignore[misc]
+
+    def paused(self, step: int, *, since: float) -> None:
+        """What was done since `time.perf_counter()` was `since`, an evaluation, is not the training's time."""
+        self._begin(step)
+        self._time(step, evaluation_seconds=time.perf_counter() - since)
 
     def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
         """What `evaluated` recorded of the student and the teacher at `step`; None where it recorded nothing."""
@@ -135,16 +183,61 @@ class Log:
         """Bytes of metrics.jsonl so far."""
         return self._lines.length
 
-    def _show(self, key: str, value: float, step: int) -> None:
-        self._attempt("tensorboard", lambda: self._board.add_scalar(key, value, step))
+    def _begin(self, step: int) -> None:
+        self._since, self._waited = (step, time.perf_counter()), 0.0
 
-    def _attempt(self, what: str, write: Callable[[], None]) -> None:
+    def _show(self, key: str, value: float, step: int) -> None:
+        self._on_boards(lambda board: board.number(key, value, step))
+
+    def _on_boards(self, show: Callable[[Board], None]) -> None:
+        for name, board in self._boards.items():
+            self.attempt(name, partial(show, board), errors=Exception)
+
+    def _time(self, step: int, **seen: float) -> None:
+        self.attempt(TIMINGS, lambda: self._timings.add(json.dumps({"step": step, **seen}) + "\n"))
+
+    def attempt(self, what: str, write: Callable[[], object], *, errors: type[Exception] = OSError) -> None:
+        """`write` to the run's file or folder `what`; of these `errors` the first is said, and the run goes on."""
         try:
             write()
-        except OSError as error:
+        except errors as error:
             if what not in self._refused:
                 self.warn([f"{self._folder / what} cannot be written: {error}; the run goes on, and this is said once"])
             self._refused.add(what)
+
+
+class Mute:
+    """The `Log` of a process that does not write."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def warn(self, sentences: list[str]) -> None:
+        pass
+
+    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
+        return iter(batches)
+
+    def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
+        pass
+
+    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
+        pass
+
+    def pictures(self, step: int, found: dict[str, NDArray[np.uint8]]) -> None:
+        pass
+
+    def paused(self, step: int, *, since: float) -> None:
+        pass
+
+    def attempt(self, what: str, write: Callable[[], object], *, errors: type[Exception] = OSError) -> None:
+        pass
+
+    def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
+        return None
+
+    def length(self) -> int:
+        return 0
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -159,6 +252,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {number}: not a line of metrics; take it out, or train again") from None
     return lines
+
+
+def timings(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's timings: a step, with `images_per_second` or `evaluation_seconds`."""
+    found = []
+    with suppress(OSError):
+        for line in (folder / TIMINGS).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError, RecursionError):
+                found.append(dict(json.loads(line)))
+    return found
 
 
 def summary(split: str, found: dict[str, dict[str, Any]]) -> str:

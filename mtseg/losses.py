@@ -5,6 +5,9 @@ over the K classes is part of its definition, since the consistency weight is st
 for the weight: `squared` with `over_classes: mean` wants K to K^2, `kl` wants 1 to 10. `over_classes: sum` is
 K times the mean, lies in [0, 2] whatever K is, and so wants 1 to K: a weight chosen for 2 classes fits 150.
 `cross_entropy` with hard targets wants about 1, the weight of the supervised cross-entropy that it looks like.
+
+A mean is a sum over the pixels here divided by their number in the whole batch: the losses of all processes, and of
+the parts of a batch whose gradients are accumulated, sum to the loss of the whole batch.
 """
 
 import math
@@ -16,12 +19,17 @@ from pydantic import Field
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
+from mtseg.distributed import gathered, part_of, total, with_others
 from mtseg.part import part
 
 
-def average(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean of `values` where `counted` (bool, same shape) holds; 0, with zero gradient, where nothing counts."""
-    return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
+def average(values: Tensor, counted: Tensor, over: Tensor | None = None) -> Tensor:
+    """Sum of `values` where `counted` (bool, same shape) holds, divided by `over`; 0, with zero gradient, without any.
+
+    `over` is how many count in the whole batch, of which `values` are a part; None: in the values of all processes.
+    """
+    over = total(counted.sum()) if over is None else over
+    return torch.where(counted, values, 0).sum() / over.to(values.dtype).clamp(min=1)
 
 
 @part
@@ -30,11 +38,11 @@ class CrossEntropy:
 
     kind: Literal["cross_entropy"] = "cross_entropy"
 
-    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
+    def __call__(self, logits: Tensor, label: Tensor, over: Tensor | None = None) -> Tensor:
+        """logits (B, K, *S) any float, label (B, *S) integer -> scalar; `over`: labelled pixels of the whole batch."""
         label = label.long()
         values = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
-        return average(values, label != IGNORE)
+        return average(values, label != IGNORE, over)
 
 
 @part
@@ -49,11 +57,12 @@ class Ohem:
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
     keep: Annotated[int, Field(ge=1)] = 200_000
 
-    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, label: Tensor, over: Tensor | None = None) -> Tensor:
         """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
         label = label.long()
         values = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
         ranked = torch.where(label != IGNORE, values.detach(), -1).flatten()  # the ignored are easier than the easiest
+        ranked = gathered(ranked.topk(min(self.keep, ranked.numel())).values)  # the hardest of all are among these
         hardest = ranked.topk(min(self.keep, ranked.numel())).values[-1]
         limit = hardest.clamp(min=0, max=-math.log(self.threshold))
         return average(values, (label != IGNORE) & (values >= limit))
@@ -70,20 +79,22 @@ class Dice:
     kind: Literal["dice"] = "dice"
     cross_entropy: Annotated[float, Field(ge=0)] = 1.0
 
-    def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, label: Tensor, over: Tensor | None = None) -> Tensor:
         """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
         classes = logits.shape[1]
         counted = (label != IGNORE).unsqueeze(1)
         truth = F.one_hot(label.long().clamp(max=classes - 1), classes).movedim(-1, 1) * counted
-        given = torch.where(counted, logits.float().softmax(1), 0)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        given = torch.where(counted, logits.softmax(1), 0)
         axes = (0, *range(2, logits.dim()))
-        size = truth.sum(axes)
-        dice = 2 * (given * truth).sum(axes) / (given.sum(axes) + size).clamp_min(1e-6)
-        loss = average(1 - dice, size > 0)
-        return loss + self.cross_entropy * CrossEntropy()(logits, label)
+        size = total(truth.sum(axes))
+        dice = 2 * with_others((given * truth).sum(axes)) / (with_others(given.sum(axes)) + size).clamp_min(1e-6)
+        loss = part_of(average(1 - dice, size > 0, (size > 0).sum()))
+        return loss + self.cross_entropy * CrossEntropy()(logits, label, over)
 
 
 Supervised = Annotated[CrossEntropy | Ohem | Dice, Field(discriminator="kind")]
+AT_ONCE = (Ohem, Dice)  # those that compare the pixels of a batch with each other
 
 
 @part

@@ -9,15 +9,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtseg.data.source import IGNORE
 from mtseg.data.stream import Batch, Crops
+from mtseg.distributed import Rows, rows, total
 from mtseg.ema import Ema
 from mtseg.geometry import View, source_frame
 from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average
-from mtseg.mix import Mix, NoMix, Task, sureness
+from mtseg.mix import ALONE, Mix, NoMix, Task, sureness
 from mtseg.part import part
 from mtseg.perturb import ChannelDropout, Features, Vat, disturbance
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
+from mtseg.share import Share
 from mtseg.targets import Memory, Moment, Soft, Target, one_hot
 from mtseg.teachers import Ensemble, Itself, Teacher, TeacherState
 from mtseg.teachers import Memory as MemoryOfImages
@@ -48,6 +51,18 @@ class Plan:
     tasks: list[Task]
     memory: Memory
     answer: View | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the means of a step's losses are over, in the whole batch, over all processes.
+
+    labelled: () pixels with a label; known, kept: (branches,) known pixels, and the sum of their weights
+    """
+
+    labelled: Tensor
+    known: Tensor
+    kept: Tensor
 
 
 @part
@@ -123,9 +138,22 @@ class Method:
             if branch.adversary is not None:
                 seen = replace(seen, data=branch.adversary(student, seen.data, rng))
             task = Task(seen, replace(known, data=aim), weight, batch.teacher.index, sureness(known))
-            other = task.partners() if branch.mix.partner == "unlabelled" else _labelled(batch.labelled, task, views)
-            tasks.append(branch.mix(task, other, rng))
+            tasks.append(branch.mix(task, _other(branch.mix, task, batch.labelled, views), rng))
         return Plan(tasks, remembered[0], answer)  # a step is remembered once, whatever the number of branches
+
+    def counts(self, label: Tensor, tasks: Sequence[Task]) -> Counts:
+        """What is counted of the labels (B, *S) and the tasks of this process and of all others."""
+        known = [self._known(task)[:, 0] for task in tasks]
+        kept = [torch.where(of, task.weight[:, 0], 0).sum() for of, task in zip(known, tasks, strict=True)]
+        here = [(label != IGNORE).sum(), *(of.sum() for of in known), *kept]
+        sums = total(torch.stack([count.double() for count in here]))  # one exchange for all
+        return Counts(sums[0], sums[1 : 1 + len(tasks)], sums[1 + len(tasks) :])
+
+    def _known(self, task: Task) -> Tensor:
+        """(B, 1, *S) bool: where a task is known, in the frame of comparison."""
+        if self.frame == "student":
+            return task.target.known
+        return View(task.weight, task.seen.warp, task.seen.known).seen_from(task.target).known
 
     def answers(
         self, student: nn.Module, images: Tensor, disturb: Callable[[Features], Features] | None
@@ -137,12 +165,28 @@ class Method:
         first, second = student(images, disturb, both=True)
         return first, second
 
+    def asked(self, student: nn.Module, share: Share, moment: Moment, *, separate: bool) -> tuple[Tensor, Tensor]:
+        """`answers` to a share's labelled images and, after them, to those of its tasks.
+
+        One forward for all: its batch normalisation sees labelled and unlabelled images together; `separate`: two.
+        """
+        images = [task.seen.data for task in share.tasks]
+        apart = separate and bool(images)
+        after = 0 if apart else len(share.labelled)
+        disturb = self.disturbance(share.tasks, after=after, moment=moment, rows=share.rows)
+        if not apart:
+            return self.answers(student, torch.cat([share.labelled, *images]), disturb)
+        both = self.answers(student, share.labelled, None), self.answers(student, torch.cat(images), disturb)
+        logits, agreeing = (torch.cat(side) for side in zip(*both, strict=True))
+        return logits, agreeing
+
     def disturbance(
-        self, tasks: Sequence[Task], *, after: int, moment: Moment
+        self, tasks: Sequence[Task], *, after: int, moment: Moment, rows: Rows | None = None
     ) -> Callable[[Features], Features] | None:
         """What is done to the features of a batch of `after` labelled images and the tasks' images; None: nothing.
 
-        The halves of a pair of complementary dropouts draw alike, so that they fit; all others for themselves.
+        The halves of a pair of complementary dropouts draw alike, so that they fit; all others for themselves. `rows`
+        are the tasks' in the whole batch; None: they are the whole.
         """
 
         def of(number: int) -> Callable[[int], np.random.Generator]:
@@ -152,23 +196,31 @@ class Method:
         for number, (branch, task) in enumerate(zip(self.branches, tasks, strict=False), start=1):
             paired = branch.features is not None and branch.features.half is not None
             parts.append((branch.features, len(task.weight), of(0 if paired else number)))
-        return disturbance(parts)
+        return disturbance(parts, rows)
 
-    def consistency(self, logits: Sequence[Tensor], tasks: Sequence[Task]) -> Tensor:
-        """The branches' distances, each a mean over its pixels, weighted and summed; without the ramp."""
-        total = torch.zeros((), device=logits[0].device if logits else None)
-        for branch, values, task in zip(self.branches, logits, tasks, strict=True):
+    def consistency(self, logits: Sequence[Tensor], tasks: Sequence[Task], counts: Counts | None = None) -> Tensor:
+        """The branches' distances, each a mean over its pixels, weighted and summed; without the ramp.
+
+        `counts` are those of the whole batch; None: of these tasks, in all processes.
+        """
+        cost = torch.zeros((), device=logits[0].device if logits else None)
+        if not tasks:
+            return cost
+        counts = self.counts(torch.empty(0), tasks) if counts is None else counts
+        over = zip(counts.known, counts.kept, strict=True)
+        for branch, values, task, (all_known, all_kept) in zip(self.branches, logits, tasks, over, strict=True):
             known = task.target.known
             if self.frame == "source":
                 answer = View(values.float().softmax(1), task.seen.warp, task.seen.known).seen_from(task.target)
                 values, known = answer.data.clamp_min(torch.finfo(torch.float32).tiny).log(), answer.known
             distances = (branch.distance or self.distance)(values, task.target.data)
             counted, weight = known[:, 0], task.weight[:, 0]
-            mean = average(distances * weight, counted)
+            mean = average(distances * weight, counted, all_known)
             if self.mean_over == "counted":
-                mean = mean / average(weight, counted).clamp_min(1e-6)
-            total = total + branch.weight * mean
-        return total
+                share = all_kept.to(mean.dtype) / all_known.to(mean.dtype).clamp(min=1)
+                mean = mean / share.clamp_min(1e-6)
+            cost = cost + branch.weight * mean
+        return cost
 
     def head_cost(self, logits: Tensor, agreeing: Tensor) -> Tensor:
         """What keeps the two heads' logits (B, K, *S) together; 0 for one head."""
@@ -181,11 +233,17 @@ class Method:
         return self.weight * self.ramp(step, total)
 
 
+def _other(mix: Mix, task: Task, labelled: Crops, views: Views) -> Task:
+    """What `task` is mixed with: the next unlabelled images, or the labelled ones; itself where it stays alone."""
+    if isinstance(mix, ALONE):
+        return task
+    return task.partners() if mix.partner == "unlabelled" else _labelled(labelled, task, views)
+
+
 def _labelled(crops: Crops, task: Task, views: Views) -> Task:
     """The labelled images as partners of `task`'s, repeated to as many: their labels are the target."""
-    which = torch.arange(len(task.weight)) % len(crops.image)
-    view, label = crops.view(views), cast(Tensor, crops.label)[which.to(crops.image.device)]
-    target = one_hot(label, task.target.data.shape[1])
-    seen = View(view.data[which.to(view.data.device)], view.warp[which], view.known[which.to(view.data.device)])
+    wanted = torch.arange(rows(len(task.weight)).whole) % rows(len(crops.image)).whole
+    crops = crops.taken(wanted.tolist())
+    seen, target = crops.view(views), one_hot(cast(Tensor, crops.label), task.target.data.shape[1])
     known = target.sum(1, keepdim=True) > 0
-    return Task(seen, View(target, seen.warp, known), known.float(), crops.index[which], task.sure)
+    return Task(seen, View(target, seen.warp, known), known.float(), crops.index, task.sure)

@@ -19,6 +19,13 @@ class Confusion:
         self.classes = classes
         self.counts = torch.zeros((classes, classes), dtype=torch.int64)
 
+    @classmethod
+    def of(cls, counts: Tensor) -> "Confusion":
+        """That of counts (K, K) int64."""
+        made = cls(len(counts))
+        made.counts = counts
+        return made
+
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of `prediction` in [0, K) and `label` in [0, K) or IGNORE, integers of the same shape.
 

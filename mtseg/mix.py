@@ -1,6 +1,10 @@
-"""Mixing images of a batch with each other: input, target and weight alike. No image is ever mixed with itself."""
+"""Mixing images of a batch with each other: input, target and weight alike. No image is ever mixed with itself.
+
+The batch is the whole one, over all processes: what is drawn and who is mixed with whom do not depend on their number.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -9,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mtseg.distributed import Rows, gathered, rows, taken
 from mtseg.geometry import Probability, Size, View
 from mtseg.part import part
 
@@ -34,21 +39,24 @@ class Task:
 
     def partners(self) -> "Task":
         """The next other image of the batch for each; where there is no other, it stays the image itself."""
-        index, batch = self.index.tolist(), len(self.index)
+        index: list[int] = gathered(self.index).tolist()
+        batch = len(index)
 
         def partner(i: int) -> int:
             return next((j % batch for j in range(i + 1, i + batch) if index[j % batch] != index[i]), i)
 
-        return self.at(torch.tensor([partner(i) for i in range(batch)]))
+        wanted = [partner(i) for i in range(batch)]
+        return self._each(lambda values: taken(values, wanted))
 
-    def at(self, which: Tensor) -> "Task":
-        """The images at `which` (B',) int64 on the CPU, in that order."""
-        here = which.to(self.weight.device, non_blocking=True)
+    def part(self, first: int, count: int) -> "Task":
+        """`count` of its images, from `first` on."""
+        return self._each(lambda values: values[first : first + count])
 
-        def chosen(view: View) -> View:
-            return View(view.data[here], view.warp[which], view.known[here])
+    def _each(self, chosen: Callable[[Tensor], Tensor]) -> "Task":
+        def view(of: View) -> View:
+            return View(chosen(of.data), chosen(of.warp), chosen(of.known))
 
-        return Task(chosen(self.seen), chosen(self.target), self.weight[here], self.index[which], self.sure[here])
+        return Task(view(self.seen), view(self.target), chosen(self.weight), chosen(self.index), chosen(self.sure))
 
 
 def sureness(answer: View) -> Tensor:
@@ -90,8 +98,10 @@ class CutMix:
         _check_area(self.area)
 
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
-        mask = rectangles(len(task.weight), task.seen.size, rng, area=self.area, aspect=self.aspect)
-        drawn = torch.from_numpy(rng.random(len(mask))).to(task.weight.device, torch.float32, non_blocking=True)
+        here = rows(len(task.weight))
+        mask = rectangles(here, task.seen.size, rng, area=self.area, aspect=self.aspect)
+        drawn = torch.from_numpy(here.of(rng.random(here.whole)))
+        drawn = drawn.to(task.weight.device, torch.float32, non_blocking=True)
         chance = 1 - task.sure if self.unsure else torch.full_like(drawn, self.p)
         mask = mask.to(task.weight.device, non_blocking=True)
         return paste(task, other, mask & (drawn < chance)[:, None, None, None])
@@ -111,8 +121,9 @@ class CutOut:
         _check_area(self.area)
 
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
-        mask = rectangles(len(task.weight), task.seen.size, rng, area=self.area, aspect=self.aspect)
-        mask &= torch.from_numpy(rng.random(len(mask)) < self.p)[:, None, None, None]
+        here = rows(len(task.weight))
+        mask = rectangles(here, task.seen.size, rng, area=self.area, aspect=self.aspect)
+        mask &= torch.from_numpy(here.of(rng.random(here.whole)) < self.p)[:, None, None, None]
         mask = mask.to(task.weight.device, non_blocking=True)
         blank = replace(task.seen, data=task.seen.data.masked_fill(mask, 0.0), known=task.seen.known & ~mask)
         return replace(task, seen=blank, target=replace(task.target, known=task.target.known & ~mask))
@@ -128,7 +139,8 @@ class ClassMix:
 
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
         batch, classes = task.target.data.shape[:2]
-        ranks = torch.from_numpy(rng.permuted(np.tile(np.arange(classes), (batch, 1)), axis=1)) + 1
+        here = rows(batch)
+        ranks = torch.from_numpy(here.of(rng.permuted(np.tile(np.arange(classes), (here.whole, 1)), axis=1))) + 1
         device = task.weight.device
         predicted = torch.where(other.target.known, other.target.data.argmax(1, keepdim=True), classes)  # K: no class
         flat = predicted.flatten(1)
@@ -139,7 +151,7 @@ class ClassMix:
         chosen = torch.zeros_like(occurs)
         chosen[:, :classes] = (order < half) & occurs[:, :classes]
         mask = chosen.gather(1, flat).view_as(predicted)
-        drawn = torch.from_numpy(rng.random(batch) < self.p).to(device, non_blocking=True)
+        drawn = torch.from_numpy(here.of(rng.random(here.whole)) < self.p).to(device, non_blocking=True)
         return paste(task, other, mask & drawn[:, None, None, None])
 
 
@@ -161,10 +173,11 @@ class Bands:
 
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
         h = task.seen.size[0]
-        count = rng.integers(self.bands[0], self.bands[1] + 1, size=(len(task.weight), 1))
+        here = rows(len(task.weight))
+        count = rng.integers(self.bands[0], self.bands[1] + 1, size=(here.whole, 1))
         # From the first row to the last the height of count - 1 bands, so that any offset shows parts of count.
         place = np.arange(h) / max(h - 1, 1) * (count - 1) + rng.uniform(0, 2, size=count.shape)
-        mask = torch.from_numpy(np.floor(place).astype(np.int64) % 2 == 1)[:, None, :, None]
+        mask = torch.from_numpy(np.floor(here.of(place)).astype(np.int64) % 2 == 1)[:, None, :, None]
         return paste(task, other, mask.to(task.weight.device, non_blocking=True).expand_as(task.weight))
 
 
@@ -180,7 +193,8 @@ class MixUp:
     partner: Partner = "unlabelled"
 
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
-        share = torch.from_numpy(rng.beta(self.alpha, self.alpha, size=len(task.weight))).float()
+        here = rows(len(task.weight))
+        share = torch.from_numpy(here.of(rng.beta(self.alpha, self.alpha, size=here.whole))).float()
         share = share.to(task.weight.device, non_blocking=True)[:, None, None, None]
 
         def between(one: View, two: View) -> View:
@@ -191,6 +205,7 @@ class MixUp:
 
 
 Mix = Annotated[NoMix | CutMix | CutOut | ClassMix | Bands | MixUp, Field(discriminator="kind")]
+ALONE = (NoMix, CutOut)  # those that need no other image
 
 
 def paste(task: Task, other: Task, mask: Tensor) -> Task:
@@ -203,17 +218,18 @@ def paste(task: Task, other: Task, mask: Tensor) -> Task:
     return replace(task, seen=mixed(task.seen, other.seen), target=mixed(task.target, other.target), weight=weight)
 
 
-def rectangles(batch: int, size: Size, rng: np.random.Generator, *, area: tuple[float, float], aspect: float) -> Tensor:
-    """A random rectangle an image, (batch, 1, *size) bool, as `CutMix` describes it."""
+def rectangles(here: Rows, size: Size, rng: np.random.Generator, *, area: tuple[float, float], aspect: float) -> Tensor:
+    """A random rectangle an image, (B, 1, *size) bool for the rows `here`, as `CutMix` describes it."""
     h, w = size
-    mask = torch.zeros((batch, 1, h, w), dtype=torch.bool)
-    for image in range(batch):
+    mask = torch.zeros((here.here, 1, h, w), dtype=torch.bool)
+    for image in range(-here.first, here.whole - here.first):
         share, stretch = rng.uniform(*area), math.exp(rng.uniform(-1, 1) * math.log(aspect) / 2)
         stretch = min(max(stretch, math.sqrt(share * w / h)), math.sqrt(w / h / share))
         height = max(1, round(math.sqrt(share * h * w) / stretch))
         width = max(1, round(math.sqrt(share * h * w) * stretch))
         top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
-        mask[image, :, top : top + height, left : left + width] = True
+        if 0 <= image < here.here:
+            mask[image, :, top : top + height, left : left + width] = True
     return mask
 
 

@@ -47,12 +47,13 @@ class Smp:
     options: dict[str, JsonValue] | None = None
     heads: Literal[1, 2] = 1
 
-    def build(self, classes: int, *, pretrained: bool = True) -> "Padded":
-        """The network for `classes` classes, from images (B, 3, H, W) to logits (B, classes, H, W).
+    def build(self, classes: int, *, channels: int = 3, rgb: bool = True, pretrained: bool = True) -> "Padded":
+        """The network for `classes` classes, from images (B, channels, H, W) to logits (B, classes, H, W).
 
-        `pretrained=False` leaves the initial weights out, for a network that is about to be loaded.
-        Raises ValueError for an unknown name or option, and for weights that are missing or do not fit; so does
-        the network's first forward where its maps are not as large as its images.
+        Weights of RGB networks are adapted to other channels, of which with `rgb` the first three are red, green and
+        blue (`of_channels`). `pretrained=False` leaves the initial weights out, for a network that is about to be
+        loaded. Raises ValueError for an unknown name or option, and for weights that are missing or do not fit; so
+        does the network's first forward where its maps are not as large as its images.
         """
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in (self.options or {}).items()}
         architecture, encoder = _architecture(self.arch, options), self._known_encoder()
@@ -60,7 +61,9 @@ class Smp:
             extra = (
                 {"dynamic_img_size": True} if self.arch == "dpt" else {}
             )  # any size, where its encoder has a fixed one
-            network = architecture(encoder_name=encoder, encoder_weights=None, classes=classes, **options, **extra)
+            network = architecture(
+                encoder_name=encoder, encoder_weights=None, in_channels=channels, classes=classes, **options, **extra
+            )
         except Exception as error:  # of any type: the library checks few of its arguments
             raise ValueError(
                 f"model: {self.arch} with encoder {encoder} and options {self.options or {}} cannot be built: {error}; "
@@ -68,7 +71,8 @@ class Smp:
             ) from error
         if pretrained and str(self.weights) != "none":
             depth = len(network.encoder.out_channels) - 1
-            load_encoder(network.encoder, self._encoder_weights(depth), source=str(self.weights))
+            weights = of_channels(self._encoder_weights(depth), network.encoder, channels, rgb=rgb)
+            load_encoder(network.encoder, weights, source=str(self.weights))
         stride = int(network.encoder.output_stride) * (2 if self.arch == "dpt" else 1)  # it halves the grid once more
         return Padded(network, stride=stride, heads=self.heads)
 
@@ -175,6 +179,26 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"model.weights: {path} holds no plain state dict of tensors; save model.state_dict()")
     return state
+
+
+def of_channels(weights: Mapping[str, Tensor], encoder: nn.Module, channels: int, *, rgb: bool) -> Mapping[str, Tensor]:
+    """`weights` of an RGB encoder for images of so many `channels`: its convolutions of the image are made anew.
+
+    With `rgb` the first three channels keep their filters and each further one gets the mean of the three, so that
+    where these channels are at their mean (0 after normalisation) the answer is the RGB network's. Without, all get
+    that mean times 3 / channels: the same map in all channels is answered as the same in three by the RGB network.
+    """
+    own = nn.Module.state_dict(encoder)
+    adapted = dict(weights)
+    for name, weight in weights.items():
+        there = own.get(name, own.get(f"model.{name}"))  # timm's, inside smp's wrapper
+        if channels == 3 or there is None or weight.ndim != 4 or there.shape == weight.shape:
+            continue
+        if weight.shape[1] == 3 and there.shape == (len(weight), channels, *weight.shape[2:]):
+            mean = weight.mean(1, keepdim=True)
+            further = mean.expand(-1, channels - 3 if rgb else channels, -1, -1)
+            adapted[name] = torch.cat([weight, further], 1) if rgb else further * (3 / channels)
+    return adapted
 
 
 def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtseg.distributed import Rows, rows
 from mtseg.ema import probabilities
 from mtseg.geometry import Probability
 from mtseg.part import part
@@ -32,12 +33,16 @@ class ChannelDropout:
     half: Literal["first", "second"] | None = None
     share: Probability = 1.0
 
-    def gains(self, shape: Sequence[int], rng: np.random.Generator, images: np.random.Generator) -> Tensor:
+    def gains(
+        self, shape: Sequence[int], rng: np.random.Generator, images: np.random.Generator, rows: Rows | None = None
+    ) -> Tensor:
         """(B, C, 1, 1) float32: what features of `shape` (B, C, H, W) are multiplied by.
 
-        `images` says which images are perturbed: the same ones for its like at every level.
+        `images` says which images are perturbed: the same ones for its like at every level. `rows` are those of
+        `shape` in the whole batch; None: it is the whole.
         """
-        batch, channels = shape[:2]
+        rows = Rows(0, shape[0], shape[0]) if rows is None else rows
+        batch, channels = rows.whole, shape[1]
         if self.half is None:
             gains = np.where(rng.random((batch, channels)) < self.p, 0.0, 1 / (1 - self.p))
         else:
@@ -45,7 +50,7 @@ class ChannelDropout:
             gains = doubled if self.half == "first" else 2 - doubled
         whole = images.permutation(batch) >= math.floor(self.share * batch + images.random())
         gains[whole] = 1
-        return torch.from_numpy(gains).float()[:, :, None, None]
+        return torch.from_numpy(rows.of(gains)).float()[:, :, None, None]
 
 
 @part
@@ -65,8 +70,10 @@ class Vat:
     def __call__(self, network: nn.Module, images: Tensor, rng: np.random.Generator) -> Tensor:
         """`images` (B, C, H, W), normalised, each with its change; no gradient passes, statistics are left alone."""
         training = network.training
-        noise = np.random.default_rng(rng.integers(2**63)).standard_normal(tuple(images.shape), dtype=np.float32)
-        direction = _unit(torch.from_numpy(noise).to(images.device))
+        here = rows(len(images))
+        drawn = np.random.default_rng(rng.integers(2**63))
+        noise = drawn.standard_normal((here.whole, *images.shape[1:]), dtype=np.float32)
+        direction = _unit(torch.from_numpy(here.of(noise)).to(images.device))
         with torch.no_grad():
             clean = probabilities(network, images, mode="train", aside=True)
         for _ in range(self.iterations):
@@ -87,11 +94,12 @@ def _unit(direction: Tensor) -> Tensor:
 
 def disturbance(
     parts: Sequence[tuple[ChannelDropout | None, int, Callable[[int], np.random.Generator]]],
+    rows: Rows | None = None,
 ) -> Callable[[Features], Features] | None:
     """What is done to the features of one batch; None where nothing is.
 
     The batch consists of `parts` in order: what disturbs each, its number of images, and its generator of a level,
-    whose 0 says which images.
+    whose 0 says which images. `rows`: see `ChannelDropout.gains`.
     """
     if all(perturbation is None for perturbation, _, _ in parts):
         return None
@@ -103,7 +111,7 @@ def disturbance(
             for perturbation, count, draw in parts:
                 shape = (count, maps.shape[1])
                 one = torch.ones((*shape, 1, 1))
-                gains.append(one if perturbation is None else perturbation.gains(shape, draw(level), draw(0)))
+                gains.append(one if perturbation is None else perturbation.gains(shape, draw(level), draw(0), rows))
             disturbed.append(maps * torch.cat(gains).to(maps.device, maps.dtype, non_blocking=True))
         return disturbed
 

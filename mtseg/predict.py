@@ -15,7 +15,8 @@ from rich.progress import track
 
 from mtseg import pictures
 from mtseg.checkpoint import write_whole
-from mtseg.data.source import IGNORE
+from mtseg.data.channels import PLAIN, visible
+from mtseg.data.source import IGNORE, Pixels
 from mtseg.inputs import CLAIM, KINDS, Item, place, shard
 from mtseg.predictors import Predictor, Slide, Whole
 from mtseg.scoring import as_csv
@@ -67,6 +68,11 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
 
     Raises ValueError where `out` holds the predictions of others. An image that fails is a line in errors.jsonl.
     """
+    if "image" in wishes.save and trained.channels != PLAIN:
+        raise ValueError(
+            "--save: image is red, green and blue of 8 bits, and this run's images are what data.channels says; leave "
+            "it out, and name the images themselves beside the masks"
+        )
     _claim(out, trained, wishes, weights)
     marks = "" if wishes.part == "1/1" else "-" + wishes.part.replace("/", "-of-")
     record, errors = out / f"predictions{marks}.jsonl", out / f"errors{marks}.jsonl"
@@ -97,8 +103,8 @@ def ranking(out: Path) -> str:
     return as_csv([{"image": line["image"], "uncertainty": round(line["uncertainty"], 6)} for line in rows])
 
 
-def answered(trained: Trained, image: NDArray[np.uint8], min_confidence: float) -> Answered:
-    """The answer to an image (H, W, 3), gathered band by band; of large ones no scores are held but a band's."""
+def answered(trained: Trained, image: Pixels, min_confidence: float) -> Answered:
+    """The answer to an image (H, W, C), gathered band by band; of large ones no scores are held but a band's."""
     size = image.shape[:2]
     classes, confidence = np.full(size, IGNORE, np.uint8), np.zeros(size, np.uint8)
     doubt, count = 0.0, 0
@@ -153,12 +159,12 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
     }
 
 
-def _draw(kind: str, trained: Trained, image: NDArray[np.uint8], answer: Answered, path: Path) -> None:
+def _draw(kind: str, trained: Trained, image: Pixels, answer: Answered, path: Path) -> None:
     size = (image.shape[0], image.shape[1])
     if kind == "mask":
         pictures.write(path, pictures.strips(answer.classes), size, trained.palette)
     elif kind == "overlay":
-        pictures.write(path, pictures.overlay(image, answer.classes, trained.palette), size)
+        pictures.write(path, pictures.overlay(visible(image), answer.classes, trained.palette), size)
     else:
         pictures.write(path, pictures.strips(answer.confidence if kind == "confidence" else image), size)
 

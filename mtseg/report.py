@@ -7,8 +7,11 @@ import torch
 from numpy.typing import NDArray
 
 from mtseg.config import Config
+from mtseg.data.channels import visible
 from mtseg.data.provenance import provenance
-from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.source import IGNORE, Pixels, Source, Splits
+from mtseg.distributed import launched
+from mtseg.estimate import estimate
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
 from mtseg.views import Views
@@ -22,12 +25,15 @@ def facts(config: Config) -> dict[str, str]:
     Raises ValueError for lists and weights that cannot be used.
     """
     splits = config.data.build()
-    network = config.model.build(len(splits.classes), pretrained=config.model.weights != Path("imagenet"))
+    config.views.check(splits.channels, rgb=splits.rgb)
+    read_here = config.model.weights != Path("imagenet")
+    network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
     branches = len(config.method.branches)
     return {
         "data": provenance(splits).sentence(),
+        **({"channels": f"{splits.channels}"} if splits.channels != 3 else {}),
         "classes": f"{len(splits.classes)}: {', '.join(splits.classes)}",
         "labelled images": f"{labelled}, {config.batch.labelled} a step, "
         f"{config.steps * config.batch.labelled / labelled:.1f} passes",
@@ -39,6 +45,7 @@ def facts(config: Config) -> dict[str, str]:
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{config.batch.labelled + branches * config.batch.unlabelled} crops of "
         f"{config.views.crop[0]}x{config.views.crop[1]} a step",
+        "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
     }
@@ -50,8 +57,8 @@ def percent(value: float | None) -> str:
 
 
 @torch.no_grad()
-def predicted(network: torch.nn.Module, image: Image, views: Views) -> tuple[Image, NDArray[np.float32]]:
-    """The class (H, W) uint8 and its probability (H, W) of every pixel of an image (H, W, 3) uint8."""
+def predicted(network: torch.nn.Module, image: Pixels, views: Views) -> tuple[Image, NDArray[np.float32]]:
+    """The class (H, W) uint8 and its probability (H, W) of every pixel of an image (H, W, C)."""
     answer = asked(network.eval(), views, next(network.parameters()).device)
     classes, confidence = joined(Whole()(answer, torch.from_numpy(np.stack([image]))), (image.shape[0], image.shape[1]))
     return classes[0].cpu().numpy(), confidence[0].cpu().numpy()
@@ -81,7 +88,7 @@ def gallery(
     for row, index in zip(axes, chosen, strict=True):
         image = source.image(index)
         answers = [predicted(network, image, views) for network in networks.values()]
-        panels = [image, coloured(source.label(index), palette), *(coloured(a, palette) for a, _ in answers)]
+        panels = [visible(image), coloured(source.label(index), palette), *(coloured(a, palette) for a, _ in answers)]
         for axis, panel in zip(row, panels, strict=False):
             axis.imshow(panel, interpolation="nearest")
         row[-1].imshow(answers[-1][1], vmin=0, vmax=1, cmap="magma")

@@ -6,7 +6,7 @@ from mtseg import checkpoint
 from mtseg.config import Config, differences, of_run
 
 # What is saved would not fit another one of these, or would be another run.
-FIXED = ("data", "model", "method.teacher.kind", "optimizer.kind", "seed")
+FIXED = ("data", "model", "norm", "method.teacher.kind", "optimizer.kind", "seed")
 
 
 def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mtseg.data.provenance import provenance
 from mtseg.evaluate import Also, Tally, by_class, evaluate, plain, scores, source_of
-from mtseg.metrics import Confusion, interval
+from mtseg.metrics import interval
 from mtseg.report import percent
 from mtseg.state import pick_device
 from mtseg.trained import restored
@@ -149,7 +149,7 @@ def _besides(tally: Tally, classes: tuple[str, ...], seed: int) -> dict[str, Any
             "boundary_IoU": by_class(tally.boundary.iou(), classes),
         }
     if tally.images is not None:
-        each = {name: plain(_alone(counts)) for name, counts in tally.images.items()}
+        each = {name: plain(value) for name, value in tally.alone.values()}
         worst = sorted((value, name) for name, value in each.items() if value is not None)[:WORST]
         found |= {
             "mIoU_interval": [plain(bound) for bound in interval(list(tally.images.values()), seed=seed)],
@@ -157,12 +157,6 @@ def _besides(tally: Tally, classes: tuple[str, ...], seed: int) -> dict[str, Any
             "images": each,
         }
     return found
-
-
-def _alone(counts: Any) -> float:
-    one = Confusion(len(counts))
-    one.counts = counts
-    return one.mean_iou()
 
 
 def _resolution(sizes: set[tuple[int, int]]) -> str:

@@ -10,7 +10,11 @@ from torch import nn
 from mtseg import checkpoint
 from mtseg.config import Config
 from mtseg.data.source import Splits
+from mtseg.distributed import local_rank, rank, same
+from mtseg.norm import normed
+from mtseg.precision import Scale, memory_format, scale_for
 from mtseg.randomness import reseed_torch
+from mtseg.running import running
 from mtseg.targets import Memory
 from mtseg.teachers import TeacherState
 
@@ -20,6 +24,8 @@ class State:
     """All that a run changes. `step` counts finished steps; `memory` is what targets remember.
 
     `skipped` steps, whose loss or gradient was not finite, updated nothing; the last `skipped_in_a_row` were such.
+    `overflowed` steps updated nothing because the `scale` of the loss was too high; schedules do not count them.
+    `asked` is what a step asks in place of `student`, with the very same weights; see `running`.
     """
 
     student: nn.Module
@@ -29,19 +35,54 @@ class State:
     memory: Memory = field(default_factory=dict)
     skipped: int = 0
     skipped_in_a_row: int = 0
+    scale: Scale = field(default_factory=Scale)
+    overflowed: int = 0
+    asked: nn.Module = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.asked = self.student if self.asked is None else self.asked
+
+    def skip(self) -> None:
+        """Count a step that was not finite: the scale's fault, while that can be lowered."""
+        if self.scale.overflows():
+            self.overflowed += 1
+        else:
+            self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+
+    @property
+    def place(self) -> int:
+        """Where schedules and ramps stand."""
+        return self.step - self.overflowed
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.student.parameters()).device
 
 
 def build(config: Config, splits: Splits, device: torch.device, *, pretrained: bool = True) -> State:
-    """Student, teacher and optimizer at step 0: a function of the config, its seed, and the sizes of its data."""
-    return sized(config, len(splits.classes), len(splits.unlabelled), device=device, pretrained=pretrained)
+    """Student, teacher and optimizer at step 0: a function of the config, its seed, and the sizes of its data.
+
+    Called by all processes together; the first one's weights are everyone's. Raises ValueError where the views are not
+    for the images' channels.
+    """
+    config.views.check(splits.channels, rgb=splits.rgb)
+    sizes = (len(splits.classes), len(splits.unlabelled))
+    return sized(config, *sizes, device=device, pretrained=pretrained, rgb=splits.rgb)
 
 
-def sized(config: Config, classes: int, images: int, *, device: torch.device, pretrained: bool) -> State:
-    """`build`, for data of so many `classes` and unlabelled `images`."""
+def sized(
+    config: Config, classes: int, images: int, *, device: torch.device, pretrained: bool, rgb: bool = True
+) -> State:
+    """`build`, for data of so many `classes` and unlabelled `images`. `rgb` matters to `pretrained` weights alone."""
     reseed_torch(config.seed, "initial weights")
-    student = config.model.build(classes, pretrained=pretrained).to(device)
+    built = config.model.build(classes, channels=config.views.channels, rgb=rgb, pretrained=pretrained and rank() == 0)
+    student = normed(built, config.norm, device)
+    student = student.to(device, memory_format=memory_format(config.precision, device))  # type: ignore[call-overload]
+    same(student)
     teacher = config.method.teacher.build(student, images, classes)
-    return State(student, teacher, config.optimizer.build(student))
+    like = torch.zeros((2, config.views.channels, *config.views.crop), device=device)
+    asked = running(student, like, compiled=config.compile, recompute=config.recompute)
+    return State(student, teacher, config.optimizer.build(student), scale=scale_for(config.precision), asked=asked)
 
 
 class Undo:
@@ -60,10 +101,17 @@ class Undo:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises ValueError for a GPU that is not there."""
+    """`auto` is the GPU where there is one; of several processes on a machine, each has its own.
+
+    Raises ValueError for a GPU that is not there, and for one that several processes would share.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device, own = torch.device(name), local_rank()
+    if device.type == "cuda" and own is not None:
+        if device.index is not None:
+            raise ValueError(f"device: {name} would be shared by several processes; use device=cuda")
+        device = torch.device("cuda", own)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {name} is not on this machine ({torch.cuda.device_count()} GPUs); use device=cpu")
     return device
@@ -81,6 +129,7 @@ def snapshot(state: State, metrics_bytes: int = 0) -> checkpoint.Checkpoint:
         "teacher": state.teacher.state_dict(),
         "memory": state.memory,
         "skipped": [state.skipped, state.skipped_in_a_row],
+        "scale": [state.scale.value, state.scale.good, state.overflowed],
         "metrics_bytes": metrics_bytes,
     }
     return checkpoint.Checkpoint(state.step, state.student.state_dict(), state.teacher.module.state_dict(), rest)
@@ -108,11 +157,12 @@ def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
     load_networks(state, saved, run)
     try:
         state.teacher.load_state_dict(saved.rest["teacher"])
-        device = next(state.student.parameters()).device
-        state.memory = {name: value.to(device) for name, value in saved.rest["memory"].items()}
+        state.memory = {name: value.to(state.device) for name, value in saved.rest["memory"].items()}
         _restore_optimizer(state.optimizer, saved.rest["optimizer"])
         state.step = saved.step
         state.skipped, state.skipped_in_a_row = map(int, saved.rest.get("skipped", (0, 0)))
+        value, good, overflowed = saved.rest.get("scale", (state.scale.value, 0, 0))
+        state.scale, state.overflowed = Scale(float(value), int(good)), int(overflowed)
         return int(saved.rest["metrics_bytes"])
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(

@@ -30,9 +30,9 @@ def over_seeds(folders: Sequence[Path]) -> str:
     for row in NETWORKS:
         last, best = ([100 * one["mIoU"][row][when] for one in found] for when in ("last", "best"))
         each = ", ".join(f"{value:.1f}" for value in last)
-        lines.append(f"| {row} | {each} | {_spread(last)} | {_spread(best)} |")
+        lines.append(f"| {row} | {each} | {spread(last)} | {spread(best)} |")
     ahead = [100 * (one["mIoU"]["teacher"]["last"] - one["mIoU"]["supervised-only"]["last"]) for one in found]
-    lines.append(f"| teacher over supervised-only | {', '.join(f'{a:+.1f}' for a in ahead)} | {_spread(ahead)} | |")
+    lines.append(f"| teacher over supervised-only | {', '.join(f'{a:+.1f}' for a in ahead)} | {spread(ahead)} | |")
     return "\n".join(lines)
 
 
@@ -63,7 +63,8 @@ def _finished(folder: Path) -> dict:
     return found
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean and sample deviation; of one value, that."""
     return f"{mean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
@@ -95,7 +96,7 @@ def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str 
         student, teacher, best = ([rows[name][seed][key] for seed in seeds] for key in ("student", "teacher", "best"))
         bases = [rows[baseline][seed]["student"] for seed in seeds]
         ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
-        line = f"| {name} | {_spread(student)} | {_spread(teacher)} | {_spread(best)} | "
+        line = f"| {name} | {spread(student)} | {spread(teacher)} | {spread(best)} | "
         line += ", ".join(f"{value:+.1f}" for value in ahead) + " |"
         if gap:
             whole = mean(rows[full][seed]["student"] for seed in seeds) - mean(bases)

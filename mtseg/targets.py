@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from mtseg.distributed import gathered, highest, rows, total
 from mtseg.geometry import Probability, View
 from mtseg.part import part
 
@@ -80,10 +81,11 @@ class LowEntropy:
     def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
         entropy = -torch.xlogy(answer.data, answer.data).sum(1, keepdim=True)
         # Ranked among the known alone: the unknown come last, and count nowhere anyway.
-        order = torch.where(answer.known, entropy, torch.inf).flatten().argsort()
-        kept = (1 - self.drop * (1 - moment.progress)) * answer.known.sum()
-        weight = torch.zeros_like(entropy).flatten()
+        order = gathered(torch.where(answer.known, entropy, torch.inf)).flatten().argsort()
+        kept = (1 - self.drop * (1 - moment.progress)) * total(answer.known.sum())
+        weight = torch.zeros(order.shape, dtype=entropy.dtype, device=entropy.device)
         weight[order] = (torch.arange(len(order), device=order.device) < kept).to(entropy.dtype)
+        weight = rows(entropy.numel()).of(weight)
         classes = answer.data.argmax(1, keepdim=True)
         return _one_hot(classes, answer.data), weight.view_as(entropy), memory
 
@@ -145,5 +147,10 @@ def one_hot(label: Tensor, classes: int) -> Tensor:
 def _by_class(values: Tensor, classes: Tensor, count: int, how: str) -> Tensor:
     """The `how` ("mean", "amax") of the `values` of each class, (count,); NaN for a class that does not occur."""
     # Doubles: it adds one after another, and singles would be percents off at millions of pixels.
-    empty = torch.full((count,), torch.nan, device=values.device, dtype=torch.float64)
-    return empty.scatter_reduce(0, classes, values.double(), how, include_self=False).to(values.dtype)
+    doubles, empty = values.double(), torch.zeros(count, device=values.device, dtype=torch.float64)
+    occurs = total(empty.scatter_add(0, classes, torch.ones_like(doubles)))
+    if how == "mean":
+        found = total(empty.scatter_add(0, classes, doubles)) / occurs
+    else:
+        found = highest((empty - 1).scatter_reduce(0, classes, doubles, how))
+    return torch.where(occurs > 0, found, torch.nan).to(values.dtype)

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtseg.distributed import gathered
 from mtseg.ema import Ema, EmaTeacher, check_average, probabilities
 from mtseg.geometry import View, source_frame
 from mtseg.mix import Task
@@ -65,6 +66,7 @@ class Memory:
     image's own frame at `size`; the answer is Z over the sum of its weights (the paper's bias correction, per
     pixel), unknown where nothing was said yet. It holds images x classes x `size` half-precision numbers, to which
     a higher `decay` would add steps below their precision. Of an image twice in a batch, the last view is remembered.
+    Every process holds all of it, and is told what the others' students said.
     """
 
     kind: Literal["memory"] = "memory"
@@ -151,14 +153,17 @@ class MemoryTeacher:
         """Remember what the student said of the first branch's images; follow it."""
         self.ema.update(student)
         for task, values in zip(tasks[:1], logits[:1], strict=True):
-            # Each image once: of values written to one place twice, CUDA keeps any.
-            last = torch.tensor(list({image: place for place, image in enumerate(task.index.tolist())}.values()))
-            index, chosen = (of.to(self.said.device, non_blocking=True) for of in (task.index[last], last))
-            here = View(values[chosen].float().softmax(1), task.seen.warp[last], task.seen.known[chosen])
+            index = task.index.to(self.said.device, non_blocking=True)
+            here = View(values.float().softmax(1), task.seen.warp, task.seen.known)
             said = here.seen_from(source_frame(View(self.weight[index], here.warp, here.known)))
             keep = torch.where(said.known, self.rule.decay, 1.0)
-            self.said[index] = (keep * self.said[index] + (1 - keep) * said.data).half()
-            self.weight[index] = (keep * self.weight[index] + (1 - keep)).half()
+            after = (keep * self.said[index] + (1 - keep) * said.data).half()
+            weight = (keep * self.weight[index] + (1 - keep)).half()
+            # Each image once: of values written to one place twice, CUDA keeps any.
+            images: list[int] = gathered(task.index).tolist()
+            last = torch.tensor(list({image: place for place, image in enumerate(images)}.values()))
+            index, chosen = (of.to(index.device, non_blocking=True) for of in (torch.tensor(images)[last], last))
+            self.said[index], self.weight[index] = gathered(after)[chosen], gathered(weight)[chosen]
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.ema.updates, "said": self.said, "weight": self.weight}

@@ -13,11 +13,11 @@ from rich.console import Console
 from torch import nn
 
 from mtseg import checkpoint
-from mtseg.config import Config, dump, of_run
-from mtseg.data.decode import read_image
+from mtseg.config import Config, channels_of, dump, of_run
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.palette import inks
 from mtseg.data.provenance import CLASSES
-from mtseg.data.source import Splits, Subset
+from mtseg.data.source import Pixels, Splits, Subset
 from mtseg.predictors import Predictor, asked, joined
 from mtseg.settings import gather, merge, validate
 from mtseg.state import build, load_networks, pick_device
@@ -100,7 +100,7 @@ class Prediction:
 class Trained:
     """A network of a run, with what its answers mean. It needs the run's folder alone, and not its data.
 
-    palette: (K, 3) RGB; step: of the student's updates
+    palette: (K, 3) RGB; step: of the student's updates; channels: what an image consists of
     """
 
     network: nn.Module
@@ -109,35 +109,55 @@ class Trained:
     classes: tuple[str, ...]
     palette: NDArray[np.uint8]
     step: int
+    channels: Channels = PLAIN
 
     @torch.no_grad()
-    def predict(self, image: NDArray[np.uint8] | str | Path) -> Prediction:
-        """The answer to an image, a file or RGB pixels (H, W, 3), in its own size."""
+    def predict(self, image: Pixels | str | Path) -> Prediction:
+        """The answer to an image, in its own size: a file, or pixels (H, W, C) as the run's `data.channels` gives them.
+
+        Those are RGB, uint8; or, where a layer has a range, float32 on the same scale (255 is 1).
+        """
         if isinstance(image, str | Path):
-            image = read_image(Path(image))
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"an image of shape {image.shape} and type {image.dtype}; give RGB (H, W, 3), uint8")
+            image = self.channels.read(Path(image))
+        count, kinds = self.channels.count, (np.uint8, np.float32) if self.channels != PLAIN else (np.uint8,)
+        if image.ndim != 3 or image.shape[2] != count or image.dtype not in kinds:
+            what = "RGB (H, W, 3), uint8" if kinds == (np.uint8,) else f"(H, W, {count}), uint8, or float32 up to 255"
+            raise ValueError(f"an image of shape {image.shape} and type {image.dtype}; give {what}")
         pixels = torch.from_numpy(np.stack([image]))
         classes, confidence = joined(self.predictor(self.answer, pixels), (image.shape[0], image.shape[1]))
         return Prediction(classes[0].cpu().numpy(), confidence[0].cpu().numpy())
 
     def answer(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K, h, w) of uint8 pixels (B, h, w, 3)."""
+        """Logits (B, K, h, w) of pixels (B, h, w, C) in [0, 255]."""
         return asked(self.network, self.views, next(self.network.parameters()).device)(pixels)
 
 
 def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Name = "teacher") -> Trained:
     """A network of a run, to predict with. `words` change its config, such as `device=cpu` or `eval.predictor...`.
 
+    The folder may also be one that `mtseg export` made, which holds one network.
     Raises ValueError for a folder that holds no run, and where the weights do not fit.
     """
+    from mtseg import hub  # which is made of what is here
+
+    if hub.holds(run):
+        trained, handed = hub.read(run, words)
+        if at not in ("last", str(trained.step)) or (network == "student" != handed.network):
+            held = f"the {handed.network} of step {trained.step}"
+            raise ValueError(f"{run}: holds {held} and nothing else; name the run's own folder")
+        return trained
     config = configured(run, words)
     config, splits, networks, step = _with(run, config, _classes(run, config), at)
-    return Trained(networks[network], config.views, config.eval.predictor, splits.classes, splits.palette, step)
+    about = (config.views, config.eval.predictor, splits.classes, splits.palette, step, channels_of(config))
+    return Trained(networks[network], *about)
 
 
 def weights_of(run: Path, step: int, network: str) -> str:
     """A network's name and the SHA-256 of its weights, as the checkpoint's manifest has it."""
+    from mtseg import hub
+
+    if hub.holds(run):
+        return hub.weights(run, network)
     place = run / "checkpoints" / checkpoint.name_of(step)
     files = json.loads((place / checkpoint.MANIFEST).read_text())["files"]
     return f"{network} {files[f'{network}.safetensors']['sha256']}"
@@ -156,7 +176,7 @@ def _classes(run: Path, config: Config) -> Splits:
             f"{path}: not a list of classes and their colours; take the file away, or copy it again"
         ) from None
     empty: Subset = Subset(_Nothing(), [])
-    return Splits(names, palette, empty, empty, empty, empty)
+    return Splits(names, palette, empty, empty, empty, empty, channels=config.views.channels)
 
 
 class _Nothing:

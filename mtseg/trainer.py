@@ -1,14 +1,15 @@
 """The training loop. It knows steps; it knows neither methods nor data sets. Read from `fit` down."""
 
+import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mtseg import capture, checkpoint, keeping, versions
+from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.capture import Broken
 from mtseg.config import Config, written
 from mtseg.data.loading import loader
@@ -16,18 +17,26 @@ from mtseg.data.provenance import record
 from mtseg.data.source import Splits
 from mtseg.data.stream import Batch, Stream
 from mtseg.diagnostics import Alarms, health, pseudo_accuracy
+from mtseg.distributed import everywhere, from_first, joined, losses_told, rank, together, total, world
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.exhausted import memory_told
 from mtseg.lock import locked
-from mtseg.log import Log, summary
+from mtseg.log import Log, Mute, summary
+from mtseg.method import Counts
+from mtseg.norm import level
 from mtseg.optim import set_lr
+from mtseg.precision import casting
 from mtseg.randomness import reseed_torch
 from mtseg.resume import continued
-from mtseg.signals import Stopped, listening
+from mtseg.running import summing
+from mtseg.share import Share, refuse_uneven, shares
+from mtseg.signals import listening
 from mtseg.state import State, Undo, build, pick_device, restore, save
+from mtseg.stopping import ended_if_asked, stop_if_asked
 from mtseg.targets import Moment
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
+Learnt = tuple[dict[str, Tensor], list[Tensor]]  # a loss's terms, and the student's answers to the tasks
 
 
 def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) -> Scores:
@@ -41,59 +50,78 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     except where it is not finite itself. Raises OSError where the last step cannot be saved.
     """
     device = pick_device(config.device)
-    splits = config.data.build() if splits is None else splits
-    with locked(config.out):
-        saved, sentences = continued(config)
+    with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
+        _refuse_uneven(config)
+        splits = together(config.data.build) if splits is None else splits
+        from_first(lambda: within.enter_context(locked(config.out)))
+        saved, sentences = from_first(lambda: continued(config))
         state = build(config, splits, device, pretrained=saved is None)
         length = 0 if saved is None else restore(state, saved, config.out)
-        data = record(config.out, splits, continued=saved is not None)
-        sentences = [data.sentence(), *sentences, *versions.record(config.out, state.step)]
-        checkpoint.write_whole(config.out / "config.yaml", written(config))
-        with (
-            Log(config.out, total=config.steps, start=state.step, length=length, quiet=quiet) as log,
-            listening() as asked_by,
-        ):
-            for sentence in sentences:
-                log.say(sentence)
+        sentences = from_first(lambda: _written(config, splits, state, continued=saved is not None, said=sentences))
+        log: Log | Mute = Mute()
+        if rank() == 0:
+            log = within.enter_context(_log(config, state, length, quiet))
+        asked_by = within.enter_context(listening())
+        for sentence in sentences:
+            log.say(sentence)
+        try:
             return _run_saved(config, splits, state, log=log, asked_by=asked_by)
+        finally:
+            log.attempt(run_page.FILE, lambda: run_page.refresh(config.out, config), errors=Exception)
 
 
-def _run_saved(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
+def _log(config: Config, state: State, length: int, quiet: bool) -> Log:
+    return Log(config.out, total=config.steps, start=state.step, length=length, boards=config.boards, quiet=quiet)
+
+
+def _written(config: Config, splits: Splits, state: State, *, continued: bool, said: list[str]) -> list[str]:
+    """What a run is of goes into its folder; the sentences to begin with."""
+    data = record(config.out, splits, continued=continued)
+    checkpoint.write_whole(config.out / "config.yaml", written(config))
+    processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
+    return [data.sentence(), *processes, *said, *versions.record(config.out, state.step)]
+
+
+def _run_saved(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked_by: Callable[[], str]) -> Scores:
     """`_run`, whose last whole step is saved where an error ends it."""
     try:
         return _run(config, splits, state, log=log, asked_by=asked_by)
     except Broken:
         raise
     except ValueError:
-        if state.step > 0 and not keeping.is_saved(config, state):
+        # The others may be gone: nothing is agreed on any more.
+        place = config.out / "checkpoints" / checkpoint.name_of(state.step)
+        if rank() == 0 and state.step > 0 and not place.exists():
             with suppress(ValueError, OSError):  # weights that are not finite are not worth saving
                 save(config, state, log.length())
         raise
 
 
-def _run(config: Config, splits: Splits, state: State, *, log: Log, asked_by: Callable[[], str]) -> Scores:
+def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked_by: Callable[[], str]) -> Scores:
     """The steps from where `state` stands to the last; returns the scores there."""
-    device, stop_if_asked = _device(state), partial(_stop_if_asked, config, state, log, asked_by)
-    found = None if state.step == 0 else log.scores(state.step, config.eval.split)
+    stop = partial(stop_if_asked, config, state, log, asked_by)
+    evaluated = partial(_evaluated, config, splits, state, log, asked_by)
+    found = None if state.step == 0 else from_first(lambda: log.scores(state.step, config.eval.split))
     if state.step == config.steps and found is not None:
         log.say(f"{config.out} is finished already: {summary(config.eval.split, found)}")
     elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
-        found = _evaluated(config, splits, state, log, stop_if_asked)  # it was stopped before this, or in it
+        found = evaluated()  # it was stopped before this, or in it
     keeping.point_to_best(config, state, found)
     alarms = Alarms(splits.classes)
-    for batch in _batches(config, splits, start=state.step, device=device):
-        with memory_told(config, device, f"in step {state.step + 1}", Broken):
-            batch = batch.to(device)
+    batches = iter(_batches(config, splits, start=state.step, device=state.device))
+    for batch in log.awaited(together(lambda: next(batches)) for _ in range(state.step, config.steps)):
+        with memory_told(config, state.device, f"in step {state.step + 1}", Broken):
+            batch = batch.to(state.device)
             terms = train_step(config, state, batch, watch=_due(config.log_every, state.step + 1, config))
         capture.refuse_skipping(config, splits, state, batch, log.warn)
         if _due(config.log_every, state.step, config):
             values = _read(terms)
             log.train(state.step, values, images_per_step=_images(config))
             log.warn(alarms.train(values))
-        stop_if_asked()  # an evaluation that is due now is made when the run continues
+        stop()  # an evaluation that is due now is made when the run continues
         better = False
         if _due(config.eval.every, state.step, config):
-            found = _evaluated(config, splits, state, log, stop_if_asked)
+            found = evaluated()
             log.warn(alarms.evaluated(found))
             better = keeping.is_better(config, found)
         if (better or _due(config.checkpoint_every, state.step, config)) and keeping.saved(config, state, log):
@@ -111,49 +139,50 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
 
     Where the loss or the gradient is not finite, nothing is updated: student, optimizer, teacher, batch statistics and
     memories stay, and the step is counted as skipped. It is a step of all schedules and of the data all the same.
-    `watch`: the health of the targets too.
+    `batch` is this process's part of the whole. `watch`: what is returned is of all processes, and holds the health of
+    the targets too.
     """
     undo = Undo(state)
-    method, moment = config.method, Moment(state.step, config.steps, config.seed)
-    reseed_torch(config.seed, "dropout", state.step)
-    set_lr(state.optimizer, config.schedule(state.step, config.steps))
-    plan = method.plan(
-        batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
-    )
+    method, moment = config.method, Moment(state.place, config.steps, config.seed)
+    reseed_torch(config.seed, "dropout", state.step * world() + rank())
+    set_lr(state.optimizer, config.schedule(state.place, config.steps))
+    with casting(config.precision, state.device):
+        plan = method.plan(
+            batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
+        )
     tasks, label = plan.tasks, cast(Tensor, batch.labelled.label)
+    counts = method.counts(label, tasks)
+    parts = shares(batch.labelled.view(config.views).data, label, tasks, config.accumulate)
 
-    labelled = batch.labelled.view(config.views).data
     state.student.train()
-    # One forward for all: its batch normalisation sees labelled and unlabelled images together.
-    images = torch.cat([labelled, *(task.seen.data for task in tasks)])
-    disturb = method.disturbance(tasks, after=len(labelled), moment=moment)
-    logits, agreeing = method.answers(state.student, images, disturb)
-    on_tasks = agreeing[len(labelled) :].split([len(task.seen.data) for task in tasks])
-
-    supervised = method.supervised(logits[: len(labelled)], label)
-    consistency = method.consistency(on_tasks, tasks)
-    weight = method.weight_at(state.step, config.steps)
-    loss = method.supervised_weight * supervised + weight * consistency + method.head_cost(logits, agreeing)
-
+    state.asked.train()
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.get_total_norm([p.grad for p in state.student.parameters() if p.grad is not None])
-    on_tasks = [values.detach() for values in on_tasks]
-    if bool((loss.detach() + norm).isfinite()):  # the step's one wait for the device
+    learnt = []
+    for number, share in enumerate(parts, start=1):
+        with summing(state.asked, now=number == len(parts)):
+            learnt.append(_learn(config, state, share, counts, moment))
+    losses, on_tasks = _joined(learnt)
+    gradients = [p.grad for p in state.student.parameters() if p.grad is not None]
+    state.scale.undone(gradients)
+    norm = nn.utils.get_total_norm(gradients)
+    if everywhere((losses["loss"] + norm).isfinite()):  # the step's one wait for the device
         if config.clip is not None:
             nn.utils.clip_grads_with_norm_(state.student.parameters(), config.clip, norm)
+        level([state.student, state.teacher.module])
         state.optimizer.step()
         state.teacher.update(state.student, tasks, on_tasks)
         state.memory, state.skipped_in_a_row = plan.memory, 0
+        state.scale.fits()
     else:
         undo()
-        state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+        state.skip()
     state.step += 1
 
-    terms: dict[str, Tensor | float] = {"loss": loss.detach(), "loss_sup": supervised.detach()}
+    terms: dict[str, Tensor | float] = {key: total(loss) if watch else loss for key, loss in losses.items()}
     if tasks:
         known = torch.stack([task.target.known.float().mean() for task in tasks]).mean()
-        terms |= {"loss_cons": consistency.detach(), "weight": weight, "known": known}
+        known = total(known) / world() if watch else known
+        terms |= {"weight": method.weight_at(moment.step, config.steps), "known": known}
     if tasks and watch:
         terms |= health(tasks, on_tasks, label)
         if batch.teacher is not None and batch.teacher.label is not None and plan.answer is not None:
@@ -161,6 +190,32 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
             terms["pseudo_accuracy"] = pseudo_accuracy(answer, batch.teacher.label)
     lr = state.optimizer.param_groups[-1]["lr"]
     return terms | {"lr": lr, "gradient": norm, "skipped": state.skipped}
+
+
+def _learn(config: Config, state: State, share: Share, counts: Counts, moment: Moment) -> Learnt:
+    """Adds to the student's gradient that of the loss of `share`; returns its terms and what was said of the tasks."""
+    method, labelled = config.method, len(share.labelled)
+    with casting(config.precision, state.device):
+        logits, agreeing = method.asked(state.asked, share, moment, separate=config.bn == "separate")
+    on_tasks = agreeing[labelled:].split([len(task.seen.data) for task in share.tasks])
+
+    supervised = method.supervised(logits[:labelled], share.label, counts.labelled)
+    consistency = method.consistency(on_tasks, share.tasks, counts)
+    weight = method.weight_at(moment.step, config.steps)
+    heads = method.head_cost(logits, agreeing) / (world() * config.accumulate)
+    loss = method.supervised_weight * supervised + weight * consistency + heads
+
+    (loss * (state.scale.value * world())).backward()  # of the processes' gradients the mean is taken
+    terms = {"loss": loss, "loss_sup": supervised} | ({"loss_cons": consistency} if share.tasks else {})
+    return {key: term.detach() for key, term in terms.items()}, [values.detach() for values in on_tasks]
+
+
+def _joined(learnt: list[Learnt]) -> Learnt:
+    """The terms and the answers of the shares of a batch, as those of the whole."""
+    if len(learnt) == 1:
+        return learnt[0]
+    terms = {key: torch.stack([found[key] for found, _ in learnt]).sum() for key in learnt[0][0]}
+    return terms, [torch.cat(pieces) for pieces in zip(*(said for _, said in learnt), strict=True)]
 
 
 def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
@@ -173,9 +228,12 @@ def _batches(config: Config, splits: Splits, *, start: int, device: torch.device
         students=students,
         seed=config.seed,
         masks=config.diagnose_with_masks,
+        share=(rank(), world()),
     )
     steps, pin = range(start, config.steps), device.type == "cuda"
-    return loader(stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout)
+    return loader(
+        stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout, prefetch=config.prefetch
+    )
 
 
 def _images(config: Config) -> int:
@@ -191,32 +249,32 @@ def _read(terms: dict[str, Tensor | float]) -> dict[str, Any]:
     return {f"train/{key}": term.tolist() if isinstance(term, Tensor) else term for key, term in terms.items()}
 
 
-def _stop_if_asked(config: Config, state: State, log: Log, asked_by: Callable[[], str]) -> None:
-    """Raises Stopped, the state saved, where a signal has come."""
-    if asked := asked_by():
-        whole = keeping.is_saved(config, state) or keeping.saved(config, state, log)
-        done = f"saved at step {state.step}" if whole else f"step {state.step} NOT saved"
-        raise Stopped(f"{config.out} stopped on {asked}, {done}; the same command continues it")
+def _refuse_uneven(config: Config) -> None:
+    batch = vars(config.batch) if config.method.branches else {"labelled": config.batch.labelled}
+    refuse_uneven(batch, processes=world(), accumulate=config.accumulate)
 
 
-def _device(state: State) -> torch.device:
-    return next(state.student.parameters()).device
-
-
-def _evaluated(config: Config, splits: Splits, state: State, log: Log, stop_if_asked: Callable[[], None]) -> Scores:
+def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, asked_by: Callable[[], str]) -> Scores:
     """The scores of both networks, logged. A signal ends it: it is made when the run continues."""
     networks = {"student": state.student, "teacher": state.teacher.module}
-    source, classes, device = source_of(splits, config.eval.split), splits.classes, _device(state)
-    how = config.eval
+    source, classes, how = source_of(splits, config.eval.split), splits.classes, config.eval
+    began = time.perf_counter()
     tally = partial(
-        evaluate, classes=len(classes), views=config.views, batch=how.batch, device=device, predictor=how.predictor
+        evaluate,
+        classes=len(classes),
+        views=config.views,
+        batch=how.batch,
+        device=state.device,
+        predictor=how.predictor,
     )
-    hooks = [network.register_forward_pre_hook(lambda *_: stop_if_asked()) for network in networks.values()]
-    try:
-        with memory_told(config, device, f"in the evaluation after step {state.step}"):
-            found = {name: scores(tally(network, source), classes) for name, network in networks.items()}
-    finally:
-        for hook in hooks:
-            hook.remove()
+    stop = partial(stop_if_asked, config, state, log, asked_by)
+    with (
+        memory_told(config, state.device, f"in the evaluation after step {state.step}"),
+        ended_if_asked(list(networks.values()), asked_by, stop),
+    ):
+        tallies = {name: tally(network, source) for name, network in networks.items()}
+    found = {name: scores(tallies[name], classes) for name in networks}
     log.evaluated(state.step, config.eval.split, found)
+    run_page.show(config, splits, state.step, networks=networks, tallies=tallies, log=log)
+    log.paused(state.step, since=began)
     return found

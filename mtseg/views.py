@@ -11,7 +11,8 @@ from mtseg.geometry import Geometry
 from mtseg.part import part
 
 Side = Annotated[int, Field(ge=16)]
-Triple = tuple[float, float, float]
+PerChannel = Annotated[tuple[float, ...], Field(min_length=1)]
+_REMEDY = "give an entry for each, in views.std too: `mtseg doctor` computes them, and prints the line"
 
 
 @part
@@ -42,23 +43,47 @@ class StudentPolicy:
 class Views:
     """The three view policies at one `crop` (height, width), and the normalisation of pixels.
 
-    `mean` and `std` are those of the encoder's pretraining, for pixels in [0, 1]; the default is ImageNet's.
+    `mean` and `std` have an entry for each channel, of pixels in [0, 1]: for red, green and blue those of the encoder's
+    pretraining (the default is ImageNet's), for others those of the data, which the doctor computes.
     """
 
     crop: tuple[Side, Side]
     labelled: Policy = Policy()
     teacher: Policy = Policy()
     student: StudentPolicy = StudentPolicy()
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    mean: PerChannel = (0.485, 0.456, 0.406)
+    std: PerChannel = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}; give one for each channel")
         if min(self.std) < 1e-6:
             raise ValueError(f"std: {self.std} divides pixels in [0, 1]; every entry must be at least 1e-6")
 
+    @property
+    def channels(self) -> int:
+        """How many channels the normalisation is of."""
+        return len(self.mean)
+
+    def check(self, channels: int, *, rgb: bool) -> None:
+        """Raises ValueError where these views cannot be those of images of so many channels, `rgb` first or not."""
+        if channels != self.channels:
+            raise ValueError(
+                f"views.mean: {self.channels} entries, and the images have {channels} channels (data.channels): "
+                f"{_REMEDY}"
+            )
+        for name in ("labelled", "teacher", "student"):
+            if getattr(self, name).colour and not rgb:
+                raise ValueError(
+                    f"views.{name}.colour: colours are changed in red, green and blue alone, and data.channels.rgb is "
+                    f"false; set views.{name}.colour=[]"
+                )
+
     def normalise(self, image: Tensor) -> Tensor:
-        """uint8 pixels (B, H, W, 3) -> network input (B, 3, H, W) float32, on the same device."""
+        """Pixels (B, H, W, C) in [0, 255] -> network input (B, C, H, W) float32, on the same device."""
+        if image.shape[3] != self.channels:
+            raise ValueError(f"an image of {image.shape[3]} channels, and views.mean is of {self.channels}; {_REMEDY}")
         mean = torch.tensor(self.mean, device=image.device)[:, None, None] * 255
         std = torch.tensor(self.std, device=image.device)[:, None, None] * 255
         # Bytes are moved before they are four times as many, and the maps are then written once.
-        return image.permute(0, 3, 1, 2).contiguous().float().sub_(mean).div_(std)
+        return image.permute(0, 3, 1, 2).contiguous().to(torch.float32, copy=True).sub_(mean).div_(std)

@@ -33,6 +33,13 @@ def test_a_long_list_opens_in_a_few_times_its_own_reading_and_workers_share_it(c
         assert facts["worker_over_parent"] < 0.5 < facts["worker_over_parent_as_strings"]
 
 
+def test_the_cache_is_measured_against_decoding(capsys):
+    assert cli.main(["bench", "cache", "--size", "1", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cache_bytes_an_image"] == 1024 * 2048 * 3 + 128  # and numpy's header
+    assert all(facts[f"{suffix}_over_cache"] > 0 for suffix in ("jpg", "png"))
+
+
 def test_what_a_worker_takes_for_itself_is_seen():
     if not names.OWN.is_file():
         pytest.skip("the system does not say")
@@ -58,7 +65,9 @@ def test_what_cannot_be_measured_is_answered_in_words(words, says, capsys):
 
 
 def test_every_measurement_has_its_module():
-    assert all(hasattr(import_module(f"mtseg.bench.{what}"), "measure") for what in WHAT if what != "names")
+    assert all(
+        hasattr(import_module(f"mtseg.bench.{what}"), "measure") for what in WHAT if what not in ("names", "cache")
+    )
 
 
 def test_cases_are_measured_in_turn_forwards_and_backwards_after_one_that_does_not_count():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from trees import BY_KIND
+from trees import BY_KIND, rgbd
 
 from mtseg.config import differences, load, of_run, rate_for, written
 from mtseg.settings import gather, validate
@@ -26,8 +26,9 @@ SMALL = [
 
 
 def takes_two_steps(words: list[str], folder: Path) -> None:
-    kind = gather(words)["data"]["kind"]
-    words = [*words, f"data.root={BY_KIND[kind](folder / 'data')}" if kind in BY_KIND else "data.val=2"]
+    data = gather(words)["data"]
+    tree = rgbd if "channels" in data else BY_KIND.get(data["kind"])
+    words = [*words, f"data.root={tree(folder / 'data')}" if tree else "data.val=2"]
     found = fit(load([*words, *SMALL, f"out={folder / 'run'}"]), quiet=True)
     assert 0 <= found["teacher"]["mIoU"] <= 1
 

@@ -105,7 +105,7 @@ def test_a_step_asks_each_network_no_more_often_than_its_method_must(method, stu
         (METHODS["cutmix, shared geometry"], 0),
         (METHODS["unimatch"], 0),
         (METHODS["supervised"], 0),
-        (METHODS["source frame, KL"], 2),  # both sides are brought to the source's frame
+        (METHODS["source frame, KL"], 3),  # both sides, and before the student answers where it is known, to be counted
     ],
 )
 def test_an_answer_is_resampled_once_for_each_view_of_another_geometry(words, times, tmp_path, monkeypatch):

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import zlib
 from collections import namedtuple
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trees
+from browser import Page
 from PIL import Image
 from runs import TINY, tiny
 from trees import BY_KIND, SIZE
@@ -666,15 +666,14 @@ def test_a_reading_process_that_dies_is_told_in_words(root):
 
 
 def test_the_needs_of_a_run_are_those_of_its_batches_and_networks(root, tmp_path):
-    config = config_of(root, "workers=2")
+    config = config_of(root, "workers=2", "prefetch=3")
     needs = plan_module.plan(config, survey(config.data.build(), workers=0))
-    from mtseg.data.loading import PREFETCH
     from mtseg.data.stream import Stream
 
     batch = Stream(config.data.build(), views=config.views, sizes=config.batch, students=1, seed=0)[0]
     tensors = [batch.labelled.image, batch.labelled.label, batch.teacher.image, batch.students[0].image]
     assert needs.batch == sum(tensor.nbytes for tensor in tensors)
-    assert needs.waiting == needs.batch * PREFETCH * 2
+    assert needs.waiting == needs.batch * 3 * 2
     network = config.model.build(3, pretrained=False)
     assert needs.parameters == sum(p.numel() for p in network.parameters())
     assert (needs.labelled_passes, needs.unlabelled_passes) == (1.0, 1.6)
@@ -821,29 +820,6 @@ def test_json_has_every_finding_with_every_file(root, tmp_path, capsys):
     (error,) = [finding for finding in tree["findings"] if finding["severity"] == "error"]
     assert (tree["errors"], error["code"], error["files"]) == (1, "mask-unreadable", list(LABELLED_MASKS))
     assert tree["classes"]["car"]["val"]["images"] == 3
-
-
-class Page(HTMLParser):
-    """What a browser would open, close, show and fetch."""
-
-    VOID = ("meta", "img", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.links, self.text = [], [], [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action", "poster")]
-        self.open += [] if tag in self.VOID else [tag]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_page_asks_for_nothing_from_elsewhere_and_shows_all_that_was_found(root, tmp_path, capsys):

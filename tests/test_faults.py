@@ -13,8 +13,11 @@ Tests elsewhere inject the others:
 24 names that lead out      test_lists: names that lead out of the root are refused
 26 modes and orientation    test_decode, test_folder: masks of colours, values and 16 bits
 30 metrics                  test_metrics, test_evaluate
-Of several processes (4, 20, 21, the agreement in 11, 12 and 13), accumulation (28) and half precision (29) there is
-nothing yet: they are skipped here by name.
+11, 12 in two processes    test_distributed: a step that is not finite in one is skipped by all; what one meets ends all
+ 4, 28 equal gradients      test_distributed: of two and four processes, and of two parts, those of one
+13, 20 killed, restarted    test_torchrun
+29 overflow                 test_precision: a step whose scaled gradient overflows is none
+21, different numbers of batches, cannot happen: a step's batch is divided evenly or refused.
 """
 
 import json
@@ -831,22 +834,3 @@ def test_35_in_10000_steps_with_2_workers_memory_and_open_files_stay(tmp_path):
     early, late = [row for row in seen if 2000 <= row[0] <= 4000], [row for row in seen if 7000 <= row[0] <= 9000]
     assert max(row[1] for row in late) < 1.03 * max(row[1] for row in early)
     assert max(row[2] for row in late) <= max(row[2] for row in early)
-
-
-# What is not there yet
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "4: gradients of 2 and 4 processes are those of 1",
-        "11, 12: processes agree on a skipped step and on stopping",
-        "13: SIGTERM through torchrun",
-        "20: one of several processes killed",
-        "21: processes with different numbers of batches",
-        "28: accumulated gradients",
-        "29: overflow in half precision",
-    ],
-)
-def test_of(fault):
-    pytest.skip("there is one process, one backward a step and float32 only")

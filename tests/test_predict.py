@@ -437,3 +437,62 @@ def test_fit_and_load_take_what_the_commands_take(tmp_path):
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(ValueError, match=r"no config\.yaml"):
         mtseg.load(tmp_path / "run")
+
+
+# -- videos ------------------------------------------------------------------------------------------------------------
+
+
+def video(path: Path, frames: int) -> list[np.ndarray]:
+    """A lossless video of so many pictures, which are returned."""
+    cv2 = pytest.importorskip("cv2")
+    made = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), 10, (64, 48))
+    if not made.isOpened():
+        pytest.skip("this OpenCV cannot write FFV1")
+    draw = np.random.default_rng(0)
+    pictures = [draw.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(frames)]
+    for picture in pictures:
+        made.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    made.release()
+    return pictures
+
+
+def test_the_frames_of_a_video_are_predicted_as_images_in_any_part(run, tmp_path):
+    pictures_of = video(tmp_path / "clip.avi", 5)
+    assert predicted(run, tmp_path / "clip.avi", "--out", tmp_path / "out", "--shard", "2/2") == 0
+    assert predicted(run, tmp_path / "*.avi", "--out", tmp_path / "out") == 0
+    masks = sorted((tmp_path / "out/mask").rglob("*.png"))
+    assert [str(path.relative_to(tmp_path / "out/mask")) for path in masks] == [
+        f"clip.avi/{n:06d}.png" for n in range(5)
+    ]
+    trained = mtseg.load(run)
+    for path, picture in zip(masks, pictures_of, strict=True):
+        assert np.abs(trained.predict(picture).classes != read_mask(path)).mean() < 0.02  # colours are converted twice
+
+
+def test_frames_are_read_in_any_order(tmp_path):
+    from mtseg.video import Frames
+
+    pictures_of = video(tmp_path / "clip.avi", 4)
+    frames = Frames(tmp_path / "clip.avi")
+    assert (frames.count, frames.cut_off) == (4, False)
+    for index in (2, 0, 3, 1, 1):
+        apart = np.abs(frames.read(index).astype(int) - pictures_of[index]).mean(axis=(0, 1, 2))
+        others = [np.abs(frames.read(index).astype(int) - p).mean() for p in pictures_of]
+        assert np.argmin(others) == index
+        assert apart < 10
+
+
+@pytest.mark.parametrize("kept", [0.6, 0.0])
+def test_a_video_that_is_cut_off_is_listed_and_its_frames_are_predicted(kept, run, tmp_path):
+    video(tmp_path / "clip.avi", 20)
+    whole = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "clip.avi").write_bytes(whole[: int(kept * len(whole))])
+    photo(tmp_path / "x.png", 1)
+    words = (run, tmp_path / "clip.avi", tmp_path / "x.png", tmp_path / "none.mp4", "--out", tmp_path / "out")
+    assert predicted(*words) == 1
+    failed = [json.loads(line) for line in (tmp_path / "out/errors.jsonl").read_text().splitlines()]
+    assert [Path(line["image"]).name.partition("#")[0] for line in failed] == ["clip.avi", "none.mp4"]
+    assert "cannot be read" in failed[0]["error"]
+    masks = [path.name for path in (tmp_path / "out/mask").rglob("*.png")]
+    assert "x.png" in masks
+    assert (len(masks) > 5) == (kept > 0)

@@ -1,6 +1,8 @@
-"""What the README and the guides say exists, and the README's Python runs."""
+"""What the README and the guides say exists; their commands run, at a tiny budget, and so does their Python."""
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from trees import camvid, own
+
+from mtseg import cli
 
 ROOT = Path(__file__).parent.parent
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,6 +29,104 @@ def test_the_python_of_the_readme_runs(tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert 0 <= float(ran.stdout.splitlines()[-1]) <= 1
     assert (tmp_path / "runs/api/config.yaml").is_file()
+
+
+# Laid on whatever a guide trains: two steps on small crops, without weights from elsewhere.
+SHORT = [
+    *("steps=2", "eval.every=2", "eval.gallery=1", "log_every=1", "checkpoint_every=2", "workers=0", "device=cpu"),
+    *("model.weights=none", "views.crop=[48, 64]", "batch={labelled: 2, unlabelled: 2}"),
+]
+TRAINS = ("train", "compare", "doctor")
+
+
+def commands(guide: Path) -> list[str]:
+    """The lines of a guide's blocks that are commands, loops written out."""
+    blocks = re.findall(r"(?m)^ *```(?:bash)?\n(.*?)^ *```", guide.read_text(), re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    found = []
+    for line in lines:
+        loop = re.fullmatch(r"for (\w+) in (.*?); do (.*); done", line)
+        found += [loop[3].replace(f"${loop[1]}", value) for value in loop[2].split()] if loop else [line]
+    return [line.removeprefix("srun ") for line in found if re.match(r"(srun )?(python|make|pip|mtseg) ", line)]
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch) -> Path:
+    """A folder with what the guides' commands expect."""
+    for name in ("configs", "tools", "datasets", "Makefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    own(tmp_path / "data/own")
+    camvid(tmp_path / "PATH")
+    for name in ("photos/a.jpg", "more/b.jpg", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (61, 47), "green").save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("c.png\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("guides", [GUIDES[:1], pytest.param(GUIDES, marks=pytest.mark.slow)], ids=["readme", "all"])
+def test_every_command_of_the_guides_runs_in_their_order(guides, workshop):
+    ran: list[str] = []
+    for guide in [guides[0], *([ROOT / "docs/quickstart.md"] if len(guides) > 1 else []), *guides[1:]]:
+        for line in (line for line in commands(guide) if line not in ran):
+            words = shlex.split(line, comments=True)
+            if words[0] == "make":
+                assert re.search(rf"(?m)^{words[1]}:", (ROOT / "Makefile").read_text()), line
+            elif "torch.distributed.run" in words:
+                if "--nnodes" not in words:  # those of one machine; SHORT's two images are one for each process
+                    subprocess.run([sys.executable, *words[1:], *SHORT, "data.val=2"], cwd=workshop, check=True)
+            else:
+                tool = re.fullmatch(r"tools/(\w+)\.py", words[1])
+                assert tool, line
+                scenes = "configs/demo.yaml" in words and "configs/data/own.yaml" not in words
+                more = [*SHORT, *(["data.val=2"] if scenes else [])] if tool[1] in TRAINS else []
+                assert cli.main([tool[1], *words[2:], *more]) == 0, line
+            ran.append(line)
+    assert (workshop / "exported/hf/model.safetensors").is_file()
+    if len(guides) > 1:
+        named = {line.split()[1] for line in ran}
+        assert named >= {f"tools/{name}.py" for name in cli.COMMANDS if name != "bench"}
+        assert (workshop / "runs/choice.html").is_file()
+
+
+def test_the_notebook_is_whole_shows_pictures_and_runs(tmp_path, monkeypatch, capsys):
+    import matplotlib
+
+    text = (ROOT / "docs/demo.ipynb").read_text()
+    book = json.loads(text)
+    assert (book["nbformat"], {cell["cell_type"] for cell in book["cells"]}) == (4, {"markdown", "code"})
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert sum("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"]) == 2
+    assert not [
+        word for word in ("/work", "/home", "/tmp", "Traceback") if word in re.sub(r'"image/png": ".*"', "", text)
+    ]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path / "docs")
+    matplotlib.use("Agg")
+    space: dict = {}
+    for cell in code:
+        source = "".join(cell["source"])
+        exec(source.replace('"steps=400"', '"steps=2", "data.val=3", "workers=0", "device=cpu"'), space)
+    assert "mean confidence" in capsys.readouterr().out
+    assert (tmp_path / "runs/notebook/report.html").is_file()
+    try:
+        import nbformat
+    except ImportError:
+        return
+    nbformat.validate(nbformat.reads(text, as_version=4))
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_link_of_a_guide_leads_somewhere(guide):
+    for target in re.findall(r"\]\(([^)\s]+)\)", guide.read_text()):
+        file, _, part = target.partition("#")
+        path = (guide.parent / file).resolve() if file else guide
+        assert path.exists(), target
+        titles = re.findall(r"(?m)^#+ (.*)", path.read_text()) if part else []
+        heads = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+        assert not part or part in heads, target
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
@@ -52,7 +155,7 @@ def test_the_new_method_of_the_guide_trains_as_it_stands_there(tmp_path):
     targets.write_text(before + part + after)
     (tmp_path / "confident.yaml").write_text(row)
     words = [str(ROOT / "configs/demo.yaml"), "confident.yaml", "steps=2", "data.val=2", "workers=0", "device=cpu"]
-    code = f"from mtseg.cli.train import main; raise SystemExit(main({[*words, 'out=run']!r}))"
+    code = f"from mtseg.cli import main; raise SystemExit(main({['train', *words, 'out=run']!r}))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "kind: confident" in (tmp_path / "run/config.yaml").read_text()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mtseg.data.scenes import PALETTE, SCENE_CLASSES, Scenes, SceneSource, draw_scene
+from mtseg.data.drawing import SCENE_CLASSES, draw_scene
+from mtseg.data.scenes import PALETTE, Scenes, SceneSource
 from mtseg.data.source import IGNORE, Source
 
 CLASSES = len(SCENE_CLASSES)

@@ -21,7 +21,7 @@ def image(path: Path, seed: int, size: tuple[int, int] = SIZE) -> None:
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
 
 
-def mask(path: Path, values: NDArray[np.uint8], palette: list[int] | None = None) -> None:
+def mask(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16], palette: list[int] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(values)
     if palette:
@@ -141,6 +141,18 @@ def own(root: Path) -> Path:
         image(root / "labelled/images" / f"photo_{i}.jpg", i)
         mask(root / "labelled/masks" / f"photo_{i}.png", blocks([0, 1, 2, 255], i))
         image(root / "unlabelled" / f"snap_{i}.png", 100 + i)
+    return root
+
+
+def rgbd(root: Path) -> Path:
+    """The folders of configs/data/rgbd.yaml: beside each picture its depth, 16 bits."""
+    for pool, count in (("labelled", 8), ("unlabelled", 8)):
+        for i in range(count):
+            image(root / pool / "images" / f"{pool}_{i}.jpg", i + 100 * len(pool))
+            depth = np.random.default_rng(i).integers(500, 9000, SIZE, dtype=np.uint16)
+            mask(root / pool / "depth" / f"{pool}_{i}.png", depth)
+            if pool == "labelled":
+                mask(root / pool / "masks" / f"{pool}_{i}.png", blocks([0, 1, 2, 255], i))
     return root
 
 

@@ -12,4 +12,5 @@ WHAT = {  # what is measured; the modules are imported where they are asked for
     "eval": "an evaluation against the forwards of its network",
     "startup": "seconds to --help, and to the demo's first step",
     "names": "opening and holding long lists of files",
+    "cache": "drawing views of files that are decoded each time against those of the cache",
 }

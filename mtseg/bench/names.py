@@ -5,16 +5,25 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from mtseg.data.files import Files
+import cv2
+import numpy as np
+from PIL import Image
+
+from mtseg.data.cache import Cache
+from mtseg.data.files import Files, Pool, files
 from mtseg.data.folder import Folder
+from mtseg.data.masks import in_order
 from mtseg.data.match import Images, Masked
+from mtseg.geometry import draw_image
 
 Facts = dict[str, Any]
 WORKERS, FOLDERS = 8, 100
+SIZE, CROP = (1024, 2048), 512  # pixels: of an image of Cityscapes, and of a view of it
 OWN = Path("/proc/self/smaps_rollup")  # Linux
 
 
@@ -48,8 +57,44 @@ def names(count: int) -> Facts:
     }
 
 
-BENCHES: dict[str, Callable[[int], Facts]] = {"names": names}  # each is given a size and says what it measured
-SIZES = {"names": 100_000}
+def cache(count: int) -> Facts:
+    """Take a crop of CROP from each of `count` images of SIZE, decoded each time, and from the cache of decoded files.
+
+    The seconds of decoding are those of an image. All is read from the system's memory, not from its disk: before the
+    first pass over a set that is larger than that, a disk may well be slower than a decoder.
+    """
+    facts: Facts = {"images": count, "size": f"{SIZE[0]}x{SIZE[1]}", "crop": f"{CROP}x{CROP}"}
+    with tempfile.TemporaryDirectory() as place:
+        for suffix in ("jpg", "png"):
+            plain = _pictures(Path(place) / suffix, suffix, count)
+            kept = replace(plain, cache=Cache(Path(place) / "cache"))
+            decoding, _ = _timed(lambda source=plain: _crops(source))  # type: ignore[misc]
+            _crops(kept)
+            reading, _ = _timed(lambda source=kept: _crops(source))  # type: ignore[misc]
+            facts |= {
+                f"{suffix}_seconds": round(decoding / count, 5),
+                f"{suffix}_over_cache": round(decoding / reading, 1),
+            }
+        facts["cache_bytes_an_image"] = Cache(Path(place) / "cache").size() // (2 * count)
+    return facts
+
+
+def _pictures(root: Path, suffix: str, count: int) -> Files:
+    """`count` smooth pictures with some noise, as photographs are."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        coarse = rng.integers(0, 256, (SIZE[0] // 32, SIZE[1] // 32, 3), dtype=np.uint8)
+        smooth = cv2.resize(coarse, SIZE[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        noisy = np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(root / f"{i}.{suffix}", quality=92)
+    return files(root, Pool([f"{i}.{suffix}" for i in range(count)], []), in_order(1))
+
+
+def _crops(source: Files) -> int:
+    """Draw the middle of every image, as a view is drawn."""
+    warp = np.diag([CROP / SIZE[1], CROP / SIZE[0], 1.0])
+    return sum(int(draw_image(source.image(i), warp, (CROP, CROP))[0, 0, 0]) for i in range(len(source)))
 
 
 def _tree(root: Path, count: int) -> Path:

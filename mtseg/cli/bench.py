@@ -40,7 +40,7 @@ def _bench(wanted: argparse.Namespace) -> None:
         if (value := getattr(wanted, key)) is not None and value < 1:
             raise ValueError(f"bench: --{key} {value}; give at least 1")
     pick_device(wanted.device)
-    facts = _names(wanted) if wanted.what == "names" else _groups(wanted)
+    facts = _files(wanted) if wanted.what in ("names", "cache") else _groups(wanted)
     if wanted.out is not None:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)
         wanted.out.write_text(json.dumps(facts, indent=1) + "\n")
@@ -48,10 +48,10 @@ def _bench(wanted: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=1))
 
 
-def _names(wanted: argparse.Namespace) -> dict[str, Any]:
-    from mtseg.bench.names import names
+def _files(wanted: argparse.Namespace) -> dict[str, Any]:
+    from mtseg.bench.names import cache, names
 
-    facts = names(wanted.size or 100_000)
+    facts = names(wanted.size or 100_000) if wanted.what == "names" else cache(wanted.size or 20)
     if not wanted.json:
         print("\n".join(f"{key:>32}: {value}" for key, value in facts.items()))
     return facts

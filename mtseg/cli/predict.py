@@ -39,7 +39,11 @@ def _predict(parsed: argparse.Namespace) -> None:
     wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
     trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
     pool = parsed.pool
-    wanted = pool_items(configured(run, parsed.set).data.build(), pool) if pool else items(parsed.images, out)
+    wanted = (
+        pool_items(configured(run, parsed.set).data.build(), pool)
+        if pool
+        else items(parsed.images, out, trained.channels)
+    )
     outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
     print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")
     if outcome.failed:

@@ -22,17 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.config import load, rate_for, written
+    from mtseg.distributed import first_launched
     from mtseg.report import facts
     from mtseg.trainer import fit
 
     config = load(words)
+    share_cores(config)
+    if not first_launched():  # of several processes one speaks
+        if not dry_run:
+            fit(config)
+        return
     if sentence := rate_for(words):
         print(sentence)
     if dry_run:
         print(written(config))
         print("\n".join(f"{key:>22}: {value}" for key, value in facts(config).items()))
         return
-    share_cores(config)
     fit(config)
     print(f"done; score it with: python tools/eval.py {config.out}")
 

@@ -1,7 +1,7 @@
 """From the keys that all readers of files share to pools: which images are labelled, which are not."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -9,7 +9,9 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mtseg.data.files import OnBadImage, Pool, files
+from mtseg.data.cache import Cache
+from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.files import Files, OnBadImage, Pool, files
 from mtseg.data.lists import Entry, read_list
 from mtseg.data.masks import LabelMap
 from mtseg.data.provenance import Expected, checked
@@ -26,7 +28,7 @@ class Choice(Protocol):
 
     `split` is a folder of split lists (labelled.txt and, where it has one, unlabelled.txt, in either spelling), or a
     list of the labelled images; it is relative to `root`, or absolute. Without it `labels` of the training images are
-    chosen by `split_seed`.
+    chosen by `split_seed`. `cache` is a folder in which decoded files are kept; it changes no pixel.
     """
 
     @property
@@ -43,6 +45,8 @@ class Choice(Protocol):
     def expect(self) -> Expected: ...
     @property
     def on_bad_image(self) -> OnBadImage: ...
+    @property
+    def cache(self) -> Path | None: ...
 
 
 class Pair(NamedTuple):
@@ -57,6 +61,7 @@ class Layout:
     """What a data set's files are: its classes, its pools, and the images that a list may name by their id.
 
     extra: images without masks that join the unlabelled ones
+    channels: what an image consists of
     known: the images of the data set, with masks, among which a list's ids are looked up; None: those of `train`
     depth: of how many last parts of its path, without suffix and `endings`, an image's id is made
     """
@@ -69,6 +74,7 @@ class Layout:
     val: Callable[[], Pool]
     test: Callable[[], Pool] = lambda: Pool([], [])
     extra: tuple[str, ...] = ()
+    channels: Channels = PLAIN
     known: Callable[[], Pool] | None = None
     depth: int = 1
     endings: tuple[str, ...] = ()
@@ -93,16 +99,36 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
         tree.missing(pool.masks, what)
     if not unlabelled:
         raise ValueError("data.unlabelled: 'rest' leaves nothing where every image is labelled; use 'all'")
+    for names in (labelled.images, unlabelled, val.images, test.images):
+        _complete(layout, tree, names)
+
+    cache = None if choice.cache is None else Cache(choice.cache)
+    if cache is not None:
+        cache.sweep()
+
+    def source(pool: Pool, on_bad_image: OnBadImage = "error") -> Files:
+        found = files(choice.root, pool, layout.values, on_bad_image)
+        return replace(found, channels=layout.channels, cache=cache)
+
     splits = Splits(
         classes=layout.classes,
         palette=layout.palette.copy(),
-        labelled=files(choice.root, labelled, layout.values, choice.on_bad_image),
-        unlabelled=files(choice.root, Pool(unlabelled, []), layout.values, choice.on_bad_image),
-        val=files(choice.root, val, layout.values),
-        test=files(choice.root, test, layout.values),
+        labelled=source(labelled, choice.on_bad_image),
+        unlabelled=source(Pool(unlabelled, []), choice.on_bad_image),
+        val=source(val),
+        test=source(test),
         name=name,
+        channels=layout.channels.count,
+        rgb=layout.channels.rgb,
     )
     return checked(splits, choice.expect)
+
+
+def _complete(layout: Layout, tree: Tree, images: list[str]) -> None:
+    """Raises ValueError for images of which a further layer is not there, or leads out of the root."""
+    for layer in layout.channels.layers[1:]:
+        names = [tree.admit(layer.name_of(name), "data.channels") for name in images]
+        tree.missing(names, "further files of images (data.channels)")
 
 
 def _by_seed(choice: Choice, layout: Layout, tree: Tree) -> tuple[Pool, list[str], str]:

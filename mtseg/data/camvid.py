@@ -35,6 +35,7 @@ class Camvid:
     unlabelled: Which = "all"
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
+    cache: Path | None = None
 
     def build(self) -> Splits:
         """Read the three lists. Raises ValueError where one is missing, or a line is not an image and a mask."""

@@ -36,6 +36,7 @@ class Coco:
     unlabelled: Which = "all"
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
+    cache: Path | None = None
 
     def build(self) -> Splits:
         """List the folders. Raises ValueError for folders, lists or masks that are not there."""

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-MAX_PIXELS = 150_000_000  # of a decoded file; under the 179 million at which PIL itself refuses
+from mtseg.data.damaged import MAX_PIXELS, Damaged, damaged, remedy
+from mtseg.data.raster import extent, is_array, is_tiff, read_raster
+
 AT_ONCE = 4_000_000  # pixels that are moved to numpy at once; more, in strips, take a fifth longer and less memory
 LOSSY = ("JPEG", "MPO")
 ORIENTATION = 0x0112  # the EXIF tag
-
-
-class Damaged(ValueError):
-    """A file that is missing, truncated, too large or no image, as against a whole one that is of no use here."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,21 @@ class Header:
     """What a file says of its pixels before they are decoded. `orientation`: EXIF's, 1 to 8; 1 is upright."""
 
     size: tuple[int, int]  # (H, W)
-    mode: str  # PIL's: L, P, RGB, RGBA, I;16, ...
+    mode: str  # PIL's: L, P, RGB, RGBA, I;16, ...; numpy's type, of arrays and of TIFF that PIL cannot read
     format: str
     orientation: int
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
-    """The RGB pixels of a file, as stored.
+    """The RGB pixels of a file, as stored; of a .npy file, an array of uint8.
 
     Grey, 1-bit and palette images become RGB; alpha is dropped where every pixel is opaque. 48-bit colour is read
     as its upper 8 bits. Raises ValueError, naming the file, the rule and the remedy, for a file that is missing,
     damaged, truncated or over MAX_PIXELS; with transparent pixels; with 16-bit or float grey values, because which
     of them should be white is not known; and for other colour models (CMYK, LAB).
     """
+    if is_array(path):
+        return _bytes_of_array(path)
     image = _loaded(path)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = _opaque(path, image, "RGB")
@@ -54,10 +55,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
 
 
 def read_mask(path: Path) -> NDArray[Any]:  # (H, W) uint8, uint16 or int32; (H, W, 3) uint8 for a mask of colours
-    """The raw values of a mask file: palette indices, grey values of 1, 8 or 16 bits, or RGB colours.
+    """The raw values of a mask file: palette indices, grey values of 1, 8 or 16 bits, RGB colours, or an array's.
 
     Raises ValueError as `read_image` does, and for JPEG, whose compression changes labels.
     """
+    if is_array(path):
+        return _indices_of_array(path)
     image = _loaded(path)
     if image.format in LOSSY:
         raise ValueError(
@@ -72,14 +75,36 @@ def read_mask(path: Path) -> NDArray[Any]:  # (H, W) uint8, uint16 or int32; (H,
     raise ValueError(f"{path}: a mask is grey, palette or RGB, this is {image.mode}; save it as PNG with class indices")
 
 
+def read_values(path: Path) -> NDArray[Any]:  # (H, W, C)
+    """The values of a file of any depth and number of channels, as stored: arrays, TIFF, and what PIL reads.
+
+    A palette's indices are its values, and alpha is a channel like others. Raises ValueError as `read_image` does, for
+    damaged files and colour models (CMYK, LAB).
+    """
+    if is_array(path) or is_tiff(path):
+        return read_raster(path)
+    image = _loaded(path)
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
+        raise ValueError(f"{path}: its colours are {image.mode}, which are no channels: convert it, or save an array")
+    deep = image.format == "PNG" and _bits(path) == 16 and len(image.getbands()) > 1  # of which PIL keeps 8
+    values = _all_bits(path) if deep else np.array(image)
+    values = values.astype(np.uint8) if image.mode == "1" else values
+    return values if values.ndim == 3 else values[..., None]
+
+
 def size_of(path: Path) -> tuple[int, int]:  # (H, W)
     """The size that the file's header says; pixels are not decoded. Raises ValueError as `read_image` does."""
+    if _is_raster(path):
+        return extent(path).size
     with _opened(path) as image:
         return image.height, image.width
 
 
 def header(path: Path) -> Header:
     """The header of a file. Raises Damaged, a ValueError, where it has none that can be read."""
+    if _is_raster(path):
+        found = extent(path)
+        return Header(found.size, found.dtype, "NPY" if is_array(path) else "TIFF", 1)
     with _opened(path) as image:
         orientation = _orientation(image) if image.format != "PNG" or "exif" in image.info else 1  # PNG would decode
         return Header((image.height, image.width), image.mode, image.format or "", orientation)
@@ -87,8 +112,47 @@ def header(path: Path) -> Header:
 
 def turned(path: Path) -> bool:
     """Whether the file's EXIF orientation exchanges height and width for those who view it."""
-    with _opened(path) as image:
-        return _orientation(image) in (5, 6, 7, 8)
+    return header(path).orientation in (5, 6, 7, 8)
+
+
+def _is_raster(path: Path) -> bool:
+    """Whether a file is to be asked for its header as an array, or as a TIFF that PIL does not know."""
+    if not is_tiff(path):
+        return is_array(path)
+    try:
+        _opened(path).close()
+    except ValueError:
+        return True
+    return False
+
+
+def _bytes_of_array(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
+    values = read_raster(path)
+    if values.dtype != np.uint8 or values.shape[2] not in (1, 3):
+        raise ValueError(
+            f"{path}: {values.dtype} of {values.shape[2]} channels; an RGB image is uint8 of 3 (or of 1, grey): for "
+            "others say in data.channels what they hold"
+        )
+    return values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
+
+
+def _indices_of_array(path: Path) -> NDArray[Any]:  # (H, W)
+    values = read_raster(path)
+    if values.dtype.kind == "f" or values.shape[2] != 1:
+        raise ValueError(f"{path}: {values.dtype} of {values.shape[2]} channels; a mask is (H, W) of whole numbers")
+    return values[..., 0]
+
+
+def _bits(path: Path) -> int:
+    """The bits of a channel of a PNG, which its first chunk says (IHDR: width, height, bits, ...)."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _all_bits(path: Path) -> NDArray[Any]:  # (H, W, C)
+    """The 16-bit channels of a PNG that PIL has decoded without complaint."""
+    values = np.asarray(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED))
+    return values[..., [2, 1, 0, *range(3, values.shape[2])]]  # OpenCV begins with blue
 
 
 def _orientation(image: Image.Image) -> int:
@@ -107,13 +171,24 @@ def _opened(path: Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is our own
             image = Image.open(path)
     except Image.DecompressionBombError as error:
-        raise Damaged(f"{path}: {error}; {_remedy()}") from error
+        raise Damaged(f"{path}: {error}; {remedy()}") from error
     except Exception as error:  # what a damaged header raises is up to its reader
-        raise _damaged(path, error) from error
+        raise _of_bands(path) or damaged(path, error) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise Damaged(f"{path}: {image.width} x {image.height} pixels; {_remedy()}")
+        raise Damaged(f"{path}: {image.width} x {image.height} pixels; {remedy()}")
     return image
+
+
+def _of_bands(path: Path) -> ValueError | None:
+    """What to say of a whole TIFF that is no picture."""
+    try:
+        found = extent(path) if is_tiff(path) else None
+    except ValueError:
+        return None
+    if found is None:
+        return None
+    return ValueError(f"{path}: {found.channels} channels of {found.dtype}: say in data.channels what they hold")
 
 
 def _loaded(path: Path) -> Image.Image:
@@ -121,7 +196,7 @@ def _loaded(path: Path) -> Image.Image:
         try:
             image.load()  # here, so that a truncated file is named
         except Exception as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
     return image
 
 
@@ -146,13 +221,3 @@ def _opaque(path: Path, image: Image.Image, mode: str) -> Image.Image:
             "lay it on a background, or save it without alpha"
         )
     return image.convert(mode)
-
-
-def _damaged(path: Path, error: Exception) -> Damaged:
-    if isinstance(error, FileNotFoundError):
-        return Damaged(f"{path}: no such file; put it there or take it off the list")
-    return Damaged(f"{path}: not a whole image ({error}); fetch it again or take it off the list")
-
-
-def _remedy() -> str:
-    return f"at most {MAX_PIXELS // 10**6} million are decoded: cut it into tiles"

@@ -9,11 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtseg.data.decode import read_image, read_mask, size_of, turned
+from mtseg.data.cache import Cache
+from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.decode import read_mask, size_of, turned
 from mtseg.data.masks import LabelMap
+from mtseg.data.source import Pixels
 
 OnBadImage = Literal["error", "skip"]
 UNREAD, READ, BAD = 0, 1, 2
+MASK = "mask"  # how masks are decoded: in one way only
 
 
 class Pool(NamedTuple):
@@ -30,7 +34,8 @@ class Files:
     Names are UTF-8 bytes in one array, which processes share without copies. Every file is read when asked for.
     `on_bad_image: skip` puts the next readable image (with its own label) in the place of one that cannot be read,
     says so on standard error, and gives up past 1 % of the images (at least one is allowed); each loading process
-    counts what it has met. A mask that cannot be read is an error always.
+    counts what it has met. A mask that cannot be read is an error always. `channels` says what an image consists of.
+    What is decoded is kept in `cache`, where there is one.
     """
 
     root: Path
@@ -38,6 +43,8 @@ class Files:
     masks: NDArray[np.bytes_] | None  # (N,)
     classes: LabelMap
     on_bad_image: OnBadImage = "error"
+    channels: Channels = PLAIN
+    cache: Cache | None = None
     _state: NDArray[np.uint8] = field(init=False, repr=False)  # (N,) what is known of each image, with `skip`
 
     def __post_init__(self) -> None:
@@ -52,9 +59,9 @@ class Files:
     def mask_name(self, index: int) -> str | None:
         return None if self.masks is None else _text(self.masks[index])
 
-    def image(self, index: int) -> NDArray[np.uint8]:  # (H, W, 3)
+    def image(self, index: int) -> Pixels:  # (H, W, C)
         if self.on_bad_image == "error":
-            return read_image(self.root / self.name(index))
+            return self._decoded(index)
         return self._readable(index)[1]
 
     def label(self, index: int) -> NDArray[np.uint8]:  # (H, W)
@@ -68,7 +75,7 @@ class Files:
         if self.on_bad_image == "skip":
             index = self._readable(index)[0]
         path = self.root / _text(self.masks[index])
-        mask = read_mask(path)
+        mask = read_mask(path) if self.cache is None else self.cache.get([path], MASK, lambda: read_mask(path))
         same_size(self.root / self.name(index), path, (mask.shape[0], mask.shape[1]))
         return self.classes(mask, str(path))
 
@@ -77,14 +84,30 @@ class Files:
         chosen = np.asarray(indices, np.int64)
         return replace(self, names=self.names[chosen], masks=None if self.masks is None else self.masks[chosen])
 
-    def _readable(self, index: int) -> tuple[int, NDArray[np.uint8]]:
+    @property
+    def how(self) -> str:
+        """How images are decoded, for the cache."""
+        return repr(self.channels.layers)
+
+    def sources(self, index: int) -> list[Path]:
+        """The files that an image consists of."""
+        path = self.root / self.name(index)
+        return [path, *map(Path, self.channels.names_of(str(path)))]
+
+    def _decoded(self, index: int) -> Pixels:
+        path = self.root / self.name(index)
+        if self.cache is None:
+            return self.channels.read(path)
+        return self.cache.get(self.sources(index), self.how, lambda: self.channels.read(path))
+
+    def _readable(self, index: int) -> tuple[int, Pixels]:
         """The first image from `index` on, in turn, that can be read."""
         for step in range(len(self)):
             place = (index + step) % len(self)
             if self._state[place] == BAD:
                 continue
             try:
-                image = read_image(self.root / self.name(place))
+                image = self._decoded(place)
             except ValueError as error:
                 self._met(place, error)
                 continue

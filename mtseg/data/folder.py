@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mtseg.data.assemble import Layout, Which, assemble
+from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import OnBadImage, Pool
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
 from mtseg.data.match import Images, Masked, images, masked
@@ -31,7 +32,8 @@ class Folder:
     `val` names images with masks, or is a share of `labelled` that is kept apart, drawn by `split_seed`; `test` may
     be left out. A mask holds class indices and `ignore`, or what `mask_map` maps to a class: raw values or colours
     (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to `ignore`. What else stands in a mask
-    is an error, or ignored with `other: ignore`. `palette` has a colour for each class, for pictures.
+    is an error, or ignored with `other: ignore`. `channels` says what an image consists of where it is not one file of
+    red, green and blue. `palette` has a colour for each class, for pictures.
     """
 
     kind: Literal["folder"] = "folder"
@@ -44,12 +46,14 @@ class Folder:
     ignore: Raw | None = IGNORE
     mask_map: dict[str, int | str] = Field(default_factory=dict)
     other: Literal["error", "ignore"] = "error"
+    channels: Channels = PLAIN
     palette: tuple[str, ...] = ()
     labels: Labels = "all"
     split_seed: Annotated[int, Field(ge=0)] = 0
     split: Path | None = None
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
@@ -82,10 +86,11 @@ class Folder:
             test=lambda: masked(tree, self.test, "test") if self.test else Pool([], []),
             extra=tuple(others),
             endings=(self.labelled.ending,),
+            channels=self.channels,
         )
         which: Which = "all" if self.labels == "all" and not others and self.split is None else "rest"
-        choice = _Chosen(self.root, self.labels, self.split_seed, self.split, which, self.expect, self.on_bad_image)
-        return assemble(choice, layout, tree)
+        keys = (self.root, self.labels, self.split_seed, self.split, which, self.expect, self.on_bad_image, self.cache)
+        return assemble(_Chosen(*keys), layout, tree)
 
     def values(self) -> LabelMap:
         """What each raw value or colour of a mask means. Raises ValueError for keys and classes that mean nothing."""
@@ -118,3 +123,4 @@ class _Chosen:
     unlabelled: Which
     expect: Expected
     on_bad_image: OnBadImage
+    cache: Path | None

@@ -43,6 +43,7 @@ class Idd:
     unlabelled: Which = "all"
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
+    cache: Path | None = None
 
     def build(self) -> Splits:
         """List the folders. Raises ValueError for folders, lists or masks that are not there."""

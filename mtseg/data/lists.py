@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mtseg.data.tree import is_image
 
 # A blank after an image's suffix parts image from mask: so names may contain blanks, as long as it is the only one.
-_BORDER = re.compile(r"(?<=\.jpg|\.png|\.bmp|\.tif)[ ]+|(?<=\.jpeg|\.tiff|\.webp)[ ]+", re.IGNORECASE)
+_BORDER = re.compile(r"(?<=\.jpg|\.png|\.bmp|\.tif|\.npy)[ ]+|(?<=\.jpeg|\.tiff|\.webp)[ ]+", re.IGNORECASE)
 
 
 class Entry(NamedTuple):
@@ -44,7 +44,10 @@ def read_list(path: Path) -> list[Entry]:
 
 def _lines(path: Path, text: str) -> list[Entry]:
     lines = re.split(r"\r\n|\r|\n", text)  # not splitlines: it also cuts names at U+0085 and its like
-    return [_entry(f"{path}, line {n}", line.strip(" ")) for n, line in enumerate(lines, start=1) if line.strip()]
+    name = str(path)
+    if text.split() == [line for line in lines if line]:  # no blank of any kind, as in most long lists
+        return [Entry(f"{name}, line {n}", line) for n, line in enumerate(lines, start=1) if line]
+    return [_entry(f"{name}, line {n}", line.strip(" ")) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _entry(where: str, line: str) -> Entry:
@@ -82,6 +85,8 @@ def _item(where: str, item: Any) -> Entry:
 
 
 def _once(entries: list[Entry]) -> None:
+    if len({entry.image for entry in entries}) == len(entries):
+        return
     seen: dict[str, str] = {}
     for entry in entries:
         if entry.image in seen:

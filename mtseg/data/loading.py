@@ -19,7 +19,6 @@ from mtseg.data.in_hand import InHand
 from mtseg.data.stream import Batch, Stream
 from mtseg.signals import leave_to_parent
 
-PREFETCH = 4  # batches that each worker holds ready
 SIGCHLD: Any = getattr(signal, "SIGCHLD", None)  # Windows has none
 HINTS = {
     "SIGKILL": "the system kills so when memory runs out: give fewer workers, or a smaller batch",
@@ -51,8 +50,12 @@ class _Answers(Dataset[Batch | Failure]):
             return Failure(f"{_at(self.stream, os.getpid())}{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool, timeout: int = 300) -> Iterator[Batch]:
-    """The batches of `steps` in order, made by `workers` processes (0: in this one).
+def loader(
+    stream: Dataset[Batch], steps: range, *, workers: int, pin: bool, timeout: int = 300, prefetch: int = 4
+) -> Iterator[Batch]:
+    """The batches of `steps` in order, made by `workers` processes (0: in this one), each at most `prefetch` ahead.
+
+    One iterator makes them all, so the workers live from the first batch to the last.
 
     Raises ValueError, with the image in hand where it is known: for what making a batch raised, for a worker that died,
     and for one that took `timeout` seconds. No worker is left behind.
@@ -69,7 +72,7 @@ def loader(stream: Dataset[Batch], steps: range, *, workers: int, pin: bool, tim
                 num_workers=workers,
                 pin_memory=pin,
                 worker_init_fn=as_worker,
-                prefetch_factor=PREFETCH if workers else None,
+                prefetch_factor=prefetch if workers else None,
                 timeout=timeout if workers else 0,
             )
         )

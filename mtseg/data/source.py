@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+Pixels = NDArray[Any]  # (H, W, C), uint8, or float32 on the same scale: 255 is 1
 IGNORE = 255  # label value of pixels that count nowhere: void, borders, padding
 
 
 class Source(Protocol):
-    """Images in a fixed order, read one at a time and safe to read in several processes."""
+    """Images in a fixed order, read one at a time and safe to read in several processes.
+
+    Pixels are uint8, or float32 on the same scale (255 is 1) where their source has more than 8 bits: one type for all.
+    """
 
     def __len__(self) -> int: ...
 
@@ -19,7 +23,7 @@ class Source(Protocol):
         """What the image is called: a file name, or an identifier that is stable between runs."""
         ...
 
-    def image(self, index: int) -> NDArray[np.uint8]:  # (H, W, 3)
+    def image(self, index: int) -> Pixels:  # (H, W, C)
         ...
 
     def label(self, index: int) -> NDArray[np.uint8]:  # (H, W), class or IGNORE
@@ -40,7 +44,7 @@ class Subset:
     def name(self, index: int) -> str:
         return self.source.name(self.indices[index])
 
-    def image(self, index: int) -> NDArray[np.uint8]:
+    def image(self, index: int) -> Pixels:
         return self.source.image(self.indices[index])
 
     def label(self, index: int) -> NDArray[np.uint8]:
@@ -52,7 +56,8 @@ class Splits:
     """A data set, built: its classes and its four pools of images.
 
     `unlabelled` may contain the labelled images too (`data.unlabelled: all`); its labels are never read.
-    `test` is empty where a data set has no public test labels. `name` is what a run calls the split.
+    `test` is empty where a data set has no public test labels. `name` is what a run calls the split. Every image has
+    `channels`, of which, with `rgb`, the first three are red, green and blue.
     """
 
     classes: tuple[str, ...]
@@ -62,3 +67,5 @@ class Splits:
     val: Source
     test: Source
     name: str = "data"
+    channels: int = 3
+    rgb: bool = True

@@ -1,5 +1,6 @@
 """The batch of a step: a pure function of (seed, step), whatever the number of workers or the step begun at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -12,13 +13,14 @@ from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
 from mtseg.data.in_hand import InHand
-from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.source import IGNORE, Pixels, Source, Splits
+from mtseg.distributed import taken
 from mtseg.geometry import Matrix, View, content, draw_image, draw_label
 from mtseg.part import part
 from mtseg.randomness import generator
 from mtseg.views import Views
 
-Shot = tuple[int, NDArray[np.uint8]]  # an image's index in its pool, and the image (H, W, 3)
+Shot = tuple[int, int, Pixels]  # a slot of the whole batch, the image's index in its pool, (H, W, C)
 
 
 @part
@@ -33,7 +35,7 @@ class BatchSizes:
 class Crops:
     """Views of a batch of images as they leave a worker.
 
-    image:  (B, H, W, 3) uint8
+    image:  (B, H, W, C) uint8, or float32 on the same scale
     warp:   (B, 3, 3) float64, view -> image, normalised; stays on the CPU
     source: (B, 2) int64, height and width of the whole image in pixels; stays on the CPU
     index:  (B,) int64, which image of its pool; stays on the CPU
@@ -45,6 +47,14 @@ class Crops:
     source: Tensor
     index: Tensor
     label: Tensor | None = None
+
+    def taken(self, wanted: Sequence[int]) -> "Crops":
+        """The rows that `wanted` names; see `distributed.taken`."""
+        label = None if self.label is None else taken(self.label, wanted)
+        image, warp, source, index = (
+            taken(values, wanted) for values in (self.image, self.warp, self.source, self.index)
+        )
+        return Crops(image, warp, source, index, label)
 
     def view(self, views: Views) -> View:
         """The crops as network input: normalised on their device, with what is known of them."""
@@ -84,7 +94,8 @@ class Stream(Dataset[Batch]):
     """Batch number `step`, for each step of a run.
 
     `students` is how many student views an unlabelled image gets beside the teacher's; None: no unlabelled images.
-    `masks`: the teacher's views have labels too, for diagnosis.
+    `masks`: the teacher's views have labels too, for diagnosis. `share` (process, processes): that process's slots of
+    the whole batch, which is the same for any number of processes.
     """
 
     def __init__(
@@ -96,9 +107,10 @@ class Stream(Dataset[Batch]):
         students: int | None,
         seed: int,
         masks: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.splits, self.views, self.sizes = splits, views, sizes
-        self.students, self.seed, self.masks = students, seed, masks
+        self.students, self.seed, self.masks, self.share = students, seed, masks, share
         self.in_hand = InHand(0)
         self._painters: dict[str, Painter] = {}
 
@@ -125,7 +137,7 @@ class Stream(Dataset[Batch]):
     def _labels(self, source: Source, shots: list[Shot], warps: list[Matrix]) -> Tensor:
         labels = [
             draw_label(self._label(source, i, image), warp, self.views.crop)
-            for (i, image), warp in zip(shots, warps, strict=True)
+            for (_, i, image), warp in zip(shots, warps, strict=True)
         ]
         return torch.from_numpy(np.stack(labels))
 
@@ -136,10 +148,12 @@ class Stream(Dataset[Batch]):
         return self._crops("student", shots, self._warps("student", shots, step, branch), step, branch)
 
     def _read(self, pool: str, source: Source, size: int, step: int) -> list[Shot]:
-        shots = []
-        for i in self._indices(pool, len(source), size, step):
-            self.in_hand.take(pool, i)
-            shots.append((i, source.image(i)))
+        shots, (process, processes) = [], self.share
+        slots = range(process * size // processes, (process + 1) * size // processes)
+        indices = self._indices(pool, len(source), size, step)
+        for slot in slots:
+            self.in_hand.take(pool, indices[slot])
+            shots.append((slot, indices[slot], source.image(indices[slot])))
         return shots
 
     def _indices(self, pool: str, count: int, size: int, step: int) -> list[int]:
@@ -149,7 +163,7 @@ class Stream(Dataset[Batch]):
         passes = {n: generator(self.seed, order, n).permutation(count) for n in {p // count for p in places}}
         return [int(passes[p // count][p % count]) for p in places]
 
-    def _label(self, source: Source, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _label(self, source: Source, index: int, image: Pixels) -> NDArray[np.uint8]:
         """The label of `image`. Raises ValueError where its size or a value in it is wrong, naming the image."""
         self.in_hand.take("labelled" if source is self.splits.labelled else "unlabelled", index)
         label, classes = source.label(index), len(self.splits.classes)
@@ -175,7 +189,7 @@ class Stream(Dataset[Batch]):
                 crop=self.views.crop,
                 image=(image.shape[0], image.shape[1]),
             )
-            for slot, (_, image) in enumerate(shots)
+            for slot, _, image in shots
         ]
 
     def _crops(self, view: str, shots: list[Shot], warps: list[Matrix], *counters: int) -> Crops:
@@ -185,13 +199,13 @@ class Stream(Dataset[Batch]):
                 draw_image(image, warp, self.views.crop),
                 generator(self.seed, f"colour of {view}", *counters, slot),
             )
-            for slot, ((_, image), warp) in enumerate(zip(shots, warps, strict=True))
+            for (slot, _, image), warp in zip(shots, warps, strict=True)
         ]
         return Crops(
             image=torch.from_numpy(np.stack(seen)),
             warp=torch.from_numpy(np.stack(warps)),
-            source=torch.tensor([image.shape[:2] for _, image in shots]),
-            index=torch.tensor([i for i, _ in shots]),
+            source=torch.tensor([image.shape[:2] for _, _, image in shots]),
+            index=torch.tensor([i for _, i, _ in shots]),
         )
 
     def _painter(self, view: str) -> Painter:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
 
 def is_image(name: str) -> bool:
@@ -40,7 +40,7 @@ class Tree:
         through a link.
         """
         plain = name.lstrip("/")
-        if not plain or "\0" in plain or ".." in plain.split("/"):
+        if not plain or "\0" in plain or (".." in plain and ".." in plain.split("/")):
             raise ValueError(f"{where}: {name!r} is refused: a name is relative to {self.root}, without `..`")
         folder, _, last = plain.rpartition("/")
         if folder not in self._within:
@@ -70,13 +70,15 @@ class Tree:
             raise ValueError(f"{self.root}: {len(gone)} of {len(names)} {what} are not there: {first(gone)}")
 
     def _listed(self, folder: str) -> dict[str, bool]:
-        if folder not in self._folders:
+        listed = self._folders.get(folder)
+        if listed is None:
             try:
                 with os.scandir(self.root / folder) as entries:
-                    self._folders[folder] = {e.name: e.is_symlink() for e in entries if not e.is_dir()}
+                    listed = {e.name: e.is_symlink() for e in entries if not e.is_dir()}
             except OSError:
-                self._folders[folder] = {}
-        return self._folders[folder]
+                listed = {}
+            self._folders[folder] = listed
+        return listed
 
     def _inside(self, name: str) -> bool:
         real = os.path.realpath(f"{self._real}/{name}")

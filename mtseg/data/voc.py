@@ -38,6 +38,7 @@ class Voc:
     unlabelled: Which = "all"
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
+    cache: Path | None = None
 
     def build(self) -> Splits:
         """Read the lists. Raises ValueError for lists or masks that are not there."""

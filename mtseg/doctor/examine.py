@@ -12,6 +12,8 @@ from mtseg.data.palette import voc_colours
 from mtseg.data.provenance import Expected, provenance
 from mtseg.data.source import Source, Splits
 from mtseg.data.tree import Tree
+from mtseg.doctor.cache import kept, of_cache
+from mtseg.doctor.channels import of_channels
 from mtseg.doctor.facts import Survey, survey
 from mtseg.doctor.files import of_files
 from mtseg.doctor.finding import SEVERITIES, Finding
@@ -46,7 +48,11 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
     read, scored = survey(built, workers=workers), config.eval.split
     found += of_files(read, maps=hasattr(config.data, "mask_map"))
     found += of_pools(read, scored=scored, unlabelled=bool(config.method.branches))
+    found += of_channels(config, read)
+    cache = kept(read)
+    found += of_cache(cache) if cache else []
     facts = {"data": provenance(built).sentence(), "root": str(getattr(config.data, "root", "none: no files"))}
+    facts |= {"cache": cache.sentence()} if cache else {}
     waiting = 0
     if not here.broken:  # no network can be built on a torchvision that cannot be imported
         needs, wrong = _needs(config, read)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from mtseg.data.decode import LOSSY, Damaged, header, read_image, read_mask
+from mtseg.data.channels import COLOURS, PLAIN, Channels
+from mtseg.data.decode import LOSSY, Damaged, header, read_mask
 from mtseg.data.files import Files, same_size
 from mtseg.data.masks import NO_CLASS, code_of, spans
-from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.source import IGNORE, Pixels, Source, Splits
 
 POOLS = ("labelled", "val", "test", "unlabelled")  # the first three have masks
 MOST = 300  # different values or colours of one mask that are kept, the commonest first
@@ -34,8 +35,21 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Values:
+    """What the values of a channel are, 255 of 8 bits being 1."""
+
+    low: float
+    high: float
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True)
 class Image:
-    """An image. `digest` is of its decoded pixels, so that the same picture in another format has the same."""
+    """An image. `digest` is of its decoded pixels, so that the same picture in another format has the same.
+
+    `values` are those of each channel, where there are others than red, green and blue.
+    """
 
     name: str
     size: tuple[int, int] = (0, 0)  # (H, W); zeros where the header cannot be read
@@ -43,6 +57,7 @@ class Image:
     orientation: int = 1
     grey: bool = False  # all three channels are equal
     digest: str = ""
+    values: tuple[Values, ...] = ()
     fault: Fault | None = None
 
 
@@ -144,30 +159,34 @@ def look(source: Source, index: int) -> Entry:
     """What is in an image, and in its mask where the source has masks."""
     if isinstance(source, Files):
         name, mask = source.name(index), source.mask_name(index)
-        image = _image(source.root / name, name)
+        image = _image(source.root / name, name, source.channels)
         return Entry(image, None if mask is None else _mask(source, mask, image))
     return _drawn(source, index)
 
 
-def _image(path: Path, name: str) -> Image:
+def _image(path: Path, name: str, channels: Channels) -> Image:
     if not path.is_file():
         return Image(name, fault=Fault("image-missing", f"{path}: no such file; put it there or take it off the list"))
-    weight = path.stat().st_size
+    beside = [Path(name) for name in channels.names_of(str(path))]
+    weight = sum(file.stat().st_size for file in (path, *beside) if file.is_file())
     try:
         head = header(path)
     except ValueError as error:
         return Image(name, bytes=weight, fault=Fault("image-unreadable", str(error)))
     try:
-        pixels = read_image(path)
+        pixels = channels.read(path)
     except ValueError as error:
-        fault = Fault(_image_code(error, head.mode), str(error))
+        fault = Fault(_image_code(error, head.mode, channels), str(error))
         return Image(name, head.size, weight, head.orientation, fault=fault)
-    return Image(name, head.size, weight, head.orientation, _is_grey(pixels), _digest(pixels))
+    values = () if channels == PLAIN else _values(pixels)
+    return Image(name, head.size, weight, head.orientation, _is_grey(pixels), _digest(pixels), values)
 
 
-def _image_code(error: ValueError, mode: str) -> str:
+def _image_code(error: ValueError, mode: str, channels: Channels) -> str:
     if isinstance(error, Damaged):
         return "image-unreadable"
+    if channels != PLAIN or mode[0].islower():  # numpy's name of a type, and not one of PIL's modes
+        return "image-channels"
     if mode.startswith("I") or mode == "F":
         return "image-depth"
     return "image-colours" if mode in ("CMYK", "YCbCr", "LAB", "HSV") else "image-alpha"
@@ -219,7 +238,8 @@ def _drawn(source: Source, index: int) -> Entry:
     except (ValueError, OSError) as error:
         return Entry(Image(name, fault=Fault("image-unreadable", f"{name}: {error}")))
     size = (pixels.shape[0], pixels.shape[1])
-    image = Image(name, size, pixels.nbytes, 1, _is_grey(pixels), _digest(pixels))
+    values = _values(pixels) if pixels.shape[2] != COLOURS else ()
+    image = Image(name, size, pixels.nbytes, 1, _is_grey(pixels), _digest(pixels), values)
     try:
         label = source.label(index)
     except (ValueError, OSError) as error:
@@ -245,7 +265,15 @@ def _listed(counts: Counts, colours: bool, most: int = 4) -> str:
     return ", ".join(named) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
-def _is_grey(pixels: NDArray[np.uint8]) -> bool:
+def _values(pixels: Pixels) -> tuple[Values, ...]:
+    flat = pixels.reshape(-1, pixels.shape[2]) / np.float64(255)
+    each = (flat.min(0), flat.max(0), flat.mean(0), flat.var(0))
+    return tuple(Values(*map(float, one)) for one in zip(*each, strict=True))
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    if pixels.shape[2] != COLOURS:
+        return False
     return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
 
 

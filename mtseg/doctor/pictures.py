@@ -3,15 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image as Pil
 from PIL import ImageDraw, ImageFont
 
 from mtseg.config import Config
+from mtseg.data.channels import COLOURS, visible
 from mtseg.data.decode import read_mask
 from mtseg.data.files import Files
 from mtseg.data.masks import NO_CLASS
@@ -24,7 +25,7 @@ from mtseg.report import coloured
 from mtseg.views import Views
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
-WORST, SAMPLES, SIDE, NARROW, GAP, LINE = 3, 3, 200, 160, 6, 16  # the last four in pixels
+WORST, SAMPLES, FURTHER, SIDE, NARROW, GAP, LINE = 3, 3, 3, 200, 160, 6, 16  # the last four in pixels
 MARK = (255, 0, 255)  # of pixels that offend
 NOTHING = np.full((120, 160, 3), 128, np.uint8)  # in place of what cannot be read
 
@@ -67,7 +68,7 @@ def of_findings(findings: Sequence[Finding], survey: Survey) -> list[Sheet]:
 def _problem(survey: Survey, pool: str, index: int) -> Row:
     source: Source = getattr(survey.splits, pool)
     entry = survey.of(pool)[index]
-    image = _or_nothing(lambda: source.image(index))
+    image = _or_nothing(lambda: visible(source.image(index)))
     panels = [(_title("image", image) if entry.image.fault is None else "image: not usable", image)]
     if entry.mask is not None:
         label = _label(source, index, survey.splits)
@@ -119,8 +120,8 @@ def of_views(config: Config, survey: Survey) -> list[Sheet]:
         assert batch.label is not None
         labels = [coloured(label, splits.palette) for label in batch.label.numpy()]
         rows = tuple(
-            Row(splits.labelled.name(int(i)), (("labelled view", image), ("its label", label)))
-            for i, image, label in zip(batch.index, batch.image.numpy(), labels, strict=True)
+            Row(splits.labelled.name(int(i)), (("labelled view", visible(view)), ("its label", label), *_further(view)))
+            for i, view, label in zip(batch.index, batch.image.numpy(), labels, strict=True)
         )
         words = "What the supervised loss sees; white is ignored."
         sheets.append(Sheet("views-labelled", "Labelled views", words, rows))
@@ -174,14 +175,23 @@ def _readable(survey: Survey) -> Splits:
     return replace(survey.splits, labelled=whole("labelled"), unlabelled=whole("unlabelled"))
 
 
+def _further(image: NDArray[Any]) -> list[tuple[str, Pixels]]:
+    """The first channels beyond red, green and blue, each from its darkest to its lightest value."""
+    panels = []
+    for n in range(COLOURS, min(image.shape[2], COLOURS + FURTHER)):
+        low, high = float(image[..., n].min()), float(image[..., n].max())
+        stretched = (image[..., n : n + 1] - np.float32(low)) * (255 / max(high - low, 1e-6))
+        panels.append((f"channel {n}", visible(stretched)))
+    return panels
+
+
 def _view(crops: Crops, views: Views) -> View:
     """The pixels of crops in [0, 1], as a view."""
     return replace(crops.view(views), data=crops.image.permute(0, 3, 1, 2).float() / 255)
 
 
 def _pixels(view: View, number: int) -> Pixels:
-    pixels = (view.data[number].clamp(0, 1) * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    return visible((view.data[number] * 255).permute(1, 2, 0).numpy())
 
 
 def draw(sheet: Sheet, path: Path) -> None:

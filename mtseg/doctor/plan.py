@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mtseg.config import Config
-from mtseg.data.loading import PREFETCH
+from mtseg.data.files import Files
 from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
 from mtseg.optim import Sgd
@@ -43,19 +43,24 @@ class Plan:
 
 def plan(config: Config, survey: Survey) -> Plan:
     """Measure the run: one forward of one crop. Raises ValueError for a network that cannot be built, or fails."""
-    network = config.model.build(len(survey.splits.classes), pretrained=config.model.weights != Path("imagenet"))
+    channels, read_here = survey.splits.channels, config.model.weights != Path("imagenet")
+    network = config.model.build(
+        len(survey.splits.classes), channels=channels, rgb=survey.splits.rgb, pretrained=read_here
+    )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     sizes, branches = config.batch, config.method.branches
     area = config.views.crop[0] * config.views.crop[1]
     views = 1 + config.method.views_of_student if branches else 0
-    batch = area * (4 * sizes.labelled + 3 * sizes.unlabelled * views)  # three channels, and the label's one
+    view = area * channels * _bytes(survey)
+    batch = view * (sizes.labelled + sizes.unlabelled * views) + area * sizes.labelled  # the label's one byte
+    activations = _activations(network, config.views.crop, channels=channels)
     copies = 4 if isinstance(config.optimizer, Sgd) else 5  # student, shadow, teacher; momentum, or two moments
     return Plan(
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
         unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
         batch=batch,
-        waiting=batch * PREFETCH * config.workers,
-        activations=_activations(network, config.views.crop) * (sizes.labelled + len(branches) * sizes.unlabelled),
+        waiting=batch * config.prefetch * config.workers,
+        activations=activations * (sizes.labelled + len(branches) * sizes.unlabelled),
         parameters=parameters,
         checkpoints=4 * copies * parameters * (config.keep + 1),  # one more while it is written
         images=sum(entry.image.bytes for entry in survey.distinct()),
@@ -113,7 +118,13 @@ def _small(survey: Survey, pool: str, crop: tuple[int, int], most: float) -> Ite
         yield Finding("note", "smaller-than-the-crop", text, tuple(image.name for image in small))
 
 
-def _activations(network: torch.nn.Module, crop: tuple[int, int]) -> int:
+def _bytes(survey: Survey) -> int:
+    """Bytes of a value of a pixel."""
+    source = survey.splits.labelled
+    return 4 if isinstance(source, Files) and any(layer.range for layer in source.channels.layers) else 1
+
+
+def _activations(network: torch.nn.Module, crop: tuple[int, int], *, channels: int = 3) -> int:
     """Bytes of all that the layers return for one crop. Raises ValueError where the network fails on it."""
     sizes: list[int] = []
 
@@ -124,7 +135,7 @@ def _activations(network: torch.nn.Module, crop: tuple[int, int]) -> int:
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
         with torch.inference_mode():
-            network.eval()(torch.zeros(1, 3, *crop))
+            network.eval()(torch.zeros(1, channels, *crop))
     except RuntimeError as error:
         raise ValueError(f"model: fails on a crop of {crop[0]} x {crop[1]}: {error}") from error
     finally:

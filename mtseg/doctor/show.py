@@ -14,6 +14,7 @@ from rich.text import Text
 from mtseg.checkpoint import write_whole
 from mtseg.config import Config
 from mtseg.data.tree import first
+from mtseg.doctor.channels import completed
 from mtseg.doctor.examine import Report, examine
 from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted
 from mtseg.doctor.machine import Machine
@@ -82,7 +83,7 @@ def write(report: Report, config: Config, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     sheets = []
     if report.read is not None:
-        sheets = [*of_findings(report.findings, report.read), *of_views(config, report.read)]
+        sheets = [*of_findings(report.findings, report.read), *of_views(completed(config, report.read), report.read)]
     drawn = [(sheet, folder / f"{sheet.key}.png") for sheet in sheets]
     for sheet, path in drawn:
         draw(sheet, path)

@@ -1,0 +1,86 @@
+"""How much memory a process's step wants: what is held for the backward, counted on tensors that have no content."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mtseg.config import Config
+from mtseg.norm import normed
+from mtseg.precision import casting
+from mtseg.running import running
+from mtseg.teachers import Ensemble, Memory
+
+SINGLE = 4  # bytes of a float32
+MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that an optimizer keeps for each weight
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes a process holds at the peak of a step, by what they are for; libraries and loading are not in it."""
+
+    weights: int  # student and teachers
+    learning: int  # gradients, and what the optimizer gathers
+    activations: int  # held for the backward of one part of the batch
+    answers: int  # images, logits and targets, in single precision
+    memory: int  # of a teacher that remembers
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+    def sentence(self) -> str:
+        parts = ", ".join(f"{name} {_size(count)}" for name, count in vars(self).items() if count)
+        return f"about {_size(self.total)} a process ({parts})"
+
+
+def estimate(config: Config, classes: int, images: int, *, processes: int = 1) -> Estimate:
+    """That of a step of `config`, for data of so many `classes` and unlabelled `images`. Takes a second, no memory.
+
+    `processes` divide the batch.
+    """
+    method, (h, w) = config.method, config.views.crop
+    branches, teacher = len(method.branches), method.teacher
+    labelled, asked = (count // processes for count in (config.batch.labelled, config.batch.unlabelled))
+    crops, channels = labelled + branches * asked, config.views.channels
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        student = normed(
+            config.model.build(classes, channels=channels, pretrained=False), config.norm, torch.device("cpu")
+        ).train()
+        held = _held(config, student, torch.zeros((-(-crops // config.accumulate), channels, h, w)))
+        size = SINGLE * sum(value.numel() for value in [*student.parameters(), *student.buffers()])
+        learnt = SINGLE * sum(value.numel() for value in student.parameters())
+    teachers = teacher.count if isinstance(teacher, Ensemble) else 1
+    remembered = images * (classes + 1) * teacher.size[0] * teacher.size[1] * 2 if isinstance(teacher, Memory) else 0
+    # Of each crop: the image, and its logits, probabilities and their gradients; of each task its target.
+    maps = crops * (channels + 3 * classes) + (branches + 1) * asked * (classes if branches else 0)
+    return Estimate(
+        weights=size * (1 + teachers),
+        learning=learnt * (1 + MOMENTS[config.optimizer.kind]),
+        activations=held,
+        answers=SINGLE * maps * h * w,
+        memory=remembered,
+    )
+
+
+def _held(config: Config, student: nn.Module, images: Tensor) -> int:
+    """Bytes of what a forward of `images` leaves for the backward, weights excepted."""
+    weights = {value.untyped_storage()._cdata for value in [*student.parameters(), *student.buffers()]}
+    sizes: dict[int, tuple[int, Tensor]] = {}  # the tensor too: while it lives, no other has its identity
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage._cdata not in weights:
+            sizes[storage._cdata] = (storage.nbytes(), value)
+        return value
+
+    asked = running(student, images[:2], compiled=False, recompute=config.recompute)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), casting(config.precision, images.device):
+        said = asked(images)
+    del said
+    return sum(count for count, _ in sizes.values())
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,179 @@
+"""A run's network as a file for other programs: pixels in, logits out, with normalisation and padding inside."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from mtseg import hub
+from mtseg.config import Config
+from mtseg.data.channels import PLAIN, Channels
+from mtseg.log import read
+from mtseg.models import Padded
+from mtseg.trained import Name, Trained, configured, load, weights_of
+from mtseg.views import Views
+
+FORMATS = ("hf", "torch", "onnx")
+SIZES = ((2, 97, 61), (1, 64, 96), (1, 33, 128))  # (images, height, width) on which a graph is compared
+AGREE = 0.9999  # of the pixels must have the same class
+
+
+class Pixels(nn.Module):
+    """Pixels (B, H, W, C) in [0, 255] of any size -> logits (B, K, H, W) float32; the same values as `Padded`'s."""
+
+    def __init__(self, network: Padded, views: Views, channels: Channels = PLAIN) -> None:
+        super().__init__()
+        self.network, self.stride, self.views, self.channels = network.network, network.stride, views, channels
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = self.views.normalise(pixels)
+        h, w = images.shape[-2:]
+        # By indices: padding and slicing would bind the graph to sizes that need them, or to those that do not.
+        logits: Tensor = self.network(_taken(images, self._padded(h), self._padded(w)))
+        return _taken(logits, torch.arange(h), torch.arange(w))
+
+    def _padded(self, side: int) -> Tensor:
+        return torch.arange((side + self.stride - 1) // self.stride * self.stride).clamp(max=side - 1)
+
+
+def _taken(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return maps.index_select(2, rows.to(maps.device)).index_select(3, columns.to(maps.device))
+
+
+def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = (), *, at: str, network: Name) -> Path:
+    """Write a run's network in `formats`, some of FORMATS, into `out`, which is returned.
+
+    Raises ValueError for a format that is not known, where its libraries are not installed, and for a graph that does
+    not give the network's classes on AGREE of the pixels.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"--to: {', '.join(unknown) or 'nothing'} is not known; choose among {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        _need("onnx", "onnxruntime", "onnxscript")
+    config = configured(run, [*words, "device=cpu"])
+    trained = load(run, [*words, "device=cpu"], at=at, network=network)
+    facts = _facts(trained, weights_of(run, trained.step, network))
+    out.mkdir(parents=True, exist_ok=True)
+    if "hf" in formats:
+        hub.write(trained, config, out / "hf", network=network, scores=_scores(run, config, trained.step, network))
+    if set(formats) & {"torch", "onnx"}:
+        ready = _ready(trained)
+        program = torch.export.export(ready, (_pixels(SIZES[0], trained.channels),), dynamic_shapes=(_any_size(),))
+        for name, write in (("torch", to_torch), ("onnx", to_onnx)):
+            if name in formats:
+                write(program, ready, out, facts)
+    return out
+
+
+def to_torch(program: ExportedProgram, network: Pixels, out: Path, facts: dict[str, Any]) -> None:
+    """Write model.pt2: `torch.export.load(path).module()` is the function; the facts are its extra file mtseg.json."""
+    path = out / "model.pt2"
+    _compare(network, program.module(), path)
+    aside = path.with_name(f".tmp-{path.name}")  # its suffix is the format's
+    torch.export.save(program, aside, extra_files={hub.FILE: json.dumps(facts)})
+    aside.replace(path)
+
+
+def to_onnx(program: ExportedProgram, network: Pixels, out: Path, facts: dict[str, Any]) -> None:
+    """Write model.onnx, a graph from `pixels` to `logits`; the facts are its metadata, each as JSON."""
+    import onnx
+    import onnxruntime
+
+    path = out / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        made = torch.onnx.export(program, input_names=["pixels"], output_names=["logits"], dynamo=True, verbose=False)
+    assert made is not None
+    graph = made.model_proto
+    onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    _compare(network, lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]), path)
+    aside = path.with_name(f".tmp-{path.name}")
+    onnx.save(graph, str(aside))
+    aside.replace(path)
+
+
+def _need(*libraries: str) -> None:
+    for name in libraries:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ValueError(f"--to onnx: {name} is not installed; pip install 'mtseg[export]'") from error
+
+
+def _facts(trained: Trained, weights: str) -> dict[str, Any]:
+    """What a program must know of a graph."""
+    return {
+        "input": f"pixels: {_kind(trained.channels)} of any size; normalised and padded inside",
+        "output": "logits: float32 (batch, classes, height, width); the class is the argmax over axis 1",
+        "classes": list(trained.classes),
+        "palette": [bytes(colour.tolist()).hex() for colour in trained.palette],
+        "weights": weights,
+        "step": trained.step,
+        "protocol": f"{trained.predictor.sentence()}, in the run; the graph takes what it is given at once",
+    }
+
+
+def _scores(run: Path, config: Config, step: int, network: str) -> str:
+    """What the run's evaluation of that step says."""
+    split, sha256 = config.eval.split, _sha256(run, config.eval.split)
+    for line in reversed(read(run)):
+        if line["step"] == step and line.get(f"{split}_{network}/mIoU") is not None:
+            score = 100 * line[f"{split}_{network}/mIoU"]
+            return (
+                f"mIoU {score:.2f} % on {split}{sha256}, {config.eval.predictor.sentence()}, labels of their own size."
+            )
+    return "It was not scored at this step."
+
+
+def _sha256(run: Path, split: str) -> str:
+    try:
+        said = json.loads((run / "splits.json").read_text(encoding="utf-8"))
+        return f" of {said['name']} ({said[split]['sha256'][:12]})"
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def _ready(trained: Trained) -> Pixels:
+    network = trained.network
+    assert isinstance(network, Padded)
+    return Pixels(network.cpu(), trained.views, trained.channels).eval()
+
+
+def _any_size() -> dict[int, Any]:
+    return {axis: torch.export.Dim.DYNAMIC for axis in range(3)}
+
+
+def _kind(channels: Channels) -> str:
+    if channels == PLAIN:
+        return "uint8 (batch, height, width, 3), RGB,"
+    where = "0 to 255 where the range says 0 to 1" if channels.scaled else "8 bits"
+    return f"{'float32' if channels.scaled else 'uint8'} (batch, height, width, {channels.count}), {where},"
+
+
+def _pixels(size: tuple[int, int, int], channels: Channels) -> Tensor:
+    """Noise of all frequencies, so that classes differ."""
+    draw = torch.Generator().manual_seed(0)
+    coarse = torch.rand(size[0], channels.count, 5, 7, generator=draw)
+    smooth = nn.functional.interpolate(coarse, size[1:], mode="bilinear").permute(0, 2, 3, 1)
+    pixels = (smooth + 0.3 * torch.rand(smooth.shape, generator=draw)) / 1.3 * 255
+    return pixels if channels.scaled else pixels.to(torch.uint8)
+
+
+@torch.no_grad()
+def _compare(network: Pixels, exported: Callable[[Tensor], Tensor], path: Path) -> None:
+    for size in SIZES:
+        pixels = _pixels(size, network.channels)
+        same = float((network(pixels).argmax(1) == exported(pixels).argmax(1)).float().mean())
+        if same < AGREE:
+            raise ValueError(
+                f"{path}: the exported graph names another class than the network on {100 * (1 - same):.2f} % of the "
+                f"pixels of {size[1]}x{size[2]}, so it is of no use; take another format, or another model.arch"
+            )

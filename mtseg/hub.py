@@ -1,0 +1,152 @@
+"""A network as a folder for Hugging Face's hub: segmentation-models-pytorch loads it, and so does `mtseg.load`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors.torch import load_file
+
+from mtseg.checkpoint import digest_of, write_whole
+from mtseg.config import Config
+from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.palette import inks
+from mtseg.evaluate import Evaluation
+from mtseg.models import Model, Padded
+from mtseg.part import part
+from mtseg.settings import dump, gather, merge, validate
+from mtseg.state import pick_device
+from mtseg.trained import Trained
+from mtseg.views import Policy, StudentPolicy, Views
+
+FILE = "mtseg.json"  # what the weights mean
+WEIGHTS = "model.safetensors"
+CARD = """---
+library_name: segmentation-models-pytorch
+pipeline_tag: image-segmentation
+tags: [semantic-segmentation, semi-supervised, mean-teacher]
+---
+# {name}
+
+The {network} of a run of mtseg after {step} steps: {arch} with encoder {encoder}, {count} classes.
+
+Classes: {classes}.
+
+{scores}
+
+## Use
+
+With mtseg, which normalises, pads and asks as the run did ({protocol}):
+
+```python
+import mtseg
+
+prediction = mtseg.load("{name}").predict("photo.jpg")  # prediction.classes, prediction.confidence
+```
+
+With segmentation-models-pytorch, the bare network:
+
+```python
+import segmentation_models_pytorch as smp
+
+model = smp.from_pretrained("{name}").eval()
+```
+
+It takes {images}: values in [0, 1], minus {mean}, divided by {std}.
+Sides must be multiples of {stride} (mtseg replicates the edges and cuts the answer).
+It gives logits (batch, {count}, height, width). `{file}` says the same for programs.
+
+Say here what it was trained on, under which licence, and what it is not good for.
+"""
+
+
+@part
+class Handed:
+    """What a folder says of its weights. `device` is where they are loaded."""
+
+    model: Model
+    views: Views
+    eval: Evaluation
+    classes: tuple[str, ...]
+    palette: tuple[str, ...]
+    step: int
+    network: str
+    channels: Channels = PLAIN
+    device: str = "auto"
+
+
+def write(trained: Trained, config: Config, folder: Path, *, network: str, scores: str) -> Path:
+    """Fill `folder` with weights, configurations and a model card. `scores`: a sentence for the card."""
+    padded = cast(Padded, trained.network)
+    views = replace(config.views, labelled=Policy(), teacher=Policy(), student=StudentPolicy())  # not what it was shown
+    handed = Handed(
+        model=replace(config.model, weights=Path("none")),
+        views=views,
+        eval=Evaluation(predictor=trained.predictor),
+        classes=trained.classes,
+        palette=tuple(bytes(colour.tolist()).hex() for colour in trained.palette),
+        step=trained.step,
+        network=network,
+        channels=trained.channels,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / FILE, json.dumps(dump(handed), indent=1))
+    card = CARD.format(
+        name=folder.resolve().name,
+        network=network,
+        step=trained.step,
+        arch=config.model.arch,
+        encoder=config.model.encoder,
+        count=len(trained.classes),
+        classes=", ".join(trained.classes),
+        scores=scores,
+        protocol=trained.predictor.sentence(),
+        images=_images(trained.channels),
+        mean=list(views.mean),
+        std=list(views.std),
+        stride=padded.stride,
+        file=FILE,
+    )
+    write_whole(folder / "README.md", card)  # before the weights: the library would write a card of its own
+    padded.network.save_pretrained(folder)
+    return folder
+
+
+def _images(channels: Channels) -> str:
+    kind = "RGB images" if channels == PLAIN else f"images of {channels.count} channels, as {FILE} lays them,"
+    return f"{kind} (batch, {channels.count}, height, width)"
+
+
+def holds(folder: Path) -> bool:
+    """Whether a folder is one that `write` filled."""
+    return (folder / FILE).is_file()
+
+
+def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
+    """The network of a folder that `write` filled, with `words` laid on what the folder says.
+
+    Raises ValueError for a folder that is not whole, and where the weights do not fit.
+    """
+    try:
+        tree: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / FILE}: cannot be read ({error}); export the run again") from None
+    handed = validate(Handed, merge(tree, gather(words)), origin=str(folder / FILE))
+    padded = handed.model.build(
+        len(handed.classes), channels=handed.channels.count, rgb=handed.channels.rgb, pretrained=False
+    )
+    try:
+        padded.network.load_state_dict(load_file(folder / WEIGHTS))
+    except Exception as error:  # what a damaged file raises is up to its reader
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder / WEIGHTS}: does not fit {FILE} ({reason}); export the run again") from error
+    network = padded.to(pick_device(handed.device)).eval()
+    palette = inks(" ".join(handed.palette))
+    views, asking = handed.views, handed.eval.predictor
+    return Trained(network, views, asking, handed.classes, palette, handed.step, handed.channels), handed
+
+
+def weights(folder: Path, network: str) -> str:
+    """A network's name and the SHA-256 of its weights."""
+    return f"{network} {digest_of(folder / WEIGHTS)}"

@@ -1,0 +1,213 @@
+"""A run's page, report.html: all of it is drawn from the run's folder, so it can be drawn again at any time."""
+
+import base64
+import json
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from mtseg import seen
+from mtseg.charts import Curve, chart
+from mtseg.checkpoint import write_whole
+from mtseg.config import Config, of_run, written
+from mtseg.confusing import confusing
+from mtseg.data.provenance import CLASSES
+from mtseg.data.source import Splits
+from mtseg.evaluate import Tally
+from mtseg.log import Log, Mute, read, timings
+from mtseg.page import document, facts, folded, image, name_cell, share, table
+from mtseg.report import percent
+
+FILE = "report.html"
+RECENT = 10  # logged steps over which the classes' shares are meaned
+MANY = 30  # classes from which on their table is folded
+Lines = Sequence[dict[str, Any]]
+
+
+def show(
+    config: Config,
+    splits: Splits,
+    step: int,
+    *,
+    networks: Mapping[str, nn.Module],
+    tallies: Mapping[str, Tally],
+    log: Log | Mute,
+) -> None:
+    """Draw the page after an evaluation. What goes wrong is said, once, and ends nothing."""
+
+    def draw() -> None:
+        began = time.perf_counter()
+        rows = seen.gallery(config, splits, networks, tallies)
+        log.pictures(step, {f"{config.eval.split}/worst_{n}": seen.strip(row) for n, row in enumerate(rows.values())})
+        seen.keep(config.out, step=step, split=config.eval.split, tallies=tallies, rows=rows, began=began)
+        if step < config.steps:  # at the end it is drawn once for all
+            refresh(config.out, config)
+
+    log.attempt(FILE, draw, errors=Exception)
+
+
+def refresh(run: Path, config: Config) -> None:
+    """Draw the page of a run with this config from what is in its folder."""
+    write_whole(run / FILE, page(run, config))
+
+
+def page(run: Path, config: Config | None = None) -> str:
+    """The page of the run in a folder. Raises ValueError for a folder without a run."""
+    config, lines = config or of_run(run), read(run)
+    trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/mIoU")
+    newest, (names, palette) = seen.kept(run), _classes(run)
+    step = max((line["step"] for line in lines), default=0)
+    return document(
+        f"mtseg: {run.name}",
+        [
+            f"<h1>{escape(run.name)}</h1>",
+            facts(_facts(run, config, step, scored, newest)),
+            "<h2>Curves</h2>",
+            f'<div class="charts">{"".join(curves(config, trained, scored))}</div>' if lines else "<p>None yet.</p>",
+            "<h2>Classes</h2>" if scored else "",
+            _by_class(config, names, palette, trained, scored) if scored else "",
+            *confusing(newest.get("confusion", {}).get("teacher", []), names),
+            "<h2>Where the teacher is worst</h2>" if newest.get("gallery") else "",
+            *(_row(row) for row in newest.get("gallery", [])),
+            "<h2>What computed it</h2>",
+            facts(_environment(run)),
+            folded("the config", f"<pre>{escape(written(config))}</pre>"),
+        ],
+    )
+
+
+def by_step(lines: Lines, key: str) -> list[dict[str, Any]]:
+    """The lines that have `key`."""
+    return [line for line in lines if key in line]
+
+
+def curves(config: Config, trained: Lines, scored: Lines) -> list[str]:
+    """The charts: losses, scores, schedules, the health of the targets."""
+    split = config.eval.split
+    decay = config.method.teacher.averaging().decay_at
+
+    def of(lines: Lines, *keys: str, prefix: str = "train/") -> list[Curve]:
+        return [Curve(key, [(line["step"], line.get(prefix + key)) for line in lines]) for key in keys]
+
+    def means(key: str) -> Curve:
+        name = key.removeprefix("train/").replace("_share", "")
+        return Curve(name, [(line["step"], _spread(line.get(key))) for line in trained])
+
+    scores = [
+        Curve(name, [(line["step"], line.get(f"{split}_{name}/mIoU")) for line in scored])
+        for name in ("student", "teacher")
+    ]
+    errors = [
+        Curve(name, [(line["step"], (line.get(f"{split}_{name}") or {}).get("ECE")) for line in scored])
+        for name in ("student", "teacher")
+    ]
+    return [
+        chart(f"mIoU on {split}, %", scores, scale=100),
+        chart("loss", of(trained, "loss", "loss_sup", "loss_cons")),
+        chart("weight of the consistency, ramp included", of(trained, "weight")),
+        chart("learning rate", of(trained, "lr")),
+        chart("EMA decay", [Curve("decay", [(line["step"], decay(max(0, line["step"] - 1))) for line in trained])]),
+        chart("targets: kept, confident, disputed, %", of(trained, "kept", "confidence", "disagreement"), scale=100),
+        chart("known to both views, true where masks tell, %", of(trained, "pseudo_accuracy", "known"), scale=100),
+        chart("classes that occur, effective number", [means("train/target_share"), means("train/label_share")]),
+        chart("calibration error, %", errors, scale=100),
+        chart("gradient norm", of(trained, "gradient")),
+    ]
+
+
+def _spread(shares: Sequence[float] | None) -> float | None:
+    """The exponential of the entropy of `shares`: how many classes there would be, were all as frequent."""
+    known = np.array([share for share in shares or () if share])
+    return float(np.exp(-(known * np.log(known)).sum())) if len(known) else None
+
+
+def _facts(run: Path, config: Config, step: int, scored: Lines, newest: Mapping[str, Any]) -> dict[str, str]:
+    split, said = config.eval.split, {"step": f"{step} of {config.steps}"}
+    for name in ("teacher", "student"):
+        values = [(line.get(f"{split}_{name}/mIoU"), line["step"]) for line in scored]
+        known = [(value, at) for value, at in values if value is not None]
+        if known:
+            best, at = max(known)
+            said[f"{name}, mIoU on {split}"] = f"{percent(values[-1][0])} %; best {percent(best)} % at step {at}"
+    for key, file in (("data", "splits.json"),):
+        pools = _json(run / file)
+        if isinstance(pools, dict):
+            counts = (f"{v['images']} {k} ({v['sha256'][:12]})" for k, v in pools.items() if isinstance(v, dict))
+            said[key] = f"{pools.get('name', '')}: {', '.join(counts)}"
+    said["protocol"] = f"{config.eval.predictor.sentence()}, scored on labels of their own size"
+    return said | _times(run, newest)
+
+
+def _times(run: Path, newest: Mapping[str, Any]) -> dict[str, str]:
+    lines = timings(run)
+    speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
+    asked = [line["evaluation_seconds"] for line in lines if "evaluation_seconds" in line]
+    said = {}
+    if speeds:
+        said["training"] = f"{median(speeds):.1f} images a second (median; least {min(speeds):.1f})"
+    if asked:
+        said["evaluations"] = f"{len(asked)}, {mean(asked):.1f} s each"
+        said["gallery"] = f"{newest.get('seconds', 0):.2f} s of the newest"
+    return said
+
+
+def _environment(run: Path) -> dict[str, str]:
+    entries = _json(run / "versions.json")
+    found = {}
+    for entry in entries if isinstance(entries, list) else []:
+        rest = ", ".join(f"{key} {value}" for key, value in entry.items() if key != "from_step")
+        found[f"from step {entry.get('from_step')}"] = rest
+    return found
+
+
+def _classes(run: Path) -> tuple[list[str], list[np.ndarray]]:
+    said = _json(run / CLASSES) or {}
+    inks = [np.frombuffer(bytes.fromhex(colour), np.uint8) for colour in said.get("palette", [])]
+    return list(said.get("classes", [])), inks
+
+
+def _by_class(
+    config: Config, names: Sequence[str], palette: Sequence[np.ndarray], trained: Lines, scored: Lines
+) -> str:
+    """A row a class: IoU of both networks, accuracy of the teacher, and its shares of targets and labels."""
+    split, shares = config.eval.split, {}
+    for key in ("target_share", "label_share"):
+        recent = [line[f"train/{key}"] for line in trained if f"train/{key}" in line][-RECENT:]
+        shares[key] = [mean(column) for column in zip(*recent, strict=True)] if recent else []
+    found = {name: scored[-1].get(f"{split}_{name}") or {} for name in ("student", "teacher")}
+    rows = []
+    for n, (name, colour) in enumerate(zip(names, palette, strict=True)):
+        cells = [share(found[network].get("IoU", {}).get(name), "absent") for network in ("student", "teacher")]
+        cells.append(share(found["teacher"].get("accuracy", {}).get(name)))
+        cells += [share(values[n]) for values in shares.values() if n < len(values)]
+        rows.append(name_cell(name, colour) + "".join(cells))
+    heads = ["class", "student IoU", "teacher IoU", "teacher accuracy"]
+    heads += [head for head, values in zip(("of targets", "of labels"), shares.values(), strict=True) if values]
+    return folded(f"{len(names)} classes", table(heads, rows), open_=len(names) <= MANY)
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    scores = ", ".join(f"{name} {percent(row[name])} %" for name in ("student", "teacher"))
+    name = row["name"]
+    panels = (
+        f"<figure>{image(base64.b64decode(data), f'{title} of {name}')}"
+        f"<figcaption>{escape(title)}</figcaption></figure>"
+        for title, data in row["panels"].items()
+    )
+    return (
+        f'<h3>{escape(name)}</h3><p class="quiet">mIoU of this image: {escape(scores)}</p>'
+        f'<div class="panels">{"".join(panels)}</div>'
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,101 @@
+"""How the student is asked in a step: compiled, recomputing its activations, its gradients summed over processes.
+
+Each is done to a twin that has the student's own weights and buffers: the student itself stays a plain module, which
+is evaluated, averaged and saved.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from mtseg.distributed import world
+
+
+def running(student: nn.Module, images: Tensor, *, compiled: bool, recompute: bool) -> nn.Module:
+    """What a step asks in place of `student`. `images` (B, C, *S) tell which weights get a gradient.
+
+    Raises ValueError for a network without stages whose activations could be recomputed.
+    """
+    asked = _twin(student) if compiled or recompute else student
+    if recompute:
+        for stage in _stages(asked):
+            stage.forward = partial(
+                checkpoint, stage.forward, use_reentrant=False, context_fn=partial(_contexts, stage)
+            )
+    if compiled:  # the forwards alone: hooks on the parts stay outside, and may come and go
+        for part in getattr(asked, "network", asked).children():
+            part.forward = torch.compile(part.forward)
+    if world() == 1:
+        return asked
+    older = "forward_sync_buffers" not in inspect.signature(DistributedDataParallel).parameters  # before 2.13
+    buffers: dict[str, Any] = {"broadcast_buffers" if older else "forward_sync_buffers": False}
+    unused = _leaves_weights_out(student, images)
+    return DistributedDataParallel(asked, init_sync=False, find_unused_parameters=unused, **buffers)
+
+
+def summing(asked: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Within, a backward sums the gradients over the processes, `now`; else they gather here."""
+    return asked.no_sync() if isinstance(asked, DistributedDataParallel) and not now else nullcontext()
+
+
+def _twin(student: nn.Module) -> nn.Module:
+    """Other modules with the very same weights and buffers."""
+    shared = [*student.parameters(), *student.buffers()]
+    return copy.deepcopy(student, {id(tensor): tensor for tensor in shared})
+
+
+def _stages(network: nn.Module) -> list[nn.Module]:
+    """The outermost sequences of the encoder (of a network without one: of the whole), and what its lists hold."""
+    inner = getattr(network, "network", network)
+    found = list(_sequences(getattr(inner, "encoder", inner)))
+    if not found:
+        raise ValueError("recompute: this network's encoder has no stages to recompute; use recompute=false")
+    return found
+
+
+def _sequences(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield child
+        elif isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _sequences(child)
+
+
+def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _statistics_as_they_are(stage)
+
+
+@contextmanager
+def _statistics_as_they_are(stage: nn.Module) -> Iterator[None]:
+    """Within, batch normalisation leaves its running statistics alone: the first forward has moved them."""
+    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
+    before: list[tuple[_BatchNorm, Any, Any]] = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, tracked in before:
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def _leaves_weights_out(student: nn.Module, images: Tensor) -> bool:
+    """Whether some weights get no gradient, as parts of some decoders: to look for them at each step costs time."""
+    buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    both = {"both": True} if getattr(student, "second", None) is not None else {}
+    said = functional_call(student.train(), buffers, (images,), both)
+    cost = sum(values.sum() for values in (said if isinstance(said, tuple) else (said,)))
+    weights = [weight for weight in student.parameters() if weight.requires_grad]
+    return any(gradient is None for gradient in torch.autograd.grad(cost, weights, allow_unused=True))

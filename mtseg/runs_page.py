@@ -1,0 +1,133 @@
+"""Several runs on one page: a table, curves laid over one another, mean and spread over those that differ in seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from os.path import commonpath
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from mtseg.charts import Curve, chart
+from mtseg.config import Config, differences, of_run
+from mtseg.log import read
+from mtseg.page import document, folded, name_cell, number, table
+from mtseg.report import percent
+from mtseg.run_page import by_step
+from mtseg.tables import spread
+
+CHARTS = {
+    "train/loss_sup": ("supervised loss", 1),
+    "train/loss_cons": ("consistency loss", 1),
+    "train/weight": ("weight of the consistency, ramp included", 1),
+    "train/lr": ("learning rate", 1),
+    "train/kept": ("targets that are kept, %", 100),
+    "train/disagreement": ("targets that the student disputes, %", 100),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is compared: its folder's name among the others, its config, its lines of metrics."""
+
+    name: str
+    config: Config
+    lines: list[dict[str, Any]]
+
+    def curve(self, key: str) -> Curve:
+        return Curve(self.name, [(line["step"], line[key]) for line in by_step(self.lines, key)])
+
+    def scores(self, network: str) -> list[tuple[float, int]]:
+        """The mIoU of each evaluation, and its step."""
+        key = f"{self.config.eval.split}_{network}/mIoU"
+        return [(line[key], line["step"]) for line in by_step(self.lines, key) if line[key] is not None]
+
+
+def page(folders: Sequence[Path]) -> str:
+    """The page of at least two runs. Raises ValueError for a folder without a run, and for a folder named twice."""
+    paths = [str(folder.resolve()) for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"{', '.join(map(str, folders))}: a run is named twice; name each once")
+    shared = commonpath([path.rpartition("/")[0] for path in paths])
+    runs = [
+        Run(path.removeprefix(f"{shared}/"), of_run(folder), read(folder))
+        for path, folder in zip(paths, folders, strict=True)
+    ]
+    groups = grouped(runs)
+    return document(
+        f"mtseg: {len(runs)} runs",
+        [
+            f"<h1>{len(runs)} runs</h1>",
+            table(["run", "seed", "step", "split", "student", "teacher", "teacher's best"], map(_row, runs)),
+            '<p class="quiet">mIoU in percent, the last evaluation; the best of all flatters.</p>',
+            *_over_seeds(groups),
+            "<h2>Curves</h2>",
+            f'<div class="charts">{"".join(_charts(groups))}</div>',
+            "<h2>What differs from the first</h2>",
+            *(_difference(groups[0][0], group[0]) for group in groups[1:]),
+            "" if groups[1:] else "<p>Nothing but seeds.</p>",
+        ],
+    )
+
+
+def grouped(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that differ in nothing but seeds, together."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in groups if not _unlike(group[0], run)), None)
+        groups.append([run]) if group is None else group.append(run)
+    return groups
+
+
+def _unlike(one: Run, other: Run) -> list[str]:
+    found = differences(one.config, other.config)
+    return [line for line in found if not line.partition(":")[0].endswith("seed")]
+
+
+def _row(run: Run) -> str:
+    student, teacher = run.scores("student"), run.scores("teacher")
+    step = max((line["step"] for line in run.lines), default=0)
+    best = f"{percent(max(teacher)[0])} at {max(teacher)[1]}" if teacher else "-"
+    last = [percent(values[-1][0]) if values else "-" for values in (student, teacher)]
+    cells = [str(run.config.seed), f"{step} of {run.config.steps}", run.config.eval.split, *last, best]
+    return name_cell(run.name) + "".join(map(number, cells))
+
+
+def _over_seeds(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Mean and sample deviation of each group of several runs."""
+    rows = []
+    for group in groups:
+        scores = {name: [run.scores(name) for run in group] for name in ("student", "teacher")}
+        if len(group) > 1 and all(all(values) for values in scores.values()):
+            last = [spread([100 * values[-1][0] for values in scores[name]]) for name in scores]
+            rows.append(name_cell(_called(group)) + "".join(map(number, [str(len(group)), *last])))
+    heads = ["runs", "seeds", "student", "teacher"]
+    return ["<h2>Mean and sample deviation over seeds</h2>", table(heads, rows)] if rows else []
+
+
+def _called(group: Sequence[Run]) -> str:
+    return group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"
+
+
+def _charts(groups: Sequence[Sequence[Run]]) -> list[str]:
+    networks = [(f"{{}}_{name}/mIoU", f"mIoU of the {name}, %", 100.0) for name in ("student", "teacher")]
+    keys = [*networks, *((key, title, float(times)) for key, (title, times) in CHARTS.items())]
+    laid = ((title, [curve for group in groups for curve in _curves(group, key)], times) for key, title, times in keys)
+    return [chart(title, curves, scale=times) for title, curves, times in laid]
+
+
+def _curves(group: Sequence[Run], key: str) -> list[Curve]:
+    """The mean of a group in a band of its extremes, where its runs were looked at after the same steps."""
+    curves = [run.curve(key.format(run.config.eval.split)) for run in group]
+    steps = [[step for step, _ in curve.points] for curve in curves]
+    columns = [[value for _, value in curve.points] for curve in curves]
+    if len(group) == 1 or any(other != steps[0] for other in steps) or any(None in column for column in columns):
+        return curves
+    known = list(zip(*([v for v in column if v is not None] for column in columns), strict=True))
+    points = [(step, mean(values)) for step, values in zip(steps[0], known, strict=True)]
+    return [Curve(_called(group), points, [min(values) for values in known], [max(values) for values in known])]
+
+
+def _difference(first: Run, other: Run) -> str:
+    lines = "\n".join(_unlike(first, other))
+    return folded(f"{first.name} -> {other.name}", f"<pre>{escape(lines)}</pre>", open_=True)

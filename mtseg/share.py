@@ -1,0 +1,48 @@
+"""A share of a step's batch: what one forward and backward of the student is about."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mtseg.distributed import Rows, rows
+from mtseg.mix import Task
+
+
+@dataclass(frozen=True)
+class Share:
+    """Labelled images (B, C, *S), their labels (B, *S), and the same share of every task.
+
+    rows: the tasks' images in the whole batch, over all processes
+    """
+
+    labelled: Tensor
+    label: Tensor
+    tasks: list[Task]
+    rows: Rows
+
+
+def shares(labelled: Tensor, label: Tensor, tasks: list[Task], count: int) -> list[Share]:
+    """What this process has of a batch, in `count` equal shares."""
+    whole = rows(len(tasks[0].index) if tasks else 0)
+    if count == 1:
+        return [Share(labelled, label, tasks, whole)]
+    size, asked = len(labelled) // count, whole.here // count
+    return [
+        Share(
+            labelled[n * size : (n + 1) * size],
+            label[n * size : (n + 1) * size],
+            [task.part(n * asked, asked) for task in tasks],
+            Rows(whole.first + n * asked, asked, whole.whole),
+        )
+        for n in range(count)
+    ]
+
+
+def refuse_uneven(batch: dict[str, int], *, processes: int, accumulate: int) -> None:
+    """Raises ValueError where a number of images a step cannot be divided among the processes and their parts."""
+    for key, images in batch.items():
+        if images % (processes * accumulate):
+            raise ValueError(
+                f"batch.{key}: {images} images a step, over all processes, cannot be divided among {processes} "
+                f"processes with accumulate={accumulate}; give a multiple of {processes * accumulate}, or other numbers"
+            )

@@ -1,0 +1,64 @@
+"""The estimate of memory, against what the allocator was asked for in a true step."""
+
+import pytest
+import torch
+from runs import TINY, tiny
+from test_trainer import begin
+from torch.profiler import ProfilerActivity, profile
+
+from mtseg.cli.train import main
+from mtseg.config import Config
+from mtseg.estimate import estimate
+from mtseg.settings import to_yaml
+from mtseg.trainer import train_step
+
+LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
+
+
+def peak(config: Config) -> int:
+    """Bytes that the second step of a run holds at once, and that the run held before it."""
+    state, stream = begin(config)
+    train_step(config, state, stream[0])
+    batch = stream[1]
+    kept = [*state.student.state_dict().values(), *state.teacher.module.state_dict().values()]
+    kept += [value for of in state.optimizer.state.values() for value in of.values() if isinstance(value, torch.Tensor)]
+    state.optimizer.zero_grad(set_to_none=True)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        train_step(config, state, batch)
+    held = highest = 0
+    for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            highest = max(highest, held)
+    return highest + sum(value.numel() * value.element_size() for value in kept)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("method.branches=[]",), ("accumulate=2",), ("recompute=true",), ("precision=bf16",)],
+    ids=lambda words: " ".join(words) or "as it is",
+)
+def test_the_estimate_is_what_a_step_holds_within_a_third(words, tmp_path):
+    config = tiny(tmp_path, *LARGER, *words)
+    assert estimate(config, 6, 8).total == pytest.approx(peak(config), rel=1 / 3)
+
+
+def test_processes_parts_and_recomputing_ask_for_less_and_optimizers_and_memories_for_more(tmp_path):
+    def total(*words: str, processes: int = 1) -> int:
+        return estimate(tiny(tmp_path, *LARGER, *words), 6, 8, processes=processes).total
+
+    plain = total()
+    assert total(processes=2) < 0.7 * plain
+    assert all(total(word) < plain for word in ("accumulate=2", "recompute=true", "precision=bf16"))
+    assert total("optimizer={kind: adamw, lr: 0.1}") > plain
+    weights = estimate(tiny(tmp_path), 6, 8).weights // 2
+    assert estimate(tiny(tmp_path, "method.teacher={kind: ensemble, every: 2}"), 6, 8).weights == 3 * weights
+    memory = estimate(tiny(tmp_path, "method.teacher={kind: memory, size: [10, 20]}"), 6, 8).memory
+    assert memory == 8 * 10 * 20 * (6 + 1) * 2
+
+
+def test_a_dry_run_says_it(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml({**TINY, "out": str(tmp_path / "run")}))
+    assert main([str(path), "--dry-run"]) == 0
+    assert "memory in a step: about" in capsys.readouterr().out

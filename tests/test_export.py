@@ -1,0 +1,182 @@
+"""A network handed on: every format gives the classes that the run's own evaluation counted."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from runs import tiny
+
+import mtseg
+from mtseg import cli, hub, seen
+from mtseg import export as exporting
+from mtseg.data.source import IGNORE
+from mtseg.evaluate import evaluate
+from mtseg.export import Pixels
+from mtseg.metrics import Confusion
+from mtseg.models import Smp
+from mtseg.scoring import Wanted, score_run
+from mtseg.trained import restored
+from mtseg.trainer import fit
+from mtseg.views import Views
+
+ODD = "data.size=[70, 91]"  # no multiples of the network's stride
+LOOK = ("eval.gallery=1", "data.val=6", ODD, "steps=6")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    fit(tiny(out, *LOOK), quiet=True)
+    formats = "hf,torch,onnx" if find_spec("onnxruntime") else "hf,torch"
+    assert cli.main(["export", str(out), "--to", formats]) == 0
+    return out
+
+
+def counted(splits, classes_of) -> list[list[int]]:
+    """The confusion matrix of what `classes_of` names for each image."""
+    confusion = Confusion(len(splits.classes))
+    for index in range(len(splits.val)):
+        label = torch.tensor(splits.val.label(index))
+        confusion.update(torch.as_tensor(classes_of(splits.val.image(index))).long(), label)
+    return confusion.counts.tolist()
+
+
+def test_trainer_eval_and_the_folder_count_the_same_pixels(run):
+    config, splits, networks, _ = restored(run)
+    trained = seen.kept(run)["confusion"]["teacher"]
+    ways = {"views": config.views, "batch": config.eval.batch, "device": torch.device("cpu"), "classes": 7}
+    assert evaluate(networks["teacher"], splits.val, **ways).confusion.counts.tolist() == trained
+    folder = mtseg.load(run / "export/hf")
+    ways |= {"views": folder.views}
+    assert evaluate(folder.network, splits.val, **ways).confusion.counts.tolist() == trained
+    assert counted(splits, lambda image: folder.predict(image).classes) == trained
+    found = score_run(run, (), Wanted())
+    matrix = np.array(trained)
+    iou = matrix.diagonal() / np.maximum(matrix.sum(0) + matrix.sum(1) - matrix.diagonal(), 1)
+    assert found["teacher"]["IoU"] == pytest.approx(
+        {
+            n: (v if matrix[:, i].sum() + matrix[i].sum() else None)
+            for i, (n, v) in enumerate(zip(splits.classes, iou, strict=True))
+        }
+    )
+    assert sum(map(sum, trained)) == sum(int((splits.val.label(n) != IGNORE).sum()) for n in range(6))
+
+
+def test_smp_loads_the_folder_and_gives_the_same_logits_by_what_the_card_says(run):
+    model, (folder, handed) = smp.from_pretrained(run / "export/hf").eval(), hub.read(run / "export/hf")
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    pixels = (torch.tensor(image) / 255 - torch.tensor(handed.views.mean)) / torch.tensor(handed.views.std)
+    with torch.no_grad():
+        ours, theirs = folder.answer(torch.tensor(image)[None]), model(pixels.permute(2, 0, 1)[None])
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    card = (run / "export/hf/README.md").read_text()
+    assert all(word in card for word in (*folder.classes, str(list(handed.views.mean)), "whole images"))
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert f"mIoU {100 * last['val_teacher/mIoU']:.2f} %" in card
+
+
+def test_the_folder_names_no_place_of_this_machine(run, tmp_path):
+    texts = [path.read_text() for path in (run / "export/hf").iterdir() if path.suffix in (".json", ".md")]
+    assert len(texts) == 3
+    assert not [text for text in texts if str(run.parent) in text or "/home" in text or "/tmp" in text]
+
+
+def test_the_torch_program_takes_any_batch_and_size_and_knows_its_classes(run):
+    extra = {hub.FILE: ""}
+    program = torch.export.load(run / "export/model.pt2", extra_files=extra).module()
+    trained = mtseg.load(run)
+    for size in ((1, 16, 16, 3), (3, 41, 130, 3), (2, 70, 91, 3)):
+        pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8))
+        with torch.no_grad():
+            assert torch.allclose(program(pixels), trained.answer(pixels), atol=1e-5)
+    said = json.loads(extra[hub.FILE])
+    assert said["classes"] == list(trained.classes)
+    assert said["weights"].startswith("teacher ")
+
+
+@pytest.mark.parametrize("size", [(33, 47), (32, 64), (5, 9)])
+def test_the_pixels_of_a_graph_are_normalised_and_padded_as_the_networks(size):
+    options = {"encoder_depth": 3, "decoder_channels": [8, 8, 4]}
+    network = Smp(arch="unet", encoder="tu-test_resnet", weights=Path("none"), options=options).build(4).eval()
+    views = Views(crop=(32, 32), mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    pixels = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    images = ((pixels / 255 - torch.tensor(views.mean)) / torch.tensor(views.std)).permute(0, 3, 1, 2)
+    down, right = -size[0] % network.stride, -size[1] % network.stride
+    with torch.no_grad():
+        expected = network.network(F.pad(images, (0, right, 0, down), mode="replicate"))[..., : size[0], : size[1]]
+        assert torch.allclose(Pixels(network, views)(pixels), expected, atol=1e-4)
+
+
+def test_onnx_names_the_networks_classes_at_any_size_and_counts_what_the_trainer_counted(run):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(run / "export/model.onnx"), providers=["CPUExecutionProvider"])
+    said = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    _, splits, _, _ = restored(run)
+    assert said["classes"] == list(splits.classes)
+    assert "normalised and padded inside" in said["input"]
+
+    def classes_of(image: np.ndarray) -> np.ndarray:
+        return session.run(["logits"], {"pixels": image[None]})[0][0].argmax(0)
+
+    apart = np.abs(np.array(counted(splits, classes_of)) - seen.kept(run)["confusion"]["teacher"]).sum()
+    assert apart <= 2 * 1e-4 * 6 * 70 * 91
+    trained = mtseg.load(run)
+    for size in ((16, 16), (130, 41), (200, 333)):
+        image = splits.val.image(0).repeat(4, 0).repeat(4, 1)[: size[0], : size[1]]
+        assert (classes_of(image) == trained.predict(image).classes).mean() >= 0.9999
+    batch = np.stack([splits.val.image(n) for n in range(5)])
+    both = session.run(None, {"pixels": batch})[0].argmax(1)
+    assert (both == [classes_of(image) for image in batch]).mean() >= 0.9999
+
+
+def test_a_graph_that_names_other_classes_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.Views, "normalise", lambda self, image: image.float().permute(0, 3, 1, 2) / 255)
+    network = exporting._ready(mtseg.load(run))
+    with pytest.raises(ValueError, match="names another class"):
+        exporting._compare(network, lambda pixels: network(255 - pixels).flip(1), tmp_path / "x")
+
+
+def test_predictions_come_from_the_folder_as_from_the_run(run, tmp_path):
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    for source, out in ((run, "one"), (run / "export/hf", "two")):
+        assert cli.main(["predict", str(source), str(tmp_path / "a.png"), "--out", str(tmp_path / out)]) == 0
+    masks = [(tmp_path / out / "mask/a.png").read_bytes() for out in ("one", "two")]
+    assert masks[0] == masks[1]
+    claims = [json.loads((tmp_path / out / "prediction.json").read_text()) for out in ("one", "two")]
+    assert [claim["weights"].split()[0] for claim in claims] == ["teacher", "teacher"]
+
+
+def test_the_student_is_handed_on_where_it_is_asked_for_and_settings_with_it(run, tmp_path):
+    slide = "eval.predictor={kind: slide, window: [32, 32]}"
+    assert cli.main(["export", str(run), slide, "--to", "hf", "--network", "student", "--out", str(tmp_path)]) == 0
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    ours, theirs = mtseg.load(run, [slide], network="student"), mtseg.load(tmp_path / "hf")
+    assert (ours.predict(image).confidence == theirs.predict(image).confidence).all()
+    assert mtseg.load(tmp_path / "hf", ["eval.predictor={kind: whole}"]).predictor.kind == "whole"
+
+
+def test_what_cannot_be_handed_on_is_told(run, tmp_path, capsys, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(run / "export/hf", copy)
+    (copy / hub.WEIGHTS).write_bytes(b"x" * 100)
+    cases = [
+        (["export", str(run), "--to", "tflite"], "choose among hf, torch, onnx"),
+        (["predict", str(copy), "a.png", "--out", str(tmp_path / "o")], "export the run again"),
+        (
+            ["predict", str(run / "export/hf"), "a.png", "--network", "student", "--out", "o"],
+            "name the run's own folder",
+        ),
+    ]
+    for words, says in cases:
+        assert cli.main(words) == 1
+        assert says in capsys.readouterr().err
+    monkeypatch.setattr(exporting, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    assert cli.main(["export", str(run), "--to", "onnx"]) == 1
+    assert "pip install 'mtseg[export]'" in capsys.readouterr().err

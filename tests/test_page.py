@@ -1,0 +1,256 @@
+"""The run's page: its curves, its classes, its gallery; what it may cost a run; how a browser sees it."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Page, needs_chromium, widths
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import tiny
+
+from mtseg import cli, run_page, seen
+from mtseg.charts import Curve, chart, thinned, ticks
+from mtseg.checkpoint import load_newest
+from mtseg.config import written
+from mtseg.confusing import confusing
+from mtseg.data.source import IGNORE
+from mtseg.log import read
+from mtseg.trained import load, restored
+from mtseg.trainer import fit
+
+SHOWING = ("eval.gallery=2", "data.val=5", "method.weight=1.0")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    fit(tiny(out, *SHOWING), quiet=True)
+    return out
+
+
+# -- curves ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_round_and_within_the_range(low, width):
+    high = low + max(width, abs(low) * 1e-6)
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 6
+    gap = (found[1] - found[0]) / 10 ** math.floor(math.log10(found[1] - found[0]) + 1e-6)
+    assert min(abs(gap - nice) for nice in (1, 2, 5, 10)) < 1e-2
+    room = 1e-6 * (high - low)
+    assert all(low - room <= value <= high + room for value in found)
+
+
+def test_a_long_curve_keeps_its_extremes_and_its_order_in_few_points():
+    values = np.random.default_rng(0).normal(size=20_000)
+    values[12_345], values[777] = 50, -40
+    kept = thinned([(step, float(value)) for step, value in enumerate(values)])
+    assert len(kept) <= 400
+    assert [step for step, _ in kept] == sorted({step for step, _ in kept})
+    assert {(12_345, 50.0), (777, -40.0)} <= set(kept)
+    assert all(value == values[step] for step, value in kept)
+
+
+def test_a_curve_is_broken_where_a_value_is_missing_and_absent_where_all_are():
+    points = [(0, 1.0), (1, 2.0), (2, None), (3, 4.0), (4, 5.0)]
+    assert chart("x", [Curve("a", points)]).count("<path") == 2
+    assert chart("x", [Curve("a", [(0, None)])]) == ""
+    assert "-infinity" not in chart("one", [Curve("a", [(3, 0.0)])])
+
+
+@pytest.mark.parametrize("classes", [1, 3, 8])
+def test_the_effective_number_of_equally_frequent_classes_is_their_number(classes):
+    assert run_page._spread([1 / classes] * classes + [0.0] * 4) == pytest.approx(classes)
+
+
+# -- the page of a run -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_last_scores_and_asks_for_nothing_from_elsewhere(run):
+    text = (run / "report.html").read_text()
+    page, last = Page(text), read(run)[-1]
+    assert page.open == []
+    assert len(page.links) == 2 * 6  # a gallery of two
+    assert all(link.startswith("data:image/") for link in page.links)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not [word for word in ("http:", "https:", "url(", "@import") if word in text]
+    for network in ("student", "teacher"):
+        assert f"{100 * last[f'val_{network}']['mIoU']:.2f} %" in page.text
+        for value in last[f"val_{network}"]["IoU"].values():
+            assert ("absent" if value is None else f"{100 * value:.2f} %") in page.text
+    for said in ("weight of the consistency", "EMA decay", "learning rate", "steps: 4", "torch"):
+        assert said in page.text
+    assert json.loads((run / "splits.json").read_text())["val"]["sha256"][:12] in page.text
+
+
+def test_the_gallery_has_the_images_whose_teacher_is_worst_and_what_the_networks_say(run):
+    _, splits, _, step = restored(run)
+    scored = {}
+    for index in range(len(splits.val)):
+        said, label = load(run).predict(splits.val.image(index)).classes, splits.val.label(index)
+        ious = []
+        for k in range(len(splits.classes)):
+            union = ((said == k) | (label == k))[label != IGNORE].sum()
+            if union:
+                ious.append(((said == k) & (label == k))[label != IGNORE].sum() / union)
+        scored[splits.val.name(index)] = float(np.mean(ious))
+    found = seen.kept(run)
+    assert found["step"] == step
+    worst = sorted(scored, key=lambda name: scored[name])[:2]
+    assert [row["name"] for row in found["gallery"]] == worst
+    assert [row["teacher"] for row in found["gallery"]] == pytest.approx([scored[name] for name in worst])
+    assert np.sum(found["confusion"]["teacher"]) == sum((splits.val.label(n) != IGNORE).sum() for n in range(5))
+
+
+def test_panels_show_where_the_networks_differ(run):
+    config, splits, networks, _ = restored(run, ["eval.gallery=1"])
+    row = seen._panels(config, splits, splits.val, 0, networks)
+    image, label = splits.val.image(0), splits.val.label(0)
+    student, teacher = (load(run, network=name).predict(image).classes for name in ("student", "teacher"))
+    differ = (row[seen.DIFFER] == seen.MARK).all(-1)
+    assert (differ == ((student != teacher) & (label != IGNORE))).all()
+    assert (row["teacher"] == splits.palette[teacher]).all()
+
+
+def test_what_is_drawn_changes_nothing_of_the_run(run, tmp_path):
+    fit(tiny(tmp_path / "plain", *SHOWING, "eval.gallery=0"), quiet=True)
+    assert (tmp_path / "plain/metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    ours, theirs = (load_newest(folder / "checkpoints")[0].teacher for folder in (run, tmp_path / "plain"))
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    assert "Where the teacher is worst" not in (tmp_path / "plain/report.html").read_text()
+
+
+@pytest.mark.parametrize(("module", "what"), [(seen, "gallery"), (seen, "keep"), (run_page, "page")])
+def test_a_page_that_cannot_be_drawn_is_said_once_and_the_run_ends_well(module, what, tmp_path, monkeypatch, capsys):
+    def refuse(*args, **more):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(module, what, refuse)
+    assert fit(tiny(tmp_path / "run", "eval.gallery=1"))["teacher"]["mIoU"] is not None
+    assert capsys.readouterr().out.count("no ink") == 1
+    assert load_newest(tmp_path / "run/checkpoints")[0].step == 4
+
+
+def test_the_page_is_refreshed_at_each_evaluation_and_when_the_run_is_stopped(tmp_path, monkeypatch):
+    drawn = []
+    refresh = run_page.refresh
+    monkeypatch.setattr(run_page, "refresh", lambda *args: (refresh(*args), drawn.append(read(args[0])[-1]["step"])))
+    fit(tiny(tmp_path / "run", "steps=5"), quiet=True)
+    assert drawn == [2, 4, 5]
+    out, batches = tmp_path / "stopped", []
+    monkeypatch.setattr(run_page, "refresh", refresh)
+    from mtseg import trainer
+
+    whole = trainer._batches
+    monkeypatch.setattr(trainer, "_batches", lambda *a, **m: (batches.append(b) or b for b in whole(*a, **m)))
+
+    def stop(*_: object) -> None:
+        if batches:
+            raise ValueError("stop")
+
+    monkeypatch.setattr(trainer, "stop_if_asked", stop)
+    with pytest.raises(ValueError, match="stop"):
+        fit(tiny(out), quiet=True)
+    assert "1 of 4" in (out / "report.html").read_text()
+
+
+def test_a_pages_file_that_is_damaged_leaves_its_part_out(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for name in (seen.FILE, "timings.jsonl", "versions.json", "splits.json"):
+        (copy / name).write_bytes(b"[[[\xff")
+    assert cli.main(["report", str(copy)]) == 0
+    page = Page((copy / "report.html").read_text())
+    assert "mIoU on val" in page.text
+    assert page.links == []
+
+
+def test_shares_of_the_matrix_are_of_the_labelled_pixels_and_the_costliest_pair_is_first():
+    text = "".join(confusing([[6, 2, 0], [30, 60, 10], [0, 0, 0]], ["<b>", "b", "c"]))
+    table, pairs = text.split("<h3>The pairs that cost most pixels</h3>")
+    assert re.findall(r">(\d+)</td>", table) == ["75", "25", "30", "60", "10"]
+    assert "<b>" not in text
+    rows = [row.count("<td") for row in pairs.split("<tr>")[2:]]
+    assert rows == [3, 3, 3]
+    assert Page(pairs).text.index("30.00 %") < Page(pairs).text.index("10.00 %")
+
+
+# -- several runs ------------------------------------------------------------------------------------------------------
+
+
+def made(folder: Path, seed: int, teacher: list[float], *words: str, classes: int = 3) -> str:
+    """A run's folder as it would be after these evaluations."""
+    folder.mkdir(parents=True)
+    config = tiny(folder, f"seed={seed}", f"data.seed={seed}", f"steps={10 * len(teacher)}", "eval.every=10", *words)
+    (folder / "config.yaml").write_text(written(config))
+    names = [f"class {n} <i>" for n in range(classes)]
+    draw = np.random.default_rng(seed)
+    lines = []
+    for n, value in enumerate(teacher, 1):
+        shares = {f"train/{key}_share": draw.dirichlet(np.ones(classes)).tolist() for key in ("target", "label")}
+        lines.append({"step": 10 * n, "train/loss": 1 / n, "train/loss_sup": 0.5 / n, "train/kept": 0.5, **shares})
+        each = dict.fromkeys(names, value)
+        scores = {"mIoU": value, "IoU": each, "accuracy": each, "ECE": 0.1}
+        mious = {f"val_{network}/mIoU": value for network in ("student", "teacher")}
+        lines.append({"step": 10 * n, **mious, "val_student": scores, "val_teacher": scores})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    colours = [bytes(draw.integers(0, 256, 3, dtype=np.uint8)).hex() for _ in names]
+    (folder / "classes.json").write_text(json.dumps({"classes": names, "palette": colours}))
+    counts = draw.integers(0, 1000, (classes, classes)).tolist()
+    (folder / seen.FILE).write_text(json.dumps({"confusion": {"teacher": counts}, "gallery": []}))
+    return str(folder)
+
+
+def test_several_runs_have_their_mean_and_sample_deviation_over_seeds_and_what_differs(tmp_path):
+    last = [0.50, 0.53, 0.61]
+    runs = [made(tmp_path / "ours" / str(seed), seed, [0.2, 0.9, value]) for seed, value in enumerate(last)]
+    other = made(tmp_path / "other" / "0", 0, [0.3, 0.4, 0.35], "method.weight=9.0")
+    assert cli.main(["report", *runs, other]) == 0
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert f"{100 * np.mean(last):.1f} +- {100 * np.std(last, ddof=1):.1f}" in page.text
+    assert "90.00 at 20" in page.text
+    assert "method.weight: 2.0 -> 9.0" in page.text
+    assert "other/0" in page.text
+    teacher = text.split("mIoU of the teacher, %</h3>")[1].split("</figure>")[0]
+    assert (teacher.count("<path"), teacher.count("<polygon")) == (
+        2,
+        1,
+    )  # three seeds are a mean in a band
+
+
+def test_a_run_named_twice_is_not_compared_with_itself(tmp_path, capsys):
+    folder = made(tmp_path / "a", 0, [0.5])
+    assert cli.main(["report", folder, f"{folder}/../a"]) == 1
+    assert "named twice" in capsys.readouterr().err
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_of_200_evaluations_and_150_classes_stays_small(tmp_path):
+    folder = made(tmp_path / "run", 0, (np.linspace(0.1, 0.6, 200)).tolist(), classes=150)
+    assert cli.main(["report", folder]) == 0
+    assert (tmp_path / "run/report.html").stat().st_size < 400_000
+    assert "class 149 <i>" in Page((tmp_path / "run/report.html").read_text()).text
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_the_pages_within_the_window_and_has_nothing_to_say(width, run, tmp_path):
+    large = made(tmp_path / "large", 0, (np.linspace(0.1, 0.6, 200)).tolist(), classes=150)
+    small = made(tmp_path / "small", 1, [0.1, 0.2])
+    assert cli.main(["report", large]) == 0
+    assert cli.main(["report", large, small, "--out", str(tmp_path / "both.html")]) == 0
+    assert CHROMIUM is not None
+    for path in (run / "report.html", tmp_path / "large/report.html", tmp_path / "both.html"):
+        wide, broken, said = widths(path, width, tmp_path)
+        assert (wide, broken, said) == (width, 0, []), path

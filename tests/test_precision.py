@@ -1,0 +1,227 @@
+"""In half precision, with other normalisation, compiled and recomputed: what stays the same and what may differ."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from runs import tiny
+from test_trainer import METHODS, begin
+from torch import Tensor, nn
+
+from mtseg.config import Config
+from mtseg.norm import Frozen, Grouped, normed
+from mtseg.precision import GROWS_AFTER, Scale
+from mtseg.running import running
+from mtseg.trainer import fit, train_step
+
+CPU = torch.device("cpu")
+
+
+def gradient(config: Config, *, scale: float | None = None) -> dict[str, Tensor]:
+    state, stream = begin(config)
+    if scale is not None:
+        state.scale = Scale(scale)
+    train_step(config, state, stream[0])
+    return {name: p.grad for name, p in state.student.named_parameters() if p.grad is not None}
+
+
+def cosine(some: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    one, other = (torch.cat([value.flatten() for value in of.values()]) for of in (some, others))
+    return float(nn.functional.cosine_similarity(one, other, dim=0))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["mean teacher", "fixmatch", "pi", "vat", "source frame, KL"])
+def test_half_precision_gives_the_gradient_of_the_full_one_to_its_digits(name, precision, tmp_path):
+    """Of a teacher that is the student itself, weights cast without a gradient must not stand in for its own."""
+    words = [word for word in METHODS[name] if "threshold" not in word]
+    full = gradient(tiny(tmp_path, *words))
+    half = gradient(tiny(tmp_path, *words, f"precision={precision}"))
+    assert half.keys() == full.keys()
+    assert cosine(full, half) > 0.98
+    assert any(not torch.equal(full[key], half[key]) for key in full)  # the precision acts
+    assert all(value.dtype == torch.float32 for value in half.values())
+
+
+def test_weights_averages_and_losses_stay_in_single_precision(tmp_path):
+    config = tiny(tmp_path, "precision=bf16")
+    state, stream = begin(config)
+    terms = train_step(config, state, stream[0], watch=True)
+    tensors = [*state.student.state_dict().values(), *state.teacher.module.state_dict().values()]
+    assert {value.dtype for value in [*tensors, terms["loss"], terms["loss_cons"]]} <= {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_in_bfloat16(name, tmp_path):
+    config = tiny(tmp_path, *METHODS[name], "precision=bf16")
+    state, stream = begin(config)
+    for step in range(2):
+        terms = train_step(config, state, stream[step], watch=True)
+    assert state.skipped == 0
+    assert torch.as_tensor(terms["loss"]).isfinite()
+
+
+def test_the_scale_of_the_loss_does_not_change_the_update(tmp_path):
+    one, scaled = (gradient(tiny(tmp_path), scale=scale) for scale in (1.0, 2.0**10))
+    for name, value in one.items():
+        torch.testing.assert_close(scaled[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_none_for_average_schedules_and_ramps(tmp_path):
+    config = tiny(tmp_path, "precision=fp16", "schedule={kind: poly, power: 1.0}", "steps=10")
+    state, stream = begin(config)
+    state.scale = Scale(2.0**126)
+    before = [value.clone() for value in state.student.state_dict().values()]
+    train_step(config, state, stream[0])
+    assert (state.step, state.place, state.overflowed, state.skipped) == (1, 0, 1, 0)
+    assert state.scale == Scale(2.0**125)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.student.state_dict().values(), strict=True))
+    assert state.teacher.state_dict()["updates"] == 0
+    state.scale = Scale(1.0)
+    terms = train_step(config, state, stream[1])
+    assert (state.step, state.place, terms["lr"], terms["weight"]) == (2, 1, 0.05, config.method.weight_at(0, 10))
+    train_step(config, state, stream[2])
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.9)
+
+
+def test_the_scale_is_doubled_after_many_updates_and_halved_to_one():
+    scale = Scale(8.0)
+    for _ in range(GROWS_AFTER - 1):
+        scale.fits()
+    assert scale.value == 8
+    scale.fits()
+    assert scale.value == 16
+    assert [scale.overflows() for _ in range(5)] == [True] * 4 + [False]
+    assert scale.value == 1
+
+
+def test_a_resumed_run_in_float16_is_the_uninterrupted_one(tmp_path, monkeypatch):
+    words = ("precision=fp16", "steps=6", "checkpoint_every=3", "eval.every=6")
+    monkeypatch.setattr("mtseg.precision.FIRST", 2.0**40)  # overflows at first
+    fit(tiny(tmp_path / "whole", *words), quiet=True)
+    taken = train_step
+
+    def dying(config: Config, state: Any, batch: Any, **options: bool) -> Any:
+        terms = taken(config, state, batch, **options)
+        if state.step == 4:
+            raise KeyError
+        return terms
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mtseg.trainer.train_step", dying)
+        with pytest.raises(KeyError):
+            fit(tiny(tmp_path / "broken", *words), quiet=True)
+    fit(tiny(tmp_path / "broken", *words), quiet=True)
+    whole, broken = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "broken"))
+    assert whole == broken
+    rates = [json.loads(line)["train/lr"] for line in whole.splitlines() if "train/lr" in line]
+    assert rates[0] == rates[1]  # the first step was none
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_without_batch_statistics_an_answer_does_not_depend_on_the_batch(norm, tmp_path):
+    network = normed(tiny(tmp_path).model.build(3), norm, CPU).train()
+    assert any(isinstance(module, Frozen | Grouped) for module in network.modules())
+    images = torch.randn(4, 3, 48, 64)
+    torch.testing.assert_close(network(images)[:2], network(images[:2]), rtol=1e-4, atol=1e-5)
+    with_statistics = tiny(tmp_path).model.build(3).train()
+    assert not torch.allclose(with_statistics(images)[:2], with_statistics(images[:2]), atol=1e-2)
+
+
+def test_frozen_normalisation_is_the_networks_own_in_eval_mode_and_is_not_trained(tmp_path):
+    network = tiny(tmp_path).model.build(3)
+    for _ in range(3):
+        network.train()(torch.randn(4, 3, 48, 64) + 1)  # statistics that are not those of the beginning
+    images = torch.randn(2, 3, 48, 64)
+    expected, count = network.eval()(images), len(list(network.parameters()))
+    frozen = normed(network, "frozen", CPU).train()
+    torch.testing.assert_close(frozen(images), expected)
+    assert len(list(frozen.parameters())) < count
+
+
+def test_group_normalisation_is_torchs(tmp_path):
+    norm = nn.BatchNorm2d(48)
+    nn.init.normal_(norm.weight)
+    ours, maps = Grouped(norm), torch.randn(2, 48, 5, 7)
+    theirs = nn.GroupNorm(16, 48)
+    theirs.load_state_dict({"weight": norm.weight.detach(), "bias": norm.bias.detach()})
+    torch.testing.assert_close(ours(maps), theirs(maps))
+
+
+@pytest.mark.parametrize("word", ["norm=frozen", "norm=group", "bn=separate"])
+def test_normalisation_acts_resumes_and_evaluates(word, tmp_path):
+    fit(tiny(tmp_path / "plain", "eval.every=4"), quiet=True)
+    fit(tiny(tmp_path / "other", word, "eval.every=4"), quiet=True)
+    losses = [
+        json.loads((tmp_path / run / "metrics.jsonl").open().readline())["train/loss"] for run in ("plain", "other")
+    ]
+    assert losses[0] != losses[1]
+    assert fit(tiny(tmp_path / "other", word, "eval.every=4"), quiet=True)["teacher"]["mIoU"] is not None
+
+
+def test_separate_normalisation_sees_the_labelled_images_alone(tmp_path):
+    """The labels' loss does not depend on the unlabelled images then, and does where all are normalised together."""
+    for bn, alike in (("separate", True), ("joint", False)):
+        losses = []
+        for word in ("data.unlabelled=all", "data.unlabelled=rest"):
+            config = tiny(tmp_path, f"bn={bn}", word)
+            state, stream = begin(config)
+            losses.append(float(train_step(config, state, stream[0])["loss_sup"]))
+        assert (losses[0] == losses[1]) is alike
+
+
+def test_sync_is_refused_between_cpus_and_is_plain_in_one_process(tmp_path, monkeypatch):
+    network = tiny(tmp_path).model.build(3)
+    assert normed(network, "sync", CPU) is network
+    monkeypatch.setattr("mtseg.norm.world", lambda: 2)
+    with pytest.raises(ValueError, match=r"norm: 'sync' .*norm=group"):
+        normed(network, "sync", CPU)
+
+
+@pytest.mark.parametrize("name", ["mean teacher", "unimatch", "two heads", "vat"])
+def test_recomputed_activations_give_the_same_step_to_the_bit(name, tmp_path):
+    states = []
+    for word in ("recompute=false", "recompute=true"):
+        config = tiny(tmp_path, *METHODS[name], word)
+        state, stream = begin(config)
+        for step in range(2):
+            train_step(config, state, stream[step])
+        states.append(
+            {**state.student.state_dict(), **{f"t {k}": v for k, v in state.teacher.module.state_dict().items()}}
+        )
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_recomputing_holds_less_for_the_backward(tmp_path):
+    held = []
+    for recompute in (False, True):
+        student = tiny(tmp_path).model.build(3).train()
+        asked = running(student, torch.zeros(2, 3, 48, 64), compiled=False, recompute=recompute)
+        sizes: dict[int, int] = {}
+
+        def pack(value: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            asked(torch.zeros(2, 3, 48, 64))
+        held.append(sum(sizes.values()))
+    assert held[1] < 0.8 * held[0]
+
+
+def test_a_network_without_stages_cannot_be_recomputed():
+    with pytest.raises(ValueError, match="recompute=false"):
+        running(nn.Conv2d(3, 2, 1), torch.zeros(2, 3, 8, 8), compiled=False, recompute=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mean teacher", "unimatch"])
+def test_a_compiled_student_gives_the_same_losses(name, tmp_path):
+    losses = []
+    for word in ("compile=false", "compile=true"):
+        config = tiny(tmp_path, *METHODS[name], "norm=group", word)
+        state, stream = begin(config)
+        terms = [train_step(config, state, stream[step]) for step in range(3)]
+        losses += [[float(of[key]) for of in terms for key in ("loss", "loss_sup", "loss_cons")]]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
