@@ -1,7 +1,7 @@
 """The averaged teacher: an exponential moving average of the student, and how a network is asked."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -70,6 +70,7 @@ class EmaTeacher:
         self.rule = rule
         self.updates = 0
         self.module: nn.Module = copy.deepcopy(student).float().requires_grad_(False)
+        self._followed: _Followed | None = None
 
     @torch.no_grad()
     def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
@@ -86,9 +87,9 @@ class EmaTeacher:
     @torch.no_grad()
     def follow(self, student: nn.Module, decay: float) -> None:
         """teacher <- decay teacher + (1 - decay) student, buffers as the rule says; no update is counted."""
-        _follow(self.module.parameters(), student.parameters(), decay)
-        if self.rule.buffers != "own":
-            _follow(self.module.buffers(), student.buffers(), decay if self.rule.buffers == "average" else 0.0)
+        if self._followed is None or self._followed.student is not student:
+            self._followed = _Followed(self.module, student, self.rule.buffers)
+        self._followed(decay)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs besides the module's own weights."""
@@ -114,12 +115,28 @@ def check_average(average: Ema) -> None:
         raise ValueError("average.mode: 'train' is how a teacher answers, and the average gives none; leave it out")
 
 
-def _follow(teacher: Iterable[Tensor], student: Iterable[Tensor], decay: float) -> None:
-    """teacher <- decay teacher + (1 - decay) student in two launches; what is not floating point is copied."""
-    pairs = [(t, s.to(t.dtype)) for t, s in zip(teacher, student, strict=True)]
-    averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-    copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-    if averaged:
-        torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
-    if copied:
-        torch._foreach_copy_([t for t, _ in copied], [s for _, s in copied])
+class _Followed:
+    """The tensors of a teacher and of the student that it follows, found once: a small network's update takes less.
+
+    What is not floating point is copied, and so are all buffers but those that are averaged.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, buffers: str) -> None:
+        self.student = student
+        both: list[tuple[tuple[Tensor, Tensor], bool]]
+        both = [(pair, True) for pair in zip(teacher.parameters(), student.parameters(), strict=True)]
+        if buffers != "own":
+            both += [(pair, buffers == "average") for pair in zip(teacher.buffers(), student.buffers(), strict=True)]
+        averaged = [(t, s) for (t, s), mean in both if mean and t.is_floating_point()]
+        copied = [(t, s) for (t, s), mean in both if not (mean and t.is_floating_point())]
+        self._averaged, self._copied = ([list(side) for side in zip(*of, strict=True)] for of in (averaged, copied))
+        self._alike = all(t.dtype == s.dtype for t, s in averaged)
+
+    def __call__(self, decay: float) -> None:
+        """teacher <- decay teacher + (1 - decay) student, in two launches."""
+        if self._averaged:
+            teacher, student = self._averaged
+            given = student if self._alike else [s.to(t.dtype) for t, s in zip(teacher, student, strict=True)]
+            torch._foreach_lerp_(teacher, given, 1 - decay)
+        if self._copied:
+            torch._foreach_copy_(self._copied[0], self._copied[1])

@@ -4,10 +4,12 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from mtseg.data import decode
 from mtseg.data.decode import MAX_PIXELS, read_image, read_mask, size_of, turned
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -187,8 +189,27 @@ def test_a_jpeg_and_a_transparent_or_float_mask_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_high_images_are_read_in_strips_without_a_seam(mode, tmp_path):
+def test_high_images_are_read_in_strips_without_a_seam(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "AT_ONCE", 1000)
     shape = (5000, 3, 3) if mode == "RGB" else (5000, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "high.png")
     assert (read_image(tmp_path / "high.png") == (pixels if mode == "RGB" else pixels[..., None])).all()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"quality": 92},
+        {"quality": 50, "progressive": True},
+        {"quality": 90, "subsampling": 0},
+        {"quality": 75, "subsampling": 1, "optimize": True},
+        {"quality": 90, "keep_rgb": True},
+    ],
+)
+def test_a_photographs_pixels_are_opencvs_to_the_bit(how, tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.integers(0, 256, (9, 11, 3)).astype(np.uint8), (131, 67), interpolation=cv2.INTER_CUBIC)
+    path = tmp_path / "image.jpg"
+    Image.fromarray(smooth).save(path, **how)
+    assert np.array_equal(read_image(path), cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))

@@ -6,13 +6,25 @@ Nothing here uses `geometry.pixels`: where a pixel's centre lies is written out 
 from itertools import product
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from mtseg.data.source import IGNORE
-from mtseg.geometry import Geometry, Matrix, Size, View, content, draw_image, draw_label, resample, source_frame
+from mtseg.geometry import (
+    Geometry,
+    Matrix,
+    Size,
+    View,
+    content,
+    draw_image,
+    draw_label,
+    pixels,
+    resample,
+    source_frame,
+)
 
 Reals = NDArray[np.float64]
 
@@ -504,3 +516,17 @@ def test_a_sample_is_a_function_of_its_generator() -> None:
 def test_bounds_that_make_no_sense_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Geometry(**wrong)
+
+
+@pytest.mark.parametrize("scale", [0.9, 1.0, 1.7])
+def test_a_view_of_colours_is_that_of_each_colour_alone(scale):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    warp = Geometry(scale=(scale, scale), rotation=20).sample(rng, crop=(40, 48), image=(50, 70))
+    to_pixels = pixels((50, 70)) @ warp @ np.linalg.inv(pixels((40, 48)))
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    each = [
+        cv2.warpAffine(image[..., c].copy(), to_pixels[:2], (48, 40), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        for c in range(3)
+    ]
+    assert np.array_equal(draw_image(image, warp, (40, 48)), np.stack(each, axis=2))

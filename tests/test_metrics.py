@@ -288,3 +288,17 @@ def test_an_interval_is_the_seeds_and_closes_where_all_images_are_alike() -> Non
     assert low == high == pytest.approx(confusion(3, *maps(0, 3, size=(9, 9))).mean_iou())
     assert np.isnan(interval([])).all()
     assert np.isnan(interval([torch.zeros((2, 2), dtype=torch.int64)])).all()
+
+
+@pytest.mark.parametrize("kind", [torch.int16, torch.int64])
+def test_more_classes_than_a_byte_holds_are_counted_and_nothing_given_is_changed(kind):
+    rng = np.random.default_rng(0)
+    label, said = (torch.from_numpy(rng.integers(0, 300, 5000)).to(kind) for _ in range(2))
+    before = label.clone(), said.clone()
+    confusion = Confusion(300)
+    confusion.update(said, label)
+    oracle = np.zeros((300, 300), np.int64)
+    np.add.at(oracle, (label.numpy(), said.numpy()), 1)
+    assert np.array_equal(confusion.counts.numpy(), oracle)
+    assert torch.equal(label, before[0])
+    assert torch.equal(said, before[1])

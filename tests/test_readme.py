@@ -42,7 +42,7 @@ TRAINS = ("train", "compare", "doctor")
 def commands(guide: Path) -> list[str]:
     """The lines of a guide's blocks that are commands, loops written out."""
     blocks = re.findall(r"(?m)^ *```(?:bash)?\n(.*?)^ *```", guide.read_text(), re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
     found = []
     for line in lines:
         loop = re.fullmatch(r"for (\w+) in (.*?); do (.*); done", line)

@@ -1,6 +1,7 @@
 """What the commands share: how words are written, which exit code an error has, which checkpoint is meant."""
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mtseg.config import Config
 
+# mallopt's parameters and values: map from 1 GiB on only, never give the top back, and take it 256 MiB at a time.
+MALLOC = ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28))
 WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers, [lists], {maps: as in YAML})"
 
 
@@ -43,11 +46,28 @@ def add_choice(parser: argparse.ArgumentParser, **more: str) -> None:
 
 
 def share_cores(config: "Config") -> None:
-    """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise."""
+    """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise; and `hold_memory`."""
     import torch
 
     from mtseg.state import pick_device
 
-    if pick_device(config.device).type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if pick_device(config.device).type != "cpu":
+        return
+    hold_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores - config.workers))
+
+
+def hold_memory() -> bool:
+    """Let the C library (glibc) keep what is freed: a step's tensors would be mapped, and cleared, anew each time.
+
+    Returns whether it does. It is left as it is where a variable MALLOC_... or GLIBC_TUNABLES says how it should be.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return all([mallopt(parameter, value) for parameter, value in MALLOC])

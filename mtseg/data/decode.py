@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 from mtseg.data.damaged import MAX_PIXELS, Damaged, damaged, remedy
 from mtseg.data.raster import extent, is_array, is_tiff, read_raster
 
+AT_ONCE = 4_000_000  # pixels that are moved to numpy at once; more, in strips, take a fifth longer and less memory
 LOSSY = ("JPEG", "MPO")
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -163,6 +164,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _opened(path: Path) -> Image.Image:
+    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch for the whole process, which any library may have turned
+        raise ValueError(f"{path}: PIL was told to accept truncated files; set ImageFile.LOAD_TRUNCATED_IMAGES = False")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is our own
@@ -189,8 +192,6 @@ def _of_bands(path: Path) -> ValueError | None:
 
 
 def _loaded(path: Path) -> Image.Image:
-    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch for the whole process, which any library may have turned
-        raise ValueError(f"{path}: PIL was told to accept truncated files; set ImageFile.LOAD_TRUNCATED_IMAGES = False")
     with _opened(path) as image:
         try:
             image.load()  # here, so that a truncated file is named
@@ -200,9 +201,9 @@ def _loaded(path: Path) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:  # (H, W, 3)
-    """The pixels of an RGB image; of a high one strip by strip, because PIL's way to numpy holds them three times."""
+    """The pixels of an RGB image; of a large one strip by strip, because PIL's way to numpy holds them three times."""
     strip = 512
-    if image.height <= strip:
+    if image.width * image.height <= AT_ONCE:
         return np.array(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, strip):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,6 +50,8 @@ class LabelMap:
         if len(self.colours) and len(self.table) == 1:
             raise ValueError(f"{where}: has one channel, and mask_map has colours alone; give its values in mask_map")
         last = len(self.table) - 1
+        if mask.dtype == np.uint8:  # nearly all masks
+            return np.asarray(cv2.LUT(mask, self.table[np.minimum(np.arange(256), last)]))
         values = mask.astype(np.int64)  # uint8 cannot hold `last`
         return self.table[np.where((values < 0) | (values > last), last, values)]
 

@@ -79,11 +79,6 @@ def cache(count: int) -> Facts:
     return facts
 
 
-# Each is given a size and says what it measured.
-BENCHES: dict[str, Callable[[int], Facts]] = {"names": names, "cache": cache}
-SIZES = {"names": 100_000, "cache": 20}
-
-
 def _pictures(root: Path, suffix: str, count: int) -> Files:
     """`count` smooth pictures with some noise, as photographs are."""
     root.mkdir()
