@@ -6,7 +6,6 @@ channels of each image (GroupNorm, Wu & He 2018). With `frozen` and `group` a st
 processes and accumulated parts; with `sync` for any number of processes.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -20,7 +19,7 @@ from mtseg.convnet import NormedConv
 from mtseg.distributed import world
 
 Norm = Literal["process", "sync", "frozen", "group"]
-GROUPS = 32  # at most; as many as divide the channels
+GROUPS, SMALLEST = 32, 8  # at most so many groups, of at least so many channels: one value would be normalised to 0
 
 
 class _InPlace(nn.Module):
@@ -57,7 +56,8 @@ class Grouped(_InPlace):
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm)
-        self.groups = math.gcd(GROUPS, norm.num_features)
+        most = max(1, min(GROUPS, norm.num_features // SMALLEST))
+        self.groups = next(count for count in range(most, 0, -1) if norm.num_features % count == 0)
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ from mtseg.data.source import IGNORE, Pixels
 from mtseg.inputs import CLAIM, KINDS, Item, place, shard
 from mtseg.predictors import Predictor, Slide, Whole
 from mtseg.scoring import as_csv
-from mtseg.settings import to_yaml
+from mtseg.settings import dump, to_yaml
 from mtseg.trained import Trained
+from mtseg.views import Policy, StudentPolicy
 
 LARGE = 16_000_000  # pixels of an image from which on windows of WINDOW are asked about, where it would be the whole
 WINDOW = (512, 512)
@@ -180,6 +181,8 @@ def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
         "step": trained.step,
         "classes": list(trained.classes),
         "protocol": trained.predictor.sentence(),
+        "normalisation": dump(replace(trained.views, labelled=Policy(), teacher=Policy(), student=StudentPolicy())),
+        "channels": dump(trained.channels),
         "min_confidence": wishes.min_confidence,
     }
     path = out / CLAIM

@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageFile
 
 from mtseg.data import decode
-from mtseg.data.decode import MAX_PIXELS, read_image, read_mask, size_of, turned
+from mtseg.data.decode import MAX_PIXELS, read_image, read_mask, read_values, size_of, turned
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -213,3 +214,43 @@ def test_a_photographs_pixels_are_opencvs_to_the_bit(how, tmp_path):
     path = tmp_path / "image.jpg"
     Image.fromarray(smooth).save(path, **how)
     assert np.array_equal(read_image(path), cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))
+
+
+def packed_png(path: Path, values: np.ndarray, bits: int) -> None:
+    """A grey PNG of 2 or 4 bits, written chunk by chunk, as PIL writes none."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    h, w = values.shape
+    spread = (values[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    rows = b"".join(b"\0" + np.packbits(row.reshape(-1).astype(np.uint8)).tobytes() for row in spread)
+    head = struct.pack(">IIBBBBB", w, h, bits, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_masks_of_few_bits_hold_the_values_that_were_stored(bits, tmp_path):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (5, 7), dtype=np.uint8)
+    packed_png(tmp_path / "mask.png", values, bits)
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), values)
+    assert np.array_equal(read_values(tmp_path / "mask.png")[..., 0], values)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.bool_])
+@pytest.mark.parametrize("photometric", ["miniswhite", "minisblack"])
+def test_masks_in_tiff_hold_what_was_stored_whatever_is_white(kind, photometric, tmp_path):
+    values = np.random.default_rng(0).integers(0, 2 if kind is np.bool_ else 256, (6, 16)).astype(kind)
+    tifffile.imwrite(tmp_path / "mask.tif", values, photometric=photometric)
+    assert np.array_equal(read_mask(tmp_path / "mask.tif"), values.astype(np.uint8))
+
+
+@pytest.mark.parametrize(("name", "options"), [("mask.tif", {"compression": "jpeg"}), ("mask.webp", {"quality": 90})])
+def test_compressions_that_change_a_mask_are_refused_in_any_file(name, options, tmp_path):
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / name, **options)
+    with pytest.raises(ValueError, match="changes the values of a mask"):
+        read_mask(tmp_path / name)
+    Image.fromarray(np.full((16, 16, 3), 9, np.uint8)).save(tmp_path / "whole.webp", lossless=True)
+    assert (read_mask(tmp_path / "whole.webp") == 9).all()

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,18 @@ class Cache:
 
     def size(self) -> int:
         """The bytes of all that is kept."""
-        return sum(path.stat().st_size for path in self.folder.glob("*/*") if path.is_file())
+        total = 0
+        for path in self.folder.glob("*/*"):
+            with suppress(FileNotFoundError):  # another process has just given it its name
+                total += path.stat().st_size
+        return total
 
     def sweep(self) -> None:
         """Delete what processes that died have left unfinished."""
         for path in (self.folder / UNFINISHED).glob("*"):
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has just given it its name
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
     def _keep(self, place: Path, values: NDArray[Any]) -> None:
         aside = self.folder / UNFINISHED / f"{os.getpid()}-{place.name}"

@@ -100,7 +100,7 @@ class Layer:
                 f"{path}: {int(odd.sum())} values are no finite numbers; say in nan of data.channels which value takes "
                 "their place, or mend the file"
             )
-        values = values if self.nan is None else np.where(odd, values.dtype.type(self.nan), values)
+        values = np.where(odd, values.dtype.type(self.nan), values) if odd.any() else values
         low, high = self.range
         return np.asarray(np.subtract(values, low, dtype=np.float32) * np.float32(255 / (high - low)))
 

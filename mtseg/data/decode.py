@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from mtseg.data.damaged import MAX_PIXELS, Damaged, damaged, remedy
 from mtseg.data.raster import extent, is_array, is_tiff, read_raster
 
 AT_ONCE = 4_000_000  # pixels that are moved to numpy at once; more, in strips, take a fifth longer and less memory
-LOSSY = ("JPEG", "MPO")
+LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")  # of which the last two may be lossless, and are not told apart
 ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -55,23 +56,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
 
 
 def read_mask(path: Path) -> NDArray[Any]:  # (H, W) uint8, uint16 or int32; (H, W, 3) uint8 for a mask of colours
-    """The raw values of a mask file: palette indices, grey values of 1, 8 or 16 bits, RGB colours, or an array's.
+    """The raw values of a mask file: palette indices, grey values of 1 to 16 bits, RGB colours, or an array's.
 
-    Raises ValueError as `read_image` does, and for JPEG, whose compression changes labels.
+    Raises ValueError as `read_image` does, and for compressions that change labels (JPEG, also in TIFF, lossy WebP).
     """
     if is_array(path):
         return _indices_of_array(path)
     image = _loaded(path)
-    if image.format in LOSSY:
+    if compression := lossy(path, image):
         raise ValueError(
-            f"{path}: JPEG changes the values of a mask; save masks as PNG from the program they come from"
+            f"{path}: {compression} changes the values of a mask; save masks as PNG from the program they come from"
         )
     if image.mode in ("LA", "RGBA"):
         image = _opaque(path, image, image.mode.removesuffix("A"))
-    if image.mode == "1":
-        return np.array(image).astype(np.uint8)
-    if image.mode in ("L", "P", "RGB", "I") or image.mode.startswith("I;16"):
-        return np.array(image)
+    if image.mode in ("1", "L", "P", "RGB", "I") or image.mode.startswith("I;16"):
+        return _stored(path, image)
     raise ValueError(f"{path}: a mask is grey, palette or RGB, this is {image.mode}; save it as PNG with class indices")
 
 
@@ -87,8 +86,7 @@ def read_values(path: Path) -> NDArray[Any]:  # (H, W, C)
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
         raise ValueError(f"{path}: its colours are {image.mode}, which are no channels: convert it, or save an array")
     deep = image.format == "PNG" and _bits(path) == 16 and len(image.getbands()) > 1  # of which PIL keeps 8
-    values = _all_bits(path) if deep else np.array(image)
-    values = values.astype(np.uint8) if image.mode == "1" else values
+    values = _all_bits(path) if deep else _stored(path, image)
     return values if values.ndim == 3 else values[..., None]
 
 
@@ -147,6 +145,43 @@ def _bits(path: Path) -> int:
     """The bits of a channel of a PNG, which its first chunk says (IHDR: width, height, bits, ...)."""
     with path.open("rb") as file:
         return file.read(25)[24]
+
+
+def lossy(path: Path, image: Image.Image) -> str:
+    """The compression of a file that changes values; empty where it changes none."""
+    if image.format in LOSSY:
+        return "JPEG" if image.format == "MPO" else str(image.format)
+    within = str(image.info.get("compression", ""))
+    if image.format == "TIFF" and any(word in within for word in ("jpeg", "webp", "jp2")):
+        return f"{within} in TIFF"
+    return "lossy WebP" if image.format == "WEBP" and b"VP8 " in _chunks(path) else ""
+
+
+def _chunks(path: Path) -> list[bytes]:
+    """The names of the chunks of a RIFF file, as WebP is one."""
+    names = []
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            names.append(head[:4])
+            size = int.from_bytes(head[4:], "little")
+            file.seek(size + size % 2, 1)
+    return names
+
+
+def _stored(path: Path, image: Image.Image) -> NDArray[Any]:
+    """The values of a decoded image as its file has them: PIL spreads those of under 8 bits, and turns TIFF's white."""
+    values = np.array(image)
+    if image.mode not in ("1", "L"):
+        return values
+    bits, white = 8, False
+    if image.format == "PNG":
+        bits = _bits(path)
+    elif isinstance(image, TiffImageFile):
+        bits, white = int(image.tag_v2.get(258, (1,))[0]), image.tag_v2.get(262) == 0
+    top = 2 ** min(bits, 8) - 1
+    values = values.astype(np.uint8) // (1 if image.mode == "1" else 255 // top)
+    return top - values if white else values
 
 
 def _all_bits(path: Path) -> NDArray[Any]:  # (H, W, C)

@@ -38,8 +38,15 @@ def read_list(path: Path) -> list[Entry]:
     entries = _json(path, text) if path.suffix.lower() == ".json" else _lines(path, text)
     if not entries:
         raise ValueError(f"{path}: names no image")
+    if re.search(r"//|\./|^/", text, re.MULTILINE):
+        entries = [Entry(where, _spelt(image), mask and _spelt(mask)) for where, image, mask in entries]
     _once(entries)
     return entries
+
+
+def _spelt(name: str) -> str:
+    """A path in one spelling: without a leading slash, empty parts and `.`; those with `..` are refused elsewhere."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".")) or name
 
 
 def _lines(path: Path, text: str) -> list[Entry]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mtseg.data.channels import COLOURS, PLAIN, Channels
-from mtseg.data.decode import LOSSY, Damaged, header, read_mask
+from mtseg.data.decode import Damaged, header, read_mask
 from mtseg.data.files import Files, same_size
 from mtseg.data.masks import NO_CLASS, code_of, spans
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
@@ -225,7 +225,7 @@ def _mask_code(error: ValueError, path: Path) -> str:
     if isinstance(error, Damaged):
         return "mask-unreadable"
     head = header(path)
-    if head.format in LOSSY:
+    if "changes the values of a mask" in str(error):
         return "mask-lossy"
     return "mask-alpha" if head.mode in ("LA", "RGBA") else "mask-mode"
 
