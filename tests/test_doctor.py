@@ -436,7 +436,7 @@ def test_an_image_that_a_list_spells_in_two_ways_is_there_twice(root):
     (root / "pairs.txt").write_text(f"{L2} {M2}\n/{L2} {M2}\n{L3} labelled/masks/labelled_3.png\n")
     data = folder_data(root) | {"labelled": {"pairs": "pairs.txt"}}
     (finding,) = found(root, data=data)
-    assert f"line 2: {L2!r} is there already, at line 1" in finding.text
+    assert f"line 2: {'/' + L2!r} is there already, at line 1" in finding.text
 
 
 def test_another_count_than_expected_is_an_error_and_the_rest_is_still_judged(root):

@@ -38,15 +38,16 @@ def read_list(path: Path) -> list[Entry]:
     entries = _json(path, text) if path.suffix.lower() == ".json" else _lines(path, text)
     if not entries:
         raise ValueError(f"{path}: names no image")
-    if re.search(r"//|\./|^/", text, re.MULTILINE):
+    if re.search(r"//|\./", text):
         entries = [Entry(where, _spelt(image), mask and _spelt(mask)) for where, image, mask in entries]
     _once(entries)
     return entries
 
 
 def _spelt(name: str) -> str:
-    """A path in one spelling: without a leading slash, empty parts and `.`; those with `..` are refused elsewhere."""
-    return "/".join(part for part in name.split("/") if part not in ("", ".")) or name
+    """A path without empty parts and `.`; those with `..` are refused elsewhere."""
+    plain = "/".join(part for part in name.split("/") if part not in ("", ".")) or name
+    return f"/{plain}" if name.startswith("/") and plain != name else plain
 
 
 def _lines(path: Path, text: str) -> list[Entry]:
@@ -92,11 +93,12 @@ def _item(where: str, item: Any) -> Entry:
 
 
 def _once(entries: list[Entry]) -> None:
-    if len({entry.image for entry in entries}) == len(entries):
+    if len({entry.image.lstrip("/") for entry in entries}) == len(entries):  # some lists so write the root
         return
     seen: dict[str, str] = {}
     for entry in entries:
-        if entry.image in seen:
-            before = seen[entry.image].rpartition(", ")[2]
+        name = entry.image.lstrip("/")
+        if name in seen:
+            before = seen[name].rpartition(", ")[2]
             raise ValueError(f"{entry.where}: {entry.image!r} is there already, at {before}; take one off")
-        seen[entry.image] = entry.where
+        seen[name] = entry.where
