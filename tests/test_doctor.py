@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -545,7 +546,6 @@ def shares_of(report) -> dict[str, int]:
         ({0: 10, 1: 20, 2: 30}, 3, "labels-outside"),
         ({0: 0, 1: 128, 2: 254}, 3, "labels-outside"),
         ({0: 1, 1: 2, 2: 3}, 3, "labels-outside"),
-        ({0: 1, 1: 2, 2: 3, IGNORE: 0}, 3, "labels-outside"),
     ],
 )
 def test_a_suggested_mask_map_gives_every_class_the_pixels_that_it_was_drawn_with(meant, classes, code, root):
@@ -558,6 +558,18 @@ def test_a_suggested_mask_map_gives_every_class_the_pixels_that_it_was_drawn_wit
     assert [finding.code for finding in before] == [code]
     assert before[0].suggestion.startswith("data.mask_map={")
     after = examine(config_of(root, before[0].suggestion, data=data), HEALTHY)
+    assert serious(after.findings) == []
+    assert shares_of(after) == right
+
+
+@pytest.mark.parametrize("meant", [{IGNORE: 3}, {0: 1, 1: 2, 2: 3, IGNORE: 0}], ids=["last", "first"])
+def test_one_value_more_than_classes_has_both_its_meanings_named_and_neither_guessed(meant, root):
+    right = shares_of(examine(config_of(root), HEALTHY))
+    rewritten(root, lambda values: np.vectorize(lambda v: meant.get(v, v), otypes=[np.uint8])(values))
+    (only,) = serious(found(root))
+    assert (only.code, only.suggestion) == ("labels-outside", "")
+    void_is_last, void_is_first = re.findall(r"data\.\w+=(?:\d+|\{.*?\})", only.text)
+    after = examine(config_of(root, void_is_last if meant.get(IGNORE) else void_is_first), HEALTHY)
     assert serious(after.findings) == []
     assert shares_of(after) == right
 

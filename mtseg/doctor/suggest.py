@@ -35,8 +35,11 @@ def _of_values(values: list[int], splits: Splits) -> Guess:
     if len(rest) == count:
         return _word(_paired(rest, classes)), order
     if rest == list(range(count + 1)):
-        void = {"0": "ignore"} | _paired(rest[1:], classes)
-        return _word(void), f"; if 0 is void and 1 to {count} are the classes, map them as suggested, or name one more"
+        first = _word({"0": "ignore"} | _paired(rest[1:], classes))
+        return "", (
+            f"; there is one value more than classes, and which is void is not guessed: data.ignore={count} where it "
+            f"is the last, {first} where it is 0; or name one more class"
+        )
     if count < len(rest) == rest[-1] + 1:
         named = [*classes, *(f"class {value}" for value in rest[count:])]
         text = f"; the masks hold {len(rest)} values and data.classes has {count}: name the others too"
