@@ -40,7 +40,8 @@ def launched(tmp: Path, how: str, out: str, *options: str) -> subprocess.Popen[s
     (tmp / "script.py").write_text(SCRIPT)
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *options, tmp / "script.py"),
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "127.0.0.1"),
+            *(*options, tmp / "script.py"),
             *(how, tmp / "config.yaml", *WORDS, f"out={tmp / out}"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
