@@ -23,6 +23,13 @@ from mtseg.distributed import gathered, part_of, total, with_others
 from mtseg.part import part
 
 
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """Labels (B, *S) -> (B, K, *S) float32; all zero where there is no class."""
+    index = label.long().clamp(0, classes - 1).unsqueeze(1)
+    shape = (len(label), classes, *label.shape[1:])
+    return torch.zeros(shape, device=label.device).scatter_(1, index, has_class(label, classes).unsqueeze(1).float())
+
+
 def average(values: Tensor, counted: Tensor, over: Tensor | None = None) -> Tensor:
     """Sum of `values` where `counted` (bool, same shape) holds, divided by `over`; 0, with zero gradient, without any.
 
@@ -93,7 +100,7 @@ class Dice:
         """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
         classes = logits.shape[1]
         counted = has_class(label, classes).unsqueeze(1)
-        truth = F.one_hot(label.long().clamp(0, classes - 1), classes).movedim(-1, 1) * counted
+        truth = one_hot(label, classes)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         given = torch.where(counted, logits.softmax(1), 0)
         axes = (0, *range(2, logits.dim()))

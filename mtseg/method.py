@@ -13,14 +13,14 @@ from mtseg.data.stream import Batch, Crops
 from mtseg.distributed import Rows, rows, taken, total, world
 from mtseg.ema import Ema
 from mtseg.geometry import View, source_frame
-from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average, has_class
+from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average, has_class, one_hot
 from mtseg.mix import ALONE, Mix, NoMix, Task, sureness
 from mtseg.part import part
 from mtseg.perturb import ChannelDropout, Features, Vat, disturbance
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
 from mtseg.share import Share
-from mtseg.targets import Memory, Moment, Soft, Target, one_hot
+from mtseg.targets import Memory, Moment, Soft, Target
 from mtseg.teachers import Ensemble, Itself, Teacher, TeacherState
 from mtseg.teachers import Memory as MemoryOfImages
 from mtseg.views import Views

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -49,7 +48,7 @@ class Sharpen:
     """p^(1 / T), normalised: nearer to the most probable class the smaller the temperature T is (MixMatch)."""
 
     kind: Literal["sharpen"] = "sharpen"
-    temperature: Annotated[float, Field(gt=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(ge=1e-3, le=1)] = 0.5
 
     def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
         logits = answer.data.clamp_min(torch.finfo(answer.data.dtype).tiny).log() / self.temperature
@@ -135,13 +134,6 @@ def _everywhere(probabilities: Tensor) -> Tensor:
 def _one_hot(classes: Tensor, like: Tensor) -> Tensor:
     """(B, 1, *S) class indices -> (B, K, *S) of the type and K of `like`."""
     return torch.zeros_like(like).scatter_(1, classes, 1)
-
-
-def one_hot(label: Tensor, classes: int) -> Tensor:
-    """Labels (B, *S) -> (B, K, *S) float32; all zero where there is no class."""
-    index = label.long()
-    inside = ((index >= 0) & (index < classes)).unsqueeze(1)
-    return F.one_hot(index.clamp(0, classes - 1), classes).movedim(-1, 1) * inside.float()
 
 
 def _by_class(values: Tensor, classes: Tensor, count: int, how: str) -> Tensor:

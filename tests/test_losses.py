@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
-from mtseg.losses import CrossEntropy, Dice, Entropy, Kl, Ohem, SoftCrossEntropy, Squared, Tau, average
+from mtseg.losses import CrossEntropy, Dice, Entropy, Kl, Ohem, SoftCrossEntropy, Squared, Tau, average, one_hot
 
 Array = NDArray[np.float64]
 Formula = Callable[[Array, Array], Array]  # logits, target (B, K, *S) -> (B, *S)
@@ -542,3 +542,27 @@ def test_tau_stays_at_its_limit_however_small_it_is(tau: float, classes: int) ->
     logits, target = torch.randn(3, classes, 5), torch.randn(3, classes, 5).softmax(1)
     limit = (logits.softmax(1) - target).square().mean(1)
     torch.testing.assert_close(Tau(tau=tau)(logits, target), limit, rtol=2 * classes * tau + 1e-4, atol=0)
+
+
+# --- labels as targets
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize(("batch", "size"), [(40, ()), (3, (5, 7))])
+def test_one_hot_is_one_at_the_label_and_zero_without_one(
+    batch: int, size: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    rng, classes = np.random.default_rng(50), 6
+    label = rng.choice([*range(classes), IGNORE], size=(batch, *size))
+    assert IGNORE in label
+    given = one_hot(torch.from_numpy(label).to(dtype), classes)
+    assert given.dtype == torch.float32
+    assert given.shape == (batch, classes, *size)
+    for place in np.ndindex(label.shape):
+        expected = [float(c == label[place]) for c in range(classes)]
+        assert given[(place[0], slice(None), *place[1:])].tolist() == expected
+
+
+def test_one_hot_of_nothing_but_ignored_is_zero() -> None:
+    given = one_hot(torch.full((2, 3, 4), IGNORE, dtype=torch.uint8), 6)
+    assert torch.equal(given, torch.zeros(2, 6, 3, 4))
