@@ -11,6 +11,7 @@ from runs import tiny
 
 from mtseg import cli
 from mtseg.bench import WHAT, confusion, names
+from mtseg.bench.asked import machine
 from mtseg.bench.baselines import Albumentations, Pil
 from mtseg.bench.made import in_files
 from mtseg.bench.networks import floor, forwards
@@ -31,6 +32,11 @@ def test_a_long_list_opens_in_a_few_times_its_own_reading_and_workers_share_it(c
     assert facts["seconds_over_baseline"] < 100
     if names.OWN.is_file():
         assert facts["worker_over_parent"] < 0.5 < facts["worker_over_parent_as_strings"]
+
+
+@pytest.mark.parametrize(("what", "clock"), [("startup", "wall"), ("waiting", "wall"), ("loss", "process CPU time")])
+def test_the_clock_is_named_by_which_a_measurement_was_made(what, clock):
+    assert machine(what, torch.device("cpu"), [0, 0])["clock"] == clock
 
 
 def test_the_cache_is_measured_against_decoding(capsys):

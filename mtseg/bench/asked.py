@@ -14,6 +14,7 @@ LIBRARIES = (
     *("torch", "torchvision", "segmentation-models-pytorch", "albumentations", "opencv-python-headless"),
     *("numpy", "pillow"),
 )
+WALL = ("startup", "waiting")  # what is measured until it is there, whoever computes
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,16 @@ class Asked:
     device: str = "cpu"
 
 
-def machine(device: torch.device, load: Sequence[float]) -> dict[str, Any]:
-    """In general terms. `load`: how many processes wanted to run, before the measurement and after it."""
+def machine(what: str, device: torch.device, load: Sequence[float]) -> dict[str, Any]:
+    """Where `what` was measured, in general terms. `load`: how many processes wanted to run, before it and after it."""
+    clock = "wall, synchronised" if device.type == "cuda" else "wall" if what in WALL else "process CPU time"
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "load": [round(value, 1) for value in load],
-        "clock": "process CPU time" if device.type == "cpu" else "wall, synchronised",
+        "clock": clock,
         "versions": {name: found for name in LIBRARIES if (found := _version(name))},
     }
 

@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 
 from mtseg.bench.asked import Asked
 from mtseg.bench.baselines import Albumentations, Open, Pil
-from mtseg.bench.made import in_files
+from mtseg.bench.made import in_files, read
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.colour import Colour
 from mtseg.data.files import Files
@@ -26,12 +26,14 @@ CASES = {"500x375 to 321": ((375, 500), 321), "2048x1024 to 512": ((1024, 2048),
 BATCH = 4  # pairs
 FILES = 8  # of each kind
 OURS, PIL, ALL, FIRST = "mtseg", "PIL and torchvision", "albumentations", "albumentations, crop first"
-NORMAL, DECODED = "mtseg, normalised on the CPU too", "mtseg, decoding alone"
+NORMAL, DECODED, KEPT = "mtseg, normalised on the CPU too", "mtseg, decoding alone", "mtseg, from data.cache"
 RATIOS = (
     Ratio(PIL, OURS, at_least=5),
     Ratio(ALL, OURS, at_least=1.5),
     Ratio(FIRST, OURS),
     Ratio(DECODED, OURS),
+    Ratio(PIL, KEPT),
+    Ratio(ALL, KEPT),
 )
 
 
@@ -42,15 +44,23 @@ def measure(asked: Asked) -> Iterator[Group]:
         if asked.case in name:
             with tempfile.TemporaryDirectory() as place:
                 splits = in_files(Path(place), FILES, size)
-                seconds = timed(_cases(splits, crop), rounds=asked.rounds, clock=clock_of(torch.device("cpu")))
+                kept = read(Path(place), Path(place) / "cache")
+                seconds = timed(_cases(splits, kept, crop), rounds=asked.rounds, clock=clock_of(torch.device("cpu")))
             pairs = {case: [value / BATCH for value in taken] for case, taken in seconds.items()}
             yield Group(f"a pair, {name}", pairs, RATIOS)
 
 
-def _cases(splits: Splits, crop: int) -> dict[str, Callable[[], object]]:
+def _cases(splits: Splits, kept: Splits, crop: int) -> dict[str, Callable[[], object]]:
+    """`kept`: the same files with a cache, which is filled first."""
     views = _views(crop)
     sizes = BatchSizes(labelled=BATCH, unlabelled=BATCH)
-    stream, step = Stream(splits, views=views, sizes=sizes, students=1, seed=0), count()
+    stream, cached = (Stream(of, views=views, sizes=sizes, students=1, seed=0) for of in (splits, kept))
+    step = count()
+    for source in (kept.labelled, kept.unlabelled):
+        for index in range(len(source)):
+            source.image(index)
+    for index in range(len(kept.labelled)):
+        kept.labelled.label(index)
 
     def normalised() -> None:
         batch = stream[next(step)]
@@ -69,6 +79,7 @@ def _cases(splits: Splits, crop: int) -> dict[str, Callable[[], object]]:
     return {
         OURS: lambda: stream[next(step)],
         NORMAL: normalised,
+        KEPT: lambda: cached[next(step)],
         DECODED: decoded,
         PIL: _batches(splits, Pil(crop)),
         ALL: _batches(splits, Albumentations(crop, first=False)),

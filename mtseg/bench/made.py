@@ -56,9 +56,13 @@ def in_files(root: Path, count: int, size: tuple[int, int]) -> Splits:
             Image.fromarray(label).save(root / f"labelled/masks/{index:03d}.png")
         else:
             Image.fromarray(image).save(root / f"unlabelled/{index:03d}.jpg", quality=QUALITY)
-    both = Masked(images="labelled/images", masks="labelled/masks")
-    data = Folder(root=root, classes=CLASSES, labelled=both, val=0.25, unlabelled=Images(images="unlabelled"))
-    return data.build()
+    return read(root)
+
+
+def read(root: Path, cache: Path | None = None) -> Splits:
+    """The files of `in_files`; what is decoded is kept in `cache`."""
+    both, alone = Masked(images="labelled/images", masks="labelled/masks"), Images(images="unlabelled")
+    return Folder(root=root, classes=CLASSES, labelled=both, val=0.25, unlabelled=alone, cache=cache).build()
 
 
 @lru_cache(maxsize=64)

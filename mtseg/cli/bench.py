@@ -76,7 +76,7 @@ def _groups(wanted: argparse.Namespace) -> dict[str, Any]:
             print(table(group), end="\n\n", flush=True)
     if not found:
         raise ValueError(f"bench: --case {wanted.case!r} is in no name of a case; leave it out to see them all")
-    here = machine(torch.device(wanted.device), [before, load()])
+    here = machine(wanted.what, torch.device(wanted.device), [before, load()])
     if not wanted.json:
         print(heading(here))
     return {"bench": wanted.what, "machine": here, "groups": found}
