@@ -1,6 +1,6 @@
 """Networks that answer for whole images: logits (B, K), S = (); the paper's, and any classifier of timm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,9 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.convnet import Norm, NormedConv, conv13
-from mtseg.models import load_encoder, one_of, read_weights
+from mtseg.models import one_of
 from mtseg.part import part
 from mtseg.shake import shake26
+from mtseg.weights import downloaded, load_encoder, read_weights
 
 Heads = Literal[1, 2]
 
@@ -106,12 +107,18 @@ class Timm:
         one_of("model.name", plain, timm.list_models())
         body = TimmBody(timm.create_model(plain, pretrained=False, num_classes=0))
         if pretrained and str(self.weights) != "none":
-            weights = _downloaded(self.name) if self.downloads() else read_weights(self.weights)
-            load_encoder(body.network, weights, source=str(self.weights))
+            load_encoder(body.network, self._weights(), source=str(self.weights))
         return Classifier(body, lambda: nn.Linear(body.network.num_features, classes), self.heads)
 
     def downloads(self) -> bool:
         return str(self.weights) == "imagenet"
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        import timm
+
+        if not self.downloads():
+            return read_weights(self.weights)
+        return downloaded(self.name, lambda: timm.create_model(self.name, pretrained=True, num_classes=0))
 
 
 class Classifier(nn.Module):
@@ -180,16 +187,3 @@ def _three(kind: str, channels: int, rgb: bool) -> None:
             f"model.kind: {kind} is for red, green and blue, and the images have {channels} channels "
             f"(data.channels.rgb: {str(rgb).lower()}); use model.kind=smp, or data of three"
         )
-
-
-def _downloaded(name: str) -> Any:
-    import timm
-
-    try:
-        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-    except Exception as error:
-        raise ValueError(
-            f"model.weights: the ImageNet weights of {name!r} could not be downloaded ({type(error).__name__}); go "
-            "online once, or place a file of them here and name it: model.weights=FILE.safetensors (model.weights=none "
-            "starts from random weights)"
-        ) from error

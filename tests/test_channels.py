@@ -28,11 +28,12 @@ from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
 from mtseg.doctor.pictures import of_views
 from mtseg.geometry import Geometry, draw_image, pixels
-from mtseg.models import Smp, of_channels
+from mtseg.models import Smp
 from mtseg.randomness import generator
 from mtseg.settings import dump, merge, validate
 from mtseg.trainer import fit
 from mtseg.views import Views
+from mtseg.weights import of_channels
 
 HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21"}, "", 2**40, 2**20)
 RGBD = {"layers": [{"count": 3}, {"folder": ["images", "depth"], "suffix": ".png", "count": 1, "range": [0, 10000]}]}

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mtseg.models import Smp, load_encoder, read_weights, split_parameters
+from mtseg.models import Smp, split_parameters
 from mtseg.optim import AdamW, Sgd, set_lr
 from mtseg.settings import gather, merge, validate
+from mtseg.weights import load_encoder, read_weights
 
 TINY = "tu-test_resnet"  # timm's own encoder for tests: 0.5 M parameters
 CLASSES = 3

@@ -1,0 +1,104 @@
+"""Weights that an encoder starts from: files of tensors, downloads, and their fit to an encoder and its channels."""
+
+import difflib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+from torch import Tensor, nn
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """Tensors by name from a .safetensors file, or from a .pt/.pth file without executing anything in it."""
+    if not path.is_file():
+        near = difflib.get_close_matches(str(path), ["none", "imagenet"], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"model.weights: no file {path}; {hint}give 'none', 'imagenet' or a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"model.weights: {path} is not a readable file of tensors ({type(error).__name__})") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"model.weights: {path} holds no plain state dict of tensors; save model.state_dict()")
+    return state
+
+
+def of_channels(weights: Mapping[str, Tensor], encoder: nn.Module, channels: int, *, rgb: bool) -> Mapping[str, Tensor]:
+    """`weights` of an RGB encoder for images of so many `channels`: its convolutions of the image are made anew.
+
+    With `rgb` the first three channels keep their filters and each further one gets the mean of the three, so that
+    where these channels are at their mean (0 after normalisation) the answer is the RGB network's. Without, all get
+    that mean times 3 / channels: the same map in all channels is answered as the same in three by the RGB network.
+    """
+    own = nn.Module.state_dict(encoder)
+    adapted = dict(weights)
+    for name, weight in weights.items():
+        there = own.get(name, own.get(f"model.{name}"))  # timm's, inside smp's wrapper
+        if channels == 3 or there is None or weight.ndim != 4 or there.shape == weight.shape:
+            continue
+        if weight.shape[1] == 3 and there.shape == (len(weight), channels, *weight.shape[2:]):
+            mean = weight.mean(1, keepdim=True)
+            further = mean.expand(-1, channels - 3 if rgb else channels, -1, -1)
+            adapted[name] = torch.cat([weight, further], 1) if rgb else further * (3 / channels)
+    return adapted
+
+
+def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy `weights` into `encoder`; extra tensors (a classifier's head) are left, missing ones are an error."""
+    own = nn.Module.state_dict(encoder)
+    prefix = "model." if all(name.startswith("model.") for name in own) else ""  # timm's, inside smp's wrapper
+    found = {name: weights.get(name, weights.get(name.removeprefix(prefix))) for name in own}
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    missing = [name for name in needed if found[name] is None]
+    misshapen = [name for name in needed if found[name] is not None and found[name].shape != own[name].shape]  # type: ignore[union-attr]
+    if missing or misshapen:
+        raise ValueError(
+            f"model.weights: {source} does not fit the encoder: {len(missing)} of {len(needed)} tensors are missing "
+            f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; use the weights of this encoder"
+        )
+    # nn.Module's own: encoders override load_state_dict to drop keys by name.
+    nn.Module.load_state_dict(encoder, {name: found[name] if found[name] is not None else own[name] for name in own})
+
+
+def downloaded(name: str, make: Callable[[], nn.Module]) -> Mapping[str, Tensor]:
+    """The tensors of what `make` builds with ImageNet weights of `name`.
+
+    Raises ValueError, with what to do, where they cannot be had.
+    """
+    try:
+        with _without_retries():
+            donor = make()
+    except Exception as error:
+        raise ValueError(
+            f"model.weights: the ImageNet weights of {name!r} could not be downloaded ({type(error).__name__}); "
+            "go online once, or place a file of them here and name it: model.weights=FILE.safetensors "
+            "(model.weights=none starts from random weights)"
+        ) from error
+    return nn.Module.state_dict(donor)
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Where the hub cannot be reached, let its client look in its cache only; it would retry for half a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    host = urlsplit(constants.ENDPOINT).hostname
+    try:
+        if not getproxies():
+            socket.create_connection((host, 443), timeout=3).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
