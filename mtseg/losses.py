@@ -152,7 +152,8 @@ class Tau:
             return Squared(over_classes="mean")(logits, target)
         classes = logits.shape[1]
         # Doubles, normalised as doubles: the divergence shrinks with tau^2, and so would its digits.
-        teacher = target.double() / target.double().sum(1, keepdim=True)
+        sums = target.double().sum(1, keepdim=True).clamp_min(1e-30)  # 0 where the teacher has said nothing
+        teacher = target.double() / sums
         mixed = self.tau * teacher + (1 - self.tau) / classes
         uniform = mixed.new_tensor((1 - self.tau) / classes).log()
         log_student = torch.logaddexp(logits.double().log_softmax(1) + math.log(self.tau), uniform)

@@ -487,6 +487,23 @@ def test_entropy_is_blind_to_the_target_and_lies_between_certainty_and_the_unifo
     assert Entropy()(certain, target[:1, :, 0, 0]).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "distance",
+    [Squared(over_classes="mean"), Squared(over_classes="sum"), Kl(), Tau(tau=0.5), Tau(tau=1), SoftCrossEntropy()],
+    ids=str,
+)
+def test_where_a_teacher_has_said_nothing_no_gradient_is_spoilt(distance: Any) -> None:
+    """Rows of zeros, as a memory's before its first answer, at pixels that do not count."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    target, counted = torch.randn(2, 3, 4, 5).softmax(1), torch.rand(2, 4, 5) < 0.5
+    target = torch.where(counted[:, None], target, 0)
+    average(distance(logits, target), counted).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad.abs().sum(1) > 0).equal(counted)
+
+
 def test_entropy_falls_along_its_negative_gradient() -> None:
     logits, target = draw(34, 2, 4, (3, 4))
     before = Entropy()(logits.requires_grad_(), target)
