@@ -155,8 +155,11 @@ def _averaged_down(image: Pixels, warp: Matrix, to_pixels: Matrix, size: Size, s
     h, w = image.shape[:2]
     corners = to_pixels[:2] @ np.array([[0, size[1], 0, size[1]], [0, 0, size[0], size[0]], [1, 1, 1, 1]])
     margin = math.ceil(2 * shrink)  # the taps of the warp, so that it never reads past the window inside the image
-    x0, y0 = (max(0, math.floor(low) - margin) for low in corners.min(axis=1))
-    x1, y1 = min(w, math.ceil(corners[0].max()) + margin), min(h, math.ceil(corners[1].max()) + margin)
+    # At least a pixel, also of a view that lies outside of the image: its mirror image is drawn there.
+    (x0, x1), (y0, y1) = (
+        (low := min(max(0, math.floor(first) - margin), side - 1), max(min(side, math.ceil(last) + margin), low + 1))
+        for first, last, side in zip(corners.min(axis=1), corners.max(axis=1), (w, h), strict=True)
+    )
     small = (max(1, round((x1 - x0) / shrink)), max(1, round((y1 - y0) / shrink)))
     window = cv2.resize(image[y0:y1, x0:x1], small, interpolation=cv2.INTER_AREA)
     window_in_image = np.array(

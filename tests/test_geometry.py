@@ -426,6 +426,14 @@ def test_a_fine_checkerboard_shrinks_to_even_grey(scale: float, rotation: float)
         assert np.abs(drawn - 127.5)[clear].max() <= 127.5 * scale**2 * 1.04 + 1
 
 
+@pytest.mark.parametrize("where", [(200, 0), (-200, 0), (0, 200), (0, -200), (150, -150)])
+def test_a_shrunken_view_that_lies_wholly_outside_is_drawn_of_the_image_all_the_same(where: tuple[int, int]) -> None:
+    image = np.full((32, 40, 3), [9, 99, 199], np.uint8)
+    warp = np.diag([2.0 * 16 / 40, 2.0 * 16 / 32, 1.0])
+    warp[:2, 2] = np.array(where) / (20, 16)
+    assert (draw_image(image, warp, (16, 16)) == image[0, 0]).all()
+
+
 # Geometry.sample -----------------------------------------------------------------------------------------------------
 
 
