@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +48,9 @@ def estimate(config: Config, classes: int, images: int, *, processes: int = 1) -
     sizes = config.batch.forward if branches else (config.batch.labelled, 0)
     labelled, asked = (count // processes for count in sizes)
     crops, channels = labelled + branches * asked, config.views.channels
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        student = normed(
-            config.model.build(classes, channels=channels, pretrained=False), config.norm, torch.device("cpu")
-        ).train()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    student = _built(config, classes, fake)
+    with fake:
         held, whole = _held(config, student, torch.zeros((-(-crops // config.accumulate), channels, h, w)))
         size = SINGLE * sum(value.numel() for value in [*student.parameters(), *student.buffers()])
         learnt = SINGLE * sum(value.numel() for value in student.parameters())
@@ -64,6 +65,20 @@ def estimate(config: Config, classes: int, images: int, *, processes: int = 1) -
         answers=SINGLE * (crops * channels * h * w + answers * (1 if whole else h * w)),
         memory=remembered,
     )
+
+
+def _built(config: Config, classes: int, fake: FakeTensorMode) -> nn.Module:
+    """The network, without memory where it can be built without: transformers read values while they are built."""
+    build = partial(config.model.build, classes, channels=config.views.channels, pretrained=False)
+    try:
+        with fake:
+            return normed(build(), config.norm, torch.device("cpu")).train()
+    except ValueError:
+        network = normed(build(), config.norm, torch.device("cpu")).train()
+    for module in network.modules():
+        for tensors in cast(list[dict[str, Any]], [module._parameters, module._buffers]):
+            tensors.update({name: fake.from_tensor(value) for name, value in tensors.items() if value is not None})
+    return network
 
 
 def _held(config: Config, student: nn.Module, images: Tensor) -> tuple[int, bool]:

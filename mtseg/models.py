@@ -119,7 +119,7 @@ class Padded(nn.Module):
         decoded: list[Tensor] = []
         with ExitStack() as hooks:
             if disturb is not None:
-                hook = self.network.encoder.register_forward_hook(lambda _, __, features: disturb(features))
+                hook = self.network.encoder.register_forward_hook(lambda _, __, found: _through(disturb, found))
                 hooks.callback(hook.remove)
             if both:
                 head = self.network.segmentation_head
@@ -144,6 +144,14 @@ class Padded(nn.Module):
                 f"width); divide model.options.upsampling by {logits.shape[-1] / images.shape[-1]:g}"
             )
         return logits
+
+
+def _through(disturb: Callable[[list[Tensor]], list[Tensor]], found: Any) -> Any:
+    """What an encoder `found`, its features disturbed. Of DPT's, features come beside tokens and without the image."""
+    if not isinstance(found, tuple):
+        return disturb(found)
+    features, tokens = found
+    return disturb([features[0], *features])[1:], tokens
 
 
 def _like_new(module: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Literal
 
 import numpy as np
@@ -74,15 +75,21 @@ class Vat:
         drawn = np.random.default_rng(rng.integers(2**63))
         noise = drawn.standard_normal((here.whole, *images.shape[1:]), dtype=np.float32)
         direction = _unit(torch.from_numpy(here.of(noise)).to(images.device))
-        with torch.no_grad():
+        with torch.no_grad(), _same_noise(images.device):
             clean = probabilities(network, images, mode="train", aside=True)
         for _ in range(self.iterations):
             direction.requires_grad_()
-            changed = probabilities(network, images + self.step * direction, mode="train", aside=True)
+            with _same_noise(images.device):
+                changed = probabilities(network, images + self.step * direction, mode="train", aside=True)
             divergence = F.kl_div(changed.clamp_min(1e-20).log(), clean, reduction="sum")
             direction = _unit(torch.autograd.grad(divergence, direction)[0].detach())
         network.train(training)
         return images + self.size * direction
+
+
+def _same_noise(device: torch.device) -> AbstractContextManager[None]:
+    """Within, dropout is what it would be after it: answers differ by what they are asked about, and not by it."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _unit(direction: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from mtseg.cli.train import main
 from mtseg.config import Config
 from mtseg.estimate import estimate
-from mtseg.settings import to_yaml
+from mtseg.settings import to_yaml, validate
 from mtseg.trainer import train_step
 
 LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
@@ -40,6 +40,12 @@ def peak(config: Config) -> int:
 )
 def test_the_estimate_is_what_a_step_holds_within_a_third(words, tmp_path):
     config = tiny(tmp_path, *LARGER, *words)
+    assert estimate(config, 6, 8).total == pytest.approx(peak(config), rel=1 / 3)
+
+
+def test_a_transformer_that_cannot_be_built_without_content_is_estimated_too(tmp_path):
+    tree = {**TINY, "model": {"arch": "dpt", "encoder": "tu-test_vit", "weights": "none"}, "out": str(tmp_path)}
+    config = validate(Config, tree)
     assert estimate(config, 6, 8).total == pytest.approx(peak(config), rel=1 / 3)
 
 

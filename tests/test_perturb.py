@@ -206,6 +206,27 @@ def test_a_branch_of_the_batch_is_disturbed_and_the_rest_of_it_is_not(unet: Padd
     assert (dropped[1:] - plain[1:]).abs().amax((1, 2, 3)).min() > 1e-3
 
 
+@torch.no_grad()
+def test_the_features_of_a_transformer_are_disturbed_on_their_way_to_dpt() -> None:
+    torch.manual_seed(0)
+    network = Smp(arch="dpt", encoder="tu-test_vit", weights=Path("none")).build(3).eval()
+    seen: list[Tensor] = []
+
+    def nothing_left(features: list[Tensor]) -> list[Tensor]:
+        seen.extend(features[1:])
+        return [features[0], *(0 * maps for maps in features[1:])]
+
+    plain = network(IMAGES)
+    assert torch.equal(network(IMAGES, lambda features: features), plain)
+    without = network(IMAGES, nothing_left)
+    assert len(seen) == len(network.network.encoder.output_strides)
+    assert not torch.allclose(without, plain)
+    disturb = Method(branches=(Branch(features=ChannelDropout()),)).disturbance(tasks(2), after=1, moment=Moment(0, 1))
+    dropped = network(IMAGES, disturb)
+    torch.testing.assert_close(dropped[0], plain[0])
+    assert (dropped[1:] - plain[1:]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
 def test_no_gradient_passes_through_dropped_channels(unet: Padded) -> None:
     taken: list[Tensor] = []
 
@@ -294,6 +315,27 @@ def test_the_papers_epsilon_is_an_l2_norm() -> None:
     images = torch.randn(2, 3, 32, 32)
     norms = change(Vat(size=8 / math.sqrt(3072)), convolutional(), images).flatten(1).norm(dim=1)
     torch.testing.assert_close(norms, torch.tensor([8.0, 8.0]), rtol=1e-4, atol=0)
+
+
+class Masked(nn.Module):
+    """A network behind one mask, that which dropout draws after `torch.manual_seed(seed)`."""
+
+    def __init__(self, network: nn.Module, images: Tensor, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.network, self.mask = network, nn.functional.dropout(torch.ones_like(images), 0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.mask * images)
+        return logits
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_dropout_is_the_same_for_all_that_is_compared(iterations: int) -> None:
+    images, network, vat = small_images(), Linear(5), Vat(iterations=iterations)
+    fixed = change(vat, Masked(network, images, seed=7), images)
+    torch.manual_seed(7)
+    torch.testing.assert_close(change(vat, nn.Sequential(nn.Dropout(0.5), network), images), fixed)
 
 
 @pytest.mark.parametrize("classes", [3, 6])
