@@ -64,14 +64,17 @@ class Poly:
 
 @part
 class Cosine:
-    """(1 + cos(pi t / T)) / 2 after a linear warm-up; T is `length`, or (null) the run's number of steps."""
+    """(1 + cos(pi t / T)) / 2 after a linear warm-up from `start`; T is `length`, or (null) the run's steps."""
 
     kind: Literal["cosine"] = "cosine"
     warmup: Steps = 0
+    start: Annotated[float, Field(ge=0, le=1)] = 0.0
     length: Annotated[int, Field(ge=1)] | None = None
 
     def __call__(self, step: int, total: int) -> float:
-        return _warm(step, self.warmup) * (1 + math.cos(math.pi * min(step / (self.length or total), 1.0))) / 2
+        return (
+            _warm(step, self.warmup, self.start) * (1 + math.cos(math.pi * min(step / (self.length or total), 1.0))) / 2
+        )
 
 
 Schedule = Annotated[Constant | Rampup | Ramps | Poly | Cosine, Field(discriminator="kind")]
@@ -90,5 +93,5 @@ def fall(step: int, steps: int, total: int) -> float:
     return math.exp(-12.5 * (1 - left / steps) ** 2) if left < steps else 1.0
 
 
-def _warm(step: int, warmup: int) -> float:
-    return 1.0 if step >= warmup else (step + 1) / (warmup + 1)
+def _warm(step: int, warmup: int, start: float = 0.0) -> float:
+    return 1.0 if step >= warmup else start + (1 - start) * (step + 1) / (warmup + 1)

@@ -68,6 +68,13 @@ def test_warmup_rises_linearly_from_above_zero_to_the_schedule_itself(schedule: 
     assert shares[0] > 0  # the first update is not wasted
 
 
+def test_a_warmup_may_start_above_zero() -> None:
+    """ImageNet's rate in the paper: from 0.1 to 0.25, linearly."""
+    warm, cold = Cosine(warmup=9, start=0.4), Cosine()
+    rates = [0.25 * warm(step, 1000) / cold(step, 1000) for step in range(12)]
+    assert rates == pytest.approx([*(0.1 + 0.15 * (step + 1) / 10 for step in range(9)), 0.25, 0.25, 0.25], rel=1e-12)
+
+
 @EXAMPLES
 @given(step=STEPS, steps=STEPS, total=st.integers(1, 400), power=st.floats(0, 4))
 def test_every_schedule_stays_in_0_to_1_also_past_the_end(step: int, steps: int, total: int, power: float) -> None:
