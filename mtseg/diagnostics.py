@@ -20,27 +20,28 @@ WINDOW = 10  # logged steps over which an alarm looks
 PATIENCE = 3  # evaluations in a row that the teacher may be behind
 
 
-def health(tasks: Sequence[Task], logits: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
-    """What a step's tasks and the student's answers to them show; means over the pixels that are known.
+def health(tasks: Sequence[Task], said: Sequence[View], label: Tensor) -> dict[str, Tensor]:
+    """What a step's tasks and what the student said of them show; means over the pixels that both know.
 
-    tasks with logits (B, K, *S) each, label (B', *S) of the labelled images; of all processes. Scalars: `kept`, the
+    tasks with answers (B, K, *S) in the frame of comparison, one each; label (B', *S) of the labelled images; of all
+    processes. Scalars: `kept`, the
     mean weight; `confidence`, of the target; `disagreement`, the share of pixels where student and target name another
     class. Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
     `label_share` (K,) in the labels; each sums to 1, or is 0 where there is nothing.
     """
-    known = torch.cat([task.target.known.flatten() for task in tasks])
+    known = torch.cat([answer.known.flatten() for answer in said])
     kept = torch.cat([task.weight.flatten() for task in tasks]) * known
     tops = [task.target.data.max(1) for task in tasks]
     confidence = torch.cat([top.values.flatten() for top in tops])
     classes = torch.cat([top.indices.flatten() for top in tops])
-    said = torch.cat([values.argmax(1).flatten() for values in logits])
+    named = torch.cat([answer.data.argmax(1).flatten() for answer in said])
     count = tasks[0].target.data.shape[1]
     place = (confidence * BINS).long().clamp(0, BINS - 1)
     labelled = label.flatten().long()
     return {
         "kept": total(average(kept, known)),
         "confidence": total(average(confidence, known)),
-        "disagreement": total(average((said != classes).float(), known)),
+        "disagreement": total(average((named != classes).float(), known)),
         "confidence_histogram": _shares(place, known.float(), BINS),
         "target_share": _shares(classes, kept, count),
         "label_share": _shares(labelled.clamp(0, count - 1), has_class(labelled, count).float(), count),
@@ -122,5 +123,7 @@ class Alarms:
 
 def _shares(places: Tensor, weights: Tensor, count: int) -> Tensor:
     """The weight at each place in [0, count), as shares of the whole."""
-    sums = total(torch.zeros(count, device=weights.device, dtype=weights.dtype).scatter_add_(0, places, weights))
-    return sums / sums.sum().clamp_min(1e-12)
+    # Doubles: singles stop counting at 2^24.
+    empty = torch.zeros(count, device=weights.device, dtype=torch.float64)
+    sums = total(empty.scatter_add_(0, places, weights.double()))
+    return (sums / sums.sum().clamp_min(1e-12)).float()

@@ -224,18 +224,22 @@ class Method:
         counts = self.counts(logits[0].new_empty(1), tasks, images=len(tasks[0].index)) if counts is None else counts
         over = zip(counts.known, counts.kept, strict=True)
         for branch, values, task, (all_known, all_kept) in zip(self.branches, logits, tasks, over, strict=True):
-            known = task.target.known
-            if self.frame == "source":
-                answer = task.seen.answered(values.float().softmax(1)).seen_from(task.target)
-                values, known = answer.data.clamp_min(torch.finfo(torch.float32).tiny).log(), answer.known
-            distances = (branch.distance or self.distance)(values, task.target.data)
-            counted, weight = known[:, 0], task.weight[:, 0]
+            said = self.compared(values, task)
+            distances = (branch.distance or self.distance)(said.data, task.target.data)
+            counted, weight = said.known[:, 0], task.weight[:, 0]
             mean = average(distances * weight, counted, all_known)
             if self.mean_over == "counted":
                 share = all_kept.to(mean.dtype) / all_known.to(mean.dtype).clamp(min=1)
                 mean = mean / share.clamp_min(1e-6)
             cost = cost + branch.weight * mean
         return cost
+
+    def compared(self, logits: Tensor, task: Task) -> View:
+        """The student's logits (B, K, *S) of a task in the frame of comparison, known where both sides are."""
+        if self.frame == "student":
+            return replace(task.target, data=logits)
+        answer = task.seen.answered(logits.float().softmax(1)).seen_from(task.target)
+        return replace(answer, data=answer.data.clamp_min(torch.finfo(torch.float32).tiny).log())
 
     def head_cost(self, logits: Tensor, agreeing: Tensor) -> Tensor:
         """What keeps the two heads' logits (B, K, *S) together; 0 for one head."""

@@ -185,7 +185,8 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
         known = total(known) / world() if watch else known
         terms |= {"weight": method.weight_at(moment.step, config.steps), "known": known}
     if tasks and watch:
-        terms |= health(tasks, on_tasks, label)
+        compared = [method.compared(values, task) for values, task in zip(on_tasks, tasks, strict=True)]
+        terms |= health(tasks, compared, label)
         if batch.teacher is not None and batch.teacher.label is not None and plan.answer is not None:
             answer = plan.answer.seen_from(batch.teacher.view(config.views))
             terms["pseudo_accuracy"] = pseudo_accuracy(answer, batch.teacher.label)

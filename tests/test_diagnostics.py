@@ -1,5 +1,6 @@
 """Health of targets: shares and disagreements against counts by hand, and alarms that speak up, once, and only then."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
-from mtseg.diagnostics import BINS, PATIENCE, WINDOW, Alarms, health, pseudo_accuracy
+from mtseg.diagnostics import BINS, PATIENCE, WINDOW, Alarms, _shares, health, pseudo_accuracy
 from mtseg.geometry import View
+from mtseg.method import Branch, Method
 from mtseg.mix import Task
 
 K, SIZE = 4, (5, 7)
@@ -57,7 +59,8 @@ def test_health_is_what_counting_by_hand_gives() -> None:
     logits = [torch.randn(3, K, *SIZE) for _ in tasks]
     label = torch.randint(0, K, (2, *SIZE), dtype=torch.uint8)
     label[0, :2] = IGNORE
-    found, expected = health(tasks, logits, label), by_hand(tasks, logits, label)
+    said = [replace(task.target, data=values) for task, values in zip(tasks, logits, strict=True)]
+    found, expected = health(tasks, said, label), by_hand(tasks, logits, label)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name].numpy(), value, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -72,8 +75,29 @@ def test_health_of_nothing_known_or_labelled_is_zero_and_finite() -> None:
         task.index,
         task.sure,
     )
-    found = health([nothing], [torch.randn(3, K, *SIZE)], torch.full((1, *SIZE), IGNORE, dtype=torch.uint8))
+    said = [replace(nothing.target, data=torch.randn(3, K, *SIZE))]
+    found = health([nothing], said, torch.full((1, *SIZE), IGNORE, dtype=torch.uint8))
     assert all(torch.equal(value, torch.zeros_like(value)) for value in found.values())
+
+
+def test_in_the_frame_of_the_source_equal_answers_in_mirrored_views_do_not_disagree() -> None:
+    """The student's is turned back before the two are compared."""
+    sees, mirror = a_task(0), torch.diag(torch.tensor([-1.0, 1, 1], dtype=torch.float64)).expand(3, 3, 3)
+    inside = torch.ones(3, 1, *SIZE, dtype=torch.bool)
+    target = View(torch.rand(3, K, *SIZE).softmax(1), torch.eye(3, dtype=torch.float64).expand(3, 3, 3), inside)
+    task = replace(sees, seen=View(torch.rand(3, 3, *SIZE), mirror, inside), target=target)
+    said = Method(frame="source", branches=(Branch(),)).compared(target.data.flip(3).log(), task)
+    assert float(health([task], [said], torch.zeros(1, *SIZE))["disagreement"]) == 0
+    other = Method(branches=(Branch(),)).compared(target.data.flip(3).log(), task)
+    assert float(health([task], [other], torch.zeros(1, *SIZE))["disagreement"]) > 0.2
+
+
+def test_shares_count_on_beyond_what_single_precision_can() -> None:
+    count = 2**24 + 2**22
+    places = torch.zeros(count + 1, dtype=torch.long)
+    places[0] = 1
+    found = _shares(places, torch.ones(count + 1), 2)
+    assert float(found[1]) == pytest.approx(1 / (count + 1), rel=1e-6)
 
 
 def test_accuracy_of_pseudo_labels_is_meaned_over_known_and_labelled_pixels() -> None:
