@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from torch import nn
 from trees import BY_KIND, rgbd
 
 from mtseg.config import differences, load, of_run, rate_for, written
+from mtseg.losses import Ohem
+from mtseg.predictors import Slide
 from mtseg.settings import gather, validate
 from mtseg.trainer import fit
 
@@ -93,6 +96,17 @@ def test_a_cell_of_the_published_tables_has_its_splits_data_and_its_protocols_nu
     assert len(config.method.branches) == branches
     assert (config.batch.labelled, config.batch.unlabelled) == ((8, 8) if branches else (16, 8))
     assert config.out.name == f"{path.parent.name}_{path.stem}"
+    if path.parent.name == "cityscapes":  # 200,000 pixels of the two labelled images of a process, of which it had four
+        assert config.method.supervised == Ohem(threshold=0.7, keep=4 * 200_000)
+        assert config.eval.predictor == Slide(window=(801, 801))
+    if method == "supervised" and path.parent.name != "ade20k":
+        assert f"steps={PASSES[path.parent.name] * (labelled // 16)}." in path.read_text()
+
+
+def test_the_networks_of_the_published_cells_answer_without_dropout():
+    config = load([str(ROOT / "recipe/voc/92_unimatch.yaml")])
+    network = config.model.build(2, pretrained=False)
+    assert [name for name, part in network.named_modules() if isinstance(part, nn.Dropout) and part.p > 0] == []
 
 
 def test_every_published_split_has_a_cell_of_each_method():
