@@ -267,7 +267,7 @@ def test_binary_masks_are_answered_with_the_hint_through_the_command_too(tmp_pat
     words += ["data.classes=[ground, cell]", "steps=1", "workers=0", "device=cpu"]
     assert cli.main(["train", *words, f"out={tmp_path / 'run'}"]) == 1
     message = capsys.readouterr().err
-    hint = re.search(r"mask_map: (\{.*\})", message)
+    hint = re.search(r"data\.mask_map=(\{.*\})", message)
     assert hint
     assert cli.main(["train", *words, f"out={tmp_path / 'run'}", f"data.mask_map={hint[1]}"]) == 0
 
