@@ -143,7 +143,10 @@ def _by_seed(choice: Choice, layout: Layout, tree: Tree) -> tuple[Pool, list[str
 def _by_list(choice: Choice, layout: Layout, tree: Tree) -> tuple[Pool, list[str], str]:
     assert choice.split is not None
     if choice.labels != "all":
-        raise ValueError(f"data.labels: {choice.labels!r} and data.split both choose the labelled images; drop one")
+        raise ValueError(
+            f"data.labels: {choice.labels!r} and data.split both choose the labelled images; data.labels=all takes "
+            "those of the list, data.split=null the share"
+        )
     finder = _Finder(layout, tree)
     split = choice.root / choice.split
     if not split.exists():
