@@ -281,6 +281,21 @@ def test_a_split_list_chooses_the_labelled_ones_of_a_folder(tmp_path):
     assert names(splits.unlabelled) == photos(0, 1, 3, 4, 5, 7) + [f"unlabelled/snap_{i}.png" for i in range(8)]
 
 
+def test_an_image_of_a_list_that_is_scored_is_refused_as_such_and_not_as_one_without_a_mask(tmp_path):
+    root = trees.own(tmp_path)
+    (root / "labelled").rename(root / "scored")
+    trees.own(tmp_path)
+    apart = names(a_folder(root).build().val)[0]
+    keys = {"split": str(tmp_path / "list.txt"), "test": {"images": "scored/images", "masks": "scored/masks"}}
+    for image, pool in ((apart, "val"), ("scored/images/photo_0.jpg", "test")):
+        (tmp_path / "list.txt").write_text(f"{image}\n")
+        with pytest.raises(ValueError, match=rf"list\.txt, line 1: '{image}' is a {pool} image .*take it off the list"):
+            a_folder(root, **keys).build()
+    (tmp_path / "list.txt").write_text("unlabelled/snap_0.png\n")
+    with pytest.raises(ValueError, match=r"line 1: 'unlabelled/snap_0\.png' has no mask"):
+        a_folder(root, **keys).build()
+
+
 def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path):
     root = trees.own(tmp_path)
     for kind, suffix in (("images", "jpg"), ("masks", "png")):

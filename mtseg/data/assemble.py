@@ -221,9 +221,22 @@ class _Finder:
         """The image with the data set's own mask, which must be the line's, where that names one."""
         image = self.image(entry)
         if not self.masks.get(image):
-            raise ValueError(f"{entry.where}: {image!r} has no mask in {self.layout.name}, so it cannot be labelled")
+            raise ValueError(f"{entry.where}: {image!r} {self._why_not(image)}")
         if entry.mask not in (None, self.masks[image]):
             mask = self.tree.admit(str(entry.mask), entry.where)
             if self.layout.id_of(mask) != self.layout.id_of(image):
                 raise ValueError(f"{entry.where}: {mask!r} is not the mask of {image!r}; mend the list")
         return Pair(image, self.masks[image])
+
+    def _why_not(self, image: str) -> str:
+        """Why an image that is there cannot be labelled."""
+        for pool, scored in (("val", self.layout.val), ("test", self.layout.test)):
+            if image in scored().images:
+                return (
+                    f"is a {pool} image of {self.layout.name}, on which the run is scored, so it cannot be labelled; "
+                    f"take it off the list, or name other {pool} images"
+                )
+        return (
+            f"has no mask in {self.layout.name}, so it cannot be labelled; put its mask with the others, or take it "
+            "off the list"
+        )
