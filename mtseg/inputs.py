@@ -45,7 +45,7 @@ def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[I
     if not paths:
         raise ValueError("name images: files, folders, globs or lists; or --pool unlabelled")
     base = os.path.commonpath([Path(path).parent for path in paths])
-    names = _distinct([os.path.relpath(path, base) for path in paths])
+    names = distinct([os.path.relpath(path, base) for path in paths])
     found: list[Item] = []
     for path, name in zip(paths, names, strict=True):
         found += (
@@ -62,7 +62,7 @@ def pool_items(splits: Splits, pool: str) -> list[Item]:
     chosen = [index for index, name in enumerate(names) if name not in known]
     if not chosen:
         raise ValueError(f"--pool: this data set has no {pool} images; name another, or files")
-    called = _distinct([names[index] for index in chosen])
+    called = distinct([names[index] for index in chosen])
     found = [
         Item(names[index], name, lambda index=index: source.image(index))  # type: ignore[misc]
         for index, name in zip(chosen, called, strict=True)
@@ -108,7 +108,7 @@ def _shown(path: Path, folder: Path) -> bool:
     return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _distinct(paths: Sequence[str]) -> list[str]:
+def distinct(paths: Sequence[str]) -> list[str]:
     """The paths without suffix, with it where they would be the same. Raises ValueError where they still are."""
     plain = [without_suffix(path.replace(os.sep, "/")) for path in paths]
     often = Counter(plain)
