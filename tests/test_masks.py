@@ -1,12 +1,13 @@
 """Raw mask values become classes by the table that was given, and by nothing else."""
 
+import cv2
 import numpy as np
 import pytest
 
 from mtseg.data.cityscapes import CLASSES as CITY
 from mtseg.data.cityscapes import LABEL_IDS, PALETTE, TRAIN_ID
 from mtseg.data.masks import NO_CLASS, by_value, by_words, in_order, spans
-from mtseg.data.palette import inks, voc_colours
+from mtseg.data.palette import distinct, inks, voc_colours
 from mtseg.data.source import IGNORE
 
 # The official table of Cityscapes (labels.py of its scripts): labelId, name, trainId; ids that are not here are void.
@@ -152,3 +153,25 @@ def test_the_voc_palette_is_the_development_kits():
     rest = "c08080 004000 804000 00c000 80c000 004080"
     assert np.array_equal(voc_colours(21), inks(f"{first} {rest}"))
     assert len({tuple(colour) for colour in voc_colours(256).tolist()}) == 256
+
+
+def apart(colours: np.ndarray) -> float:
+    """The least CIE 1976 difference of any two colours, white among them, by OpenCV's conversion."""
+    whole = np.concatenate([colours, [[255, 255, 255]]]).astype(np.float32) / 255
+    lab = cv2.cvtColor(whole[None], cv2.COLOR_RGB2Lab)[0]
+    each = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    return float(each[~np.eye(len(each), dtype=bool)].min())
+
+
+@pytest.mark.parametrize("count", range(2, 22))
+def test_colours_of_ones_own_classes_are_well_apart_and_further_than_vocs(count):
+    times = 1.1 if count <= 8 else 0.95 if count <= 10 else 1.9
+    assert apart(distinct(count)) > times * apart(voc_colours(count))
+    assert apart(distinct(count)) > (40 if count <= 6 else 25 if count <= 16 else 15)
+
+
+def test_colours_of_ones_own_classes_begin_with_black_differ_for_255_and_do_not_depend_on_how_many():
+    whole = distinct(255)
+    assert whole[0].tolist() == [0, 0, 0]
+    assert len({tuple(colour) for colour in [*whole.tolist(), [255, 255, 255]]}) == 256
+    assert all(np.array_equal(distinct(count), whole[:count]) for count in (1, 20, 21, 22, 100))

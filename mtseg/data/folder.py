@@ -12,7 +12,7 @@ from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import OnBadImage, Pool
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
 from mtseg.data.match import Images, Masked, images, masked
-from mtseg.data.palette import inks, voc_colours
+from mtseg.data.palette import distinct, inks
 from mtseg.data.provenance import Expected
 from mtseg.data.source import IGNORE, Splits
 from mtseg.data.splits import Labels
@@ -33,7 +33,8 @@ class Folder:
     be left out. A mask holds class indices and `ignore`, or what `mask_map` maps to a class: raw values or colours
     (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to `ignore`. What else stands in a mask
     is an error, or ignored with `other: ignore`. `channels` says what an image consists of where it is not one file of
-    red, green and blue. `palette` has a colour for each class, for pictures.
+    red, green and blue. `palette` has a colour for each class, for pictures; without it they are
+    `palette.distinct`.
     """
 
     kind: Literal["folder"] = "folder"
@@ -79,7 +80,7 @@ class Folder:
         layout = Layout(
             name=self.root.name or "folder",
             classes=self.classes,
-            palette=inks(" ".join(self.palette).replace("#", "")) if self.palette else voc_colours(len(self.classes)),
+            palette=inks(" ".join(self.palette).replace("#", "")) if self.palette else distinct(len(self.classes)),
             values=self.values(),
             train=lambda: train,
             val=lambda: val,

@@ -3,6 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+DISTINCT = """000000 e6194b 3cb44b ffe119 4363d8 f58231 911eb4 42d4f4 f032e6 bfef45 fabed4 469990 dcbeff 9a6324 fffac8 800000
+aaffc3 808000 ffd8b1 000075 a9a9a9"""
+
 
 def voc_colours(count: int) -> NDArray[np.uint8]:  # (count, 3) RGB
     """The first `count` colours of PASCAL VOC's rule, distinct up to 256; colour 0 is black.
@@ -16,6 +19,17 @@ def voc_colours(count: int) -> NDArray[np.uint8]:  # (count, 3) RGB
         for channel in range(3):
             colours[:, channel] |= ((index >> (3 * place + channel)) & 1) << (7 - place)
     return colours.astype(np.uint8)
+
+
+def distinct(count: int) -> NDArray[np.uint8]:  # (count, 3) RGB
+    """The first `count`, at most 255, of colours that are easily told apart on a picture; colour 0 is black, none white.
+
+    After black the colours of S. Trubetskoy, "List of 20 simple, distinct colors" (2017, sashamaps.net), in the order of
+    their use; after these, those of VOC's rule that are not among them.
+    """
+    table = np.concatenate([inks(DISTINCT), voc_colours(256)])
+    _, first = np.unique(table, axis=0, return_index=True)
+    return table[np.sort(first)][:count]
 
 
 def inks(text: str) -> NDArray[np.uint8]:  # (K, 3)
