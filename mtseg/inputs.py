@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.files import Files
 from mtseg.data.lists import read_list
 from mtseg.data.match import LISTS
 from mtseg.data.source import Pixels, Source, Splits
@@ -26,6 +27,12 @@ class Item:
     said: str
     name: str
     read: Callable[[], Pixels]  # (H, W, C)
+    files: Callable[[], Sequence[Path]] = tuple  # what it is read from
+
+    def stamp(self) -> list[list[int]]:
+        """Size and time of the files that it is read from; another one: it may be another image. Raises as `read`."""
+        found = (path.stat() for path in self.files() if path.exists())
+        return [[file.st_size, file.st_mtime_ns] for file in found]
 
 
 def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[Item]:
@@ -48,9 +55,7 @@ def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[I
     names = distinct([os.path.relpath(path, base) for path in paths])
     found: list[Item] = []
     for path, name in zip(paths, names, strict=True):
-        found += (
-            _frames(path, name, channels) if is_video(path) else [Item(path, name, partial(channels.read, Path(path)))]
-        )
+        found += _frames(path, name, channels) if is_video(path) else [_still(path, name, channels)]
     return found
 
 
@@ -64,7 +69,7 @@ def pool_items(splits: Splits, pool: str) -> list[Item]:
         raise ValueError(f"--pool: this data set has no {pool} images; name another, or files")
     called = distinct([names[index] for index in chosen])
     found = [
-        Item(names[index], name, lambda index=index: source.image(index))  # type: ignore[misc]
+        Item(names[index], name, partial(source.image, index), partial(_files, source, index))
         for index, name in zip(chosen, called, strict=True)
     ]
     return sorted(found, key=lambda item: item.name)
@@ -119,13 +124,22 @@ def distinct(paths: Sequence[str]) -> list[str]:
     return names
 
 
+def _still(path: str, name: str, channels: Channels) -> Item:
+    file = Path(path)
+    return Item(path, name, partial(channels.read, file), lambda: [file, *map(Path, channels.names_of(path))])
+
+
+def _files(source: Source, index: int) -> list[Path]:
+    return source.sources(index) if isinstance(source, Files) else []
+
+
 def _frames(path: str, name: str, channels: Channels) -> list[Item]:
     """The frames of a video; of one that is cut off, the first that is missing too, which will fail."""
     if not Path(path).is_file():
-        return [Item(path, name, partial(channels.read, Path(path)))]  # and will be told as an image that is not there
+        return [_still(path, name, channels)]  # and will be told as an image that is not there
     frames = Frames(Path(path))
     return [
-        Item(f"{path}#{index}", f"{name}/{index:06d}", partial(frames.read, index))
+        Item(f"{path}#{index}", f"{name}/{index:06d}", partial(frames.read, index), lambda: [frames.path])
         for index in range(frames.count + frames.cut_off)
     ]
 

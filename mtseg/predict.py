@@ -132,14 +132,17 @@ def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
 
 def recorded(out: Path) -> dict[str, dict[str, Any]]:
     """What is recorded of the images predicted into `out`, of whatever part, by name."""
-    return {line["name"]: line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)}
+    lines = [line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)]
+    return {line["name"]: line for line in lines if line.keys() >= {"name", "image", "size", "uncertainty", "named"}}
 
 
 def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
-    """Whether all outputs of an image are there and whole. Raises ValueError where they are another image's."""
+    """Whether all outputs of an image as it is now are there and whole. Raises ValueError where they are another's."""
     if before["image"] != item.said:
         raise ValueError(f"{out} has predictions of {before['image']} as {item.name!r} already; choose another --out")
-    return all(pictures.whole(place(out / kind, item.name, ".png")) for kind in wishes.save)
+    return before.get("files") == item.stamp() and all(
+        pictures.whole(place(out / kind, item.name, ".png")) for kind in wishes.save
+    )
 
 
 def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[str, Any]:
@@ -148,13 +151,14 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
     for path in places.values():
         if os.path.realpath(path) == os.path.realpath(item.said):
             raise ValueError(f"{item.said}: its output would be written over it; choose another --out")
-    image = item.read()
+    files, image = item.stamp(), item.read()
     answer = answered(trained, image, wishes.min_confidence)
     for kind, path in places.items():
         _draw(kind, trained, image, answer, path)
     return {
         "name": item.name,
         "image": item.said,
+        "files": files,
         "size": list(answer.classes.shape),
         "uncertainty": answer.uncertainty,
         "named": float((answer.classes != IGNORE).mean()),

@@ -576,7 +576,9 @@ def test_a_path_from_which_a_further_file_cannot_be_told_is_answered_with_how_to
     said = json.loads((tmp_path / "out/errors.jsonl").read_text())["error"]
     assert f"{elsewhere}: lies in no folder 'images'" in said
     assert "put it into a folder 'images' beside a folder 'depth', or change folder in data.channels" in said
-    with pytest.raises(ValueError, match=r"a\.png: does not end in '_rgb'.*rename it to 'a_rgb\.png', or change ending"):
+    with pytest.raises(
+        ValueError, match=r"a\.png: does not end in '_rgb'.*rename it to 'a_rgb\.png', or change ending"
+    ):
         Layer(ending=("_rgb", "_depth")).name_of("x/a.png")
     (tmp_path / "photos/images").mkdir()
     (tmp_path / "photos/depth").mkdir()

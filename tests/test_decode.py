@@ -260,7 +260,9 @@ def test_compressions_that_change_a_mask_are_refused_in_any_file(name, options, 
 @pytest.mark.parametrize("name", ["pages.tif", "moving.png", "moving.webp"])
 def test_files_of_several_pages_are_refused_with_their_number_and_not_taken_for_the_first(read, name, tmp_path):
     pages = [Image.fromarray(np.full((6, 8), value, np.uint8)) for value in (1, 2, 3)]
-    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], **({} if "tif" in name else {"lossless": True}))
+    pages[0].save(
+        tmp_path / name, save_all=True, append_images=pages[1:], **({} if "tif" in name else {"lossless": True})
+    )
     with pytest.raises(ValueError, match=rf"{name}: holds 3 pages.*save the one that is meant"):
         read(tmp_path / name)
 

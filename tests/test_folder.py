@@ -48,7 +48,9 @@ def test_the_worked_example_trains_and_is_evaluated(tmp_path, capsys):
 
 def test_every_commented_line_of_the_example_is_accepted(tmp_path):
     text = (CONFIGS / "data/own.yaml").read_text()
-    for line in re.findall(r"^ +# +(palette: \[.*?\]|mask_map: .*|ignore: \d+|labels: \S+|test: \{.*\})", text, re.MULTILINE):
+    for line in re.findall(
+        r"^ +# +(palette: \[.*?\]|mask_map: .*|ignore: \d+|labels: \S+|test: \{.*\})", text, re.MULTILINE
+    ):
         word = line.split("  #")[0].replace(": ", "=", 1)
         tree = TypeAdapter(dict).validate_python({"root": str(tmp_path), "val": 0.2, "labelled": LABELLED})
         from mtseg.settings import parse_word

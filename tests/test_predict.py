@@ -19,6 +19,7 @@ from runs import TINY, tiny
 import mtseg
 from mtseg import cli, pictures
 from mtseg.config import load
+from mtseg.data.channels import Channels, Layer
 from mtseg.data.decode import read_mask, size_of
 from mtseg.data.source import IGNORE
 from mtseg.inputs import items, place, shard
@@ -266,6 +267,49 @@ def test_a_record_that_a_crash_cut_off_is_made_again(run, photos, tmp_path, caps
     capsys.readouterr()
     assert predicted(run, photos, "--out", out, "--rank") == 0
     assert "1 predicted, 2 there already" in capsys.readouterr().out
+    assert len((out / "ranking.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("change", ["pixels", "time alone"])
+def test_an_image_that_was_replaced_since_is_predicted_again_and_no_other(change, run, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    predicted(run, photos, "--out", out)
+    before = (photos / "a/x.png").stat()
+    if change == "pixels":
+        photo(photos / "a/x.png", 9)
+    else:
+        os.utime(photos / "a/x.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    capsys.readouterr()
+    assert predicted(run, photos, "--out", out) == 0
+    assert "1 predicted, 2 there already, 0 failed" in capsys.readouterr().out
+    assert (read_mask(out / "mask/a/x.png") == mtseg.load(run).predict(photos / "a/x.png").classes).all()
+    assert predicted(run, photos, "--out", out) == 0
+    assert "0 predicted, 3 there already" in capsys.readouterr().out
+
+
+def test_a_further_file_of_an_image_and_an_image_of_a_pool_are_noticed_too(own_run, tmp_path, capsys):
+    (run, words), out = own_run, tmp_path / "out"
+    root = load([*words, "out=x"]).data.root
+    layers = Channels(layers=(Layer(), Layer(ending=("_rgb", "_more"))))
+    trees.image(tmp_path / "a_rgb.png", 1)
+    trees.image(tmp_path / "a_more.png", 2)
+    (item,) = items([str(tmp_path / "a_rgb.png")], out, layers)
+    stamp = item.stamp()
+    assert item.stamp() == stamp
+    os.utime(tmp_path / "a_more.png", ns=(0, 0))
+    assert item.stamp() != stamp
+    assert predicted(run, "--pool", "unlabelled", "--out", out) == 0
+    os.utime(root / "unlabelled/snap_3.png", ns=(0, 0))
+    assert predicted(run, "--pool", "unlabelled", "--out", out) == 0
+    assert "1 predicted, 7 there already" in capsys.readouterr().out
+
+
+def test_lines_of_the_record_that_say_too_little_are_none(run, photos, tmp_path):
+    out = tmp_path / "out"
+    predicted(run, photos, "--out", out)
+    with (out / "predictions.jsonl").open("a") as file:
+        file.write('{}\n{"name": "z"}\n[]\n[[1, 2]]\n7\n')
+    assert predicted(run, photos, "--out", out, "--rank") == 0
     assert len((out / "ranking.csv").read_text().splitlines()) == 4
 
 

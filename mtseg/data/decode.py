@@ -37,8 +37,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
 
     Grey, 1-bit and palette images become RGB; alpha is dropped where every pixel is opaque. 48-bit colour is read
     as its upper 8 bits. Raises ValueError, naming the file, the rule and the remedy, for a file that is missing,
-    damaged, truncated or over MAX_PIXELS; of several pages; with transparent pixels; with 16-bit or float grey values, because which
-    of them should be white is not known; and for other colour models (CMYK, LAB).
+    damaged, truncated or over MAX_PIXELS; of several pages; with transparent pixels; with 16-bit or float grey values,
+    because which of them should be white is not known; and for other colour models (CMYK, LAB).
     """
     if is_array(path):
         return _bytes_of_array(path)
