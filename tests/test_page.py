@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -160,8 +161,6 @@ def test_the_page_is_refreshed_at_each_evaluation_and_when_the_run_is_stopped(tm
 
 
 def test_a_pages_file_that_is_damaged_leaves_its_part_out(run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     for name in (seen.FILE, "timings.jsonl", "versions.json", "splits.json"):
@@ -225,6 +224,21 @@ def test_several_runs_have_their_mean_and_sample_deviation_over_seeds_and_what_d
         2,
         1,
     )  # three seeds are a mean in a band
+
+
+@pytest.mark.parametrize(
+    ("out", "page"),
+    [("pages", "pages/report.html"), ("a/b.c", "a/b.c/report.html"), ("a/all.html", "a/all.html"), (".", "report.html")],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_out_is_a_folder_as_elsewhere_unless_it_ends_as_a_page_does(several, out, page, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs = [str(run)]
+    if several:
+        runs.append(str(shutil.copytree(run, tmp_path / "runs/other")))
+    assert cli.main(["report", *runs, "--out", out]) == 0
+    assert capsys.readouterr().out == f"written to {page}\n"
+    assert (tmp_path / page).read_text().startswith("<!doctype html>")
 
 
 def test_a_run_named_twice_is_not_compared_with_itself(tmp_path, capsys):
