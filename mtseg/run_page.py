@@ -11,6 +11,7 @@ from statistics import mean, median
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from mtseg import seen
@@ -30,6 +31,9 @@ RECENT = 10  # logged steps over which the classes' shares are meaned
 NONE = "<p>None yet.</p>"
 COUNTED = {"mIoU": "pixels", "top1": "images"}  # by the score
 MANY = 30  # classes from which on their table is folded
+NO_PARTS: list[str] = []
+NO_FACTS: dict[str, str] = {}
+NO_CLASSES: tuple[tuple[str, ...], NDArray[np.uint8]] = ((), np.zeros((0, 3), np.uint8))
 T = TypeVar("T")
 Lines = Sequence[dict[str, Any]]
 
@@ -66,7 +70,7 @@ def page(run: Path, config: Config | None = None) -> str:
     config, lines = config or of_run(run), read(run)
     score = scored_by(config, lines)
     trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/{score}")
-    newest, (names, palette) = seen.kept(run), _unless_damaged(lambda: named(run / CLASSES), ((), np.zeros((0, 3))))
+    newest, (names, palette) = seen.kept(run), _unless_damaged(lambda: named(run / CLASSES), NO_CLASSES)
     step = max((line["step"] for line in lines), default=0)
     return document(
         f"mtseg: {run.name}",
@@ -76,11 +80,11 @@ def page(run: Path, config: Config | None = None) -> str:
             "<h2>Curves</h2>",
             f'<div class="charts">{"".join(curves(config, trained, scored, score))}</div>' if lines else NONE,
             "<h2>Classes</h2>" if scored else "",
-            _by_class(config, names, palette, trained, scored) if scored else "",
-            *_unless_damaged(lambda: [*confusing(newest["confusion"]["teacher"], names, of=COUNTED[score])], []),
-            *_unless_damaged(lambda: _worst(newest["gallery"], score), []),
+            _by_class(config, names, list(palette), trained, scored) if scored else "",
+            *_unless_damaged(lambda: [*confusing(newest["confusion"]["teacher"], names, of=COUNTED[score])], NO_PARTS),
+            *_unless_damaged(lambda: _worst(newest["gallery"], score), NO_PARTS),
             "<h2>What computed it</h2>",
-            facts(_unless_damaged(lambda: _environment(run), {})),
+            facts(_unless_damaged(lambda: _environment(run), NO_FACTS)),
             folded("the config", f"<pre>{escape(written(config))}</pre>"),
         ],
     )
@@ -127,15 +131,15 @@ def curves(config: Config, trained: Lines, scored: Lines, score: str) -> list[st
         for name in ("student", "teacher")
     ]
     return [
-        chart(f"{HEADLINES[score]} on {split}, %", scores, scale=100),
+        chart(f"{HEADLINES[score]} on {split}, %", scores, percent=True),
         chart("loss", of(trained, "loss", "loss_sup", "loss_cons")),
         chart("weight of the consistency, ramp included", of(trained, "weight")),
         chart("learning rate", of(trained, "lr")),
         chart("EMA decay", [Curve("decay", [(line["step"], decay(max(0, line["step"] - 1))) for line in trained])]),
-        chart("targets: kept, confident, disputed, %", of(trained, "kept", "confidence", "disagreement"), scale=100),
-        chart("known to both views, true where masks tell, %", of(trained, "pseudo_accuracy", "known"), scale=100),
+        chart("targets: kept, confident, disputed, %", of(trained, "kept", "confidence", "disagreement"), percent=True),
+        chart("known to both views, true where masks tell, %", of(trained, "pseudo_accuracy", "known"), percent=True),
         chart("classes that occur, effective number", [means("train/target_share"), means("train/label_share")]),
-        chart("calibration error, %", errors, scale=100),
+        chart("calibration error, %", errors, percent=True),
         chart("gradient norm", of(trained, "gradient")),
     ]
 
@@ -157,10 +161,10 @@ def _facts(
             best, at = max(known)
             last = f"{percent(values[-1][0])} %"
             said[f"{name}, {HEADLINES[score]} on {split}"] = f"{last}; best {percent(best)} % at step {at}"
-    said |= _unless_damaged(lambda: {"data": _data(_json(run / "splits.json"))}, {})
+    said |= _unless_damaged(lambda: {"data": _data(_json(run / "splits.json"))}, NO_FACTS)
     on = "labels of their own size" if score == "mIoU" else "a class an image"
     said["protocol"] = f"{config.eval.predictor.sentence()}, scored on {on}"
-    return said | _unless_damaged(lambda: _times(run, newest), {})
+    return said | _unless_damaged(lambda: _times(run, newest), NO_FACTS)
 
 
 def _data(pools: Any) -> str:
@@ -177,7 +181,7 @@ def _times(run: Path, newest: Mapping[str, Any]) -> dict[str, str]:
         said["training"] = f"{median(speeds):.1f} images a second (median; least {min(speeds):.1f})"
     if asked:
         said["evaluations"] = f"{len(asked)}, {mean(asked):.1f} s each"
-        said["gallery"] = f"{newest.get('seconds', 0):.2f} s of the newest"
+        said["worst images"] = f"drawn in {newest.get('seconds', 0):.2f} s after the newest evaluation"
     return said
 
 
