@@ -21,9 +21,7 @@ def of_channels(config: Config, survey: Survey) -> Iterator[Finding]:
     splits, found = survey.splits, measured(survey)
     if found:
         each = "; ".join(_said(n, values) for n, values in enumerate(found))
-        text = (
-            f"{splits.channels} channels: {each}; normalised by these, in YAML, views: {_yaml(config, survey, found)}"
-        )
+        text = f"{splits.channels} channels: {each}; for the config, in YAML: views: {_yaml(config, survey, found)}"
         yield Finding("note", "channels", text)
     yield from _normalisation(config, survey, found)
     for n, values in enumerate(found):
