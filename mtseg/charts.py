@@ -23,14 +23,17 @@ class Curve:
     high: Sequence[float] = ()
 
 
-def chart(title: str, curves: Sequence[Curve], *, scale: float = 1.0, marks: Sequence[float] = ()) -> str:
-    """A figure of all curves that have a value, times `scale`; `marks` are values of horizontal lines. "": none has."""
-    shown = [curve for curve in (_scaled(curve, scale) for curve in curves) if _values(curve)]
+def chart(title: str, curves: Sequence[Curve], *, percent: bool = False) -> str:
+    """A figure of all curves that have a value; in `percent` of 1, then within 0 and 100. "": none has."""
+    shown = [curve for curve in (_scaled(curve, 100.0 if percent else 1.0) for curve in curves) if _values(curve)]
     if not shown:
         return ""
     every = [value for curve in shown for value in (*_values(curve), *curve.low, *curve.high)]
     steps = [step for curve in shown for step, _ in curve.points]
-    frame = _Frame(min(steps), max(steps), *_stretched(min([*every, *marks]), max([*every, *marks])))
+    if percent:
+        every = [min(max(value, 0.0), 100.0) for value in every]
+    low, high = _stretched(min(every), max(every))
+    frame = _Frame(min(steps), max(steps), low, min(high, 100.0) if percent else high)
     inner = [*frame.grid()]
     for number, curve in enumerate(shown):
         colour, dash = f"var(--c{number % INKS})", DASHES[number // INKS % len(DASHES)]
@@ -69,7 +72,8 @@ class _Frame:
         return LEFT + (step - self.first) / max(self.last - self.first, 1e-12) * (WIDTH - LEFT - 8)
 
     def y(self, value: float) -> float:
-        return TOP + (self.high - value) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
+        within = min(max(value, self.low), self.high)
+        return TOP + (self.high - within) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
 
     def grid(self) -> Iterator[str]:
         for value in ticks(self.low, self.high):

@@ -47,6 +47,7 @@ Model = Annotated[
     Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else getattr(given, "kind", "smp")),
 ]
 Count = Annotated[int, Field(ge=1)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")]  # torch counts higher numbers round
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
@@ -105,7 +106,7 @@ class Config:
     prefetch: Count = 4
     loader_timeout: Count = 300
     boards: tuple[Board, ...] = ("tensorboard",)
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         if (self.model.heads == 2) != (self.method.logit_distance is not None):

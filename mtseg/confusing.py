@@ -35,6 +35,8 @@ def confusing(counts: Sequence[Sequence[int]], names: Sequence[str], *, of: str 
     rows = [name_cell(names[i]) + name_cell(names[j]) + share(float(shares[i, j])) for i, j in pairs]
     if rows:
         yield f"<h3>The pairs that cost most {of}</h3>"
+        text = f"Sorted by the number of {of}, the most first; the bar is their share of the labelled class's {of}."
+        yield f'<p class="quiet">{text}</p>'
         yield table(["labelled", "predicted", "of the labelled"], rows)
 
 

@@ -4,20 +4,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+from pydantic import Field
 from safetensors.torch import load_file
 
 from mtseg.checkpoint import digest_of, write_whole
-from mtseg.config import Config
+from mtseg.complaints import show
+from mtseg.config import Config, Device
 from mtseg.data.channels import PLAIN, Channels
-from mtseg.data.palette import inks
+from mtseg.data.palette import check_named, inks
+from mtseg.data.source import IGNORE
 from mtseg.evaluate import Evaluation
 from mtseg.models import Padded, Smp
 from mtseg.part import part
 from mtseg.settings import dump, gather, merge, validate
 from mtseg.state import pick_device
-from mtseg.trained import Trained
+from mtseg.trained import Name, Trained
 from mtseg.views import Policy, StudentPolicy, Views
 
 FILE = "mtseg.json"  # what the weights mean
@@ -68,15 +71,19 @@ class Handed:
     model: Smp
     views: Views
     eval: Evaluation
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=IGNORE)]
     palette: tuple[str, ...]
-    step: int
-    network: str
+    step: Annotated[int, Field(ge=0)]
+    network: Name
     channels: Channels = PLAIN
-    device: str = "auto"
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        check_named(self.classes, self.palette)
+        self.views.check(self.channels.count, rgb=self.channels.rgb)
 
 
-def write(trained: Trained, config: Config, folder: Path, *, network: str, scores: str) -> Path:
+def write(trained: Trained, config: Config, folder: Path, *, network: Name, scores: str) -> Path:
     """Fill `folder` with weights, configurations and a model card. `scores`: a sentence for the card."""
     padded, model = cast(Padded, trained.network), cast(Smp, config.model)
     views = replace(config.views, labelled=Policy(), teacher=Policy(), student=StudentPolicy())  # not what it was shown
@@ -132,16 +139,22 @@ def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
         tree: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder / FILE}: cannot be read ({error}); export the run again") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{folder / FILE}: expected a mapping of keys, got {show(tree)}; export the run again")
     handed = validate(Handed, merge(tree, gather(words)), origin=str(folder / FILE))
-    padded = handed.model.build(
-        len(handed.classes), channels=handed.channels.count, rgb=handed.channels.rgb, pretrained=False
-    )
+    try:
+        device = pick_device(handed.device)
+        padded = handed.model.build(
+            len(handed.classes), channels=handed.channels.count, rgb=handed.channels.rgb, pretrained=False
+        )
+    except ValueError as error:
+        raise ValueError(f"{folder / FILE}: {error}") from error
     try:
         padded.network.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # what a damaged file raises is up to its reader
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{folder / WEIGHTS}: does not fit {FILE} ({reason}); export the run again") from error
-    network = padded.to(pick_device(handed.device)).eval()
+    network = padded.to(device).eval()
     palette = inks(" ".join(handed.palette))
     views, asking = handed.views, handed.eval.predictor
     return Trained(network, views, asking, handed.classes, palette, handed.step, handed.channels), handed

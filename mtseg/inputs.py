@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.files import Files
 from mtseg.data.lists import read_list
 from mtseg.data.match import LISTS
 from mtseg.data.source import Pixels, Source, Splits
@@ -26,6 +27,12 @@ class Item:
     said: str
     name: str
     read: Callable[[], Pixels]  # (H, W, C)
+    files: Callable[[], Sequence[Path]] = tuple  # what it is read from
+
+    def stamp(self) -> list[list[int]]:
+        """Size and time of the files that it is read from; another one: it may be another image. Raises as `read`."""
+        found = (path.stat() for path in self.files() if path.exists())
+        return [[file.st_size, file.st_mtime_ns] for file in found]
 
 
 def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[Item]:
@@ -45,12 +52,10 @@ def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[I
     if not paths:
         raise ValueError("name images: files, folders, globs or lists; or --pool unlabelled")
     base = os.path.commonpath([Path(path).parent for path in paths])
-    names = _distinct([os.path.relpath(path, base) for path in paths])
+    names = distinct([os.path.relpath(path, base) for path in paths])
     found: list[Item] = []
     for path, name in zip(paths, names, strict=True):
-        found += (
-            _frames(path, name, channels) if is_video(path) else [Item(path, name, partial(channels.read, Path(path)))]
-        )
+        found += _frames(path, name, channels) if is_video(path) else [_still(path, name, channels)]
     return found
 
 
@@ -62,9 +67,9 @@ def pool_items(splits: Splits, pool: str) -> list[Item]:
     chosen = [index for index, name in enumerate(names) if name not in known]
     if not chosen:
         raise ValueError(f"--pool: this data set has no {pool} images; name another, or files")
-    called = _distinct([names[index] for index in chosen])
+    called = distinct([names[index] for index in chosen])
     found = [
-        Item(names[index], name, lambda index=index: source.image(index))  # type: ignore[misc]
+        Item(names[index], name, partial(source.image, index), partial(_files, source, index))
         for index, name in zip(chosen, called, strict=True)
     ]
     return sorted(found, key=lambda item: item.name)
@@ -108,7 +113,7 @@ def _shown(path: Path, folder: Path) -> bool:
     return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _distinct(paths: Sequence[str]) -> list[str]:
+def distinct(paths: Sequence[str]) -> list[str]:
     """The paths without suffix, with it where they would be the same. Raises ValueError where they still are."""
     plain = [without_suffix(path.replace(os.sep, "/")) for path in paths]
     often = Counter(plain)
@@ -119,13 +124,22 @@ def _distinct(paths: Sequence[str]) -> list[str]:
     return names
 
 
+def _still(path: str, name: str, channels: Channels) -> Item:
+    file = Path(path)
+    return Item(path, name, partial(channels.read, file), lambda: [file, *map(Path, channels.names_of(path))])
+
+
+def _files(source: Source, index: int) -> list[Path]:
+    return source.sources(index) if isinstance(source, Files) else []
+
+
 def _frames(path: str, name: str, channels: Channels) -> list[Item]:
     """The frames of a video; of one that is cut off, the first that is missing too, which will fail."""
     if not Path(path).is_file():
-        return [Item(path, name, partial(channels.read, Path(path)))]  # and will be told as an image that is not there
+        return [_still(path, name, channels)]  # and will be told as an image that is not there
     frames = Frames(Path(path))
     return [
-        Item(f"{path}#{index}", f"{name}/{index:06d}", partial(frames.read, index))
+        Item(f"{path}#{index}", f"{name}/{index:06d}", partial(frames.read, index), lambda: [frames.path])
         for index in range(frames.count + frames.cut_off)
     ]
 

@@ -89,10 +89,11 @@ def number(text: str) -> str:
 
 
 def share(value: float | None, absent: str = "-") -> str:
-    """A cell with a share of 1, in percent and as a bar; `absent` for None."""
+    """A cell with a share of 1, in percent and as a bar, which ends at 0 and 100; `absent` for None."""
     if value is None:
         return number(absent)
-    bar = f'<span class="track"><span class="bar" style="width: {100 * value:.1f}%"></span></span>'
+    width = 100 * min(max(value, 0.0), 1.0)
+    bar = f'<span class="track"><span class="bar" style="width: {width:.1f}%"></span></span>'
     return f'<td class="number">{100 * value:.2f} % {bar}</td>'
 
 

@@ -20,7 +20,7 @@ from mtseg.data.source import IGNORE, Pixels
 from mtseg.inputs import CLAIM, KINDS, Item, place, shard
 from mtseg.predictors import Predictor, Slide, Whole
 from mtseg.scoring import as_csv
-from mtseg.settings import dump, to_yaml
+from mtseg.settings import dump
 from mtseg.trained import Trained
 from mtseg.views import Policy, StudentPolicy
 
@@ -77,7 +77,7 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
     _claim(out, trained, wishes, weights)
     marks = "" if wishes.part == "1/1" else "-" + wishes.part.replace("/", "-of-")
     record, errors = out / f"predictions{marks}.jsonl", out / f"errors{marks}.jsonl"
-    before = _recorded(out)
+    before = recorded(out)
     kept = failed = done = 0
     errors.unlink(missing_ok=True)
     mine = shard(wanted, wishes.part)
@@ -93,14 +93,12 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
             _append(errors, {"image": item.said, "error": str(error)})
     if wishes.rank:
         write_whole(out / "ranking.csv", ranking(out))
-    if wishes.min_confidence > 0 and {"mask", "image"} <= set(wishes.save):
-        write_whole(out / "data.yaml", _as_data(trained, out))
     return Outcome(done, kept, failed)
 
 
 def ranking(out: Path) -> str:
     """All images predicted into `out` as CSV, the least sure first: what to label next."""
-    rows = sorted(_recorded(out).values(), key=lambda line: (-line["uncertainty"], line["name"]))
+    rows = sorted(recorded(out).values(), key=lambda line: (-line["uncertainty"], line["name"]))
     return as_csv([{"image": line["image"], "uncertainty": round(line["uncertainty"], 6)} for line in rows])
 
 
@@ -132,16 +130,19 @@ def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
     return predictor
 
 
-def _recorded(out: Path) -> dict[str, dict[str, Any]]:
+def recorded(out: Path) -> dict[str, dict[str, Any]]:
     """What is recorded of the images predicted into `out`, of whatever part, by name."""
-    return {line["name"]: line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)}
+    lines = [line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)]
+    return {line["name"]: line for line in lines if line.keys() >= {"name", "image", "size", "uncertainty", "named"}}
 
 
 def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
-    """Whether all outputs of an image are there and whole. Raises ValueError where they are another image's."""
+    """Whether all outputs of an image as it is now are there and whole. Raises ValueError where they are another's."""
     if before["image"] != item.said:
         raise ValueError(f"{out} has predictions of {before['image']} as {item.name!r} already; choose another --out")
-    return all(pictures.whole(place(out / kind, item.name, ".png")) for kind in wishes.save)
+    return before.get("files") == item.stamp() and all(
+        pictures.whole(place(out / kind, item.name, ".png")) for kind in wishes.save
+    )
 
 
 def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[str, Any]:
@@ -150,13 +151,14 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
     for path in places.values():
         if os.path.realpath(path) == os.path.realpath(item.said):
             raise ValueError(f"{item.said}: its output would be written over it; choose another --out")
-    image = item.read()
+    files, image = item.stamp(), item.read()
     answer = answered(trained, image, wishes.min_confidence)
     for kind, path in places.items():
         _draw(kind, trained, image, answer, path)
     return {
         "name": item.name,
         "image": item.said,
+        "files": files,
         "size": list(answer.classes.shape),
         "uncertainty": answer.uncertainty,
         "named": float((answer.classes != IGNORE).mean()),
@@ -195,21 +197,6 @@ def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
         changed = [key for key in said if not isinstance(before, dict) or before.get(key) != said[key]]
         raise ValueError(f"{out} holds predictions with other {', '.join(changed)}; choose another --out")
     write_whole(path, json.dumps(said, indent=1))
-
-
-def _as_data(trained: Trained, out: Path) -> str:
-    """A data set of the masks, to lay on a recipe."""
-    names = [f"#{bytes(colour.tolist()).hex()}" for colour in trained.palette]
-    tree = {
-        "kind": "folder",
-        "root": str(out.resolve()),
-        "classes": list(trained.classes),
-        "palette": names,
-        "labelled": {"images": "image", "masks": "mask"},
-        "val": 0.1,
-    }
-    head = "# Pseudo-labels, of a network and not of a person. Scores on `val` say how well they are imitated.\n"
-    return head + to_yaml({"data": tree})
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

@@ -3,14 +3,15 @@
 import base64
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from mtseg import seen
@@ -18,7 +19,7 @@ from mtseg.charts import Curve, chart
 from mtseg.checkpoint import write_whole
 from mtseg.config import Config, of_run, written
 from mtseg.confusing import confusing
-from mtseg.data.provenance import CLASSES
+from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Splits
 from mtseg.evaluate import HEADLINES, Tally
 from mtseg.log import Log, Mute, read, score_of, timings
@@ -30,6 +31,10 @@ RECENT = 10  # logged steps over which the classes' shares are meaned
 NONE = "<p>None yet.</p>"
 COUNTED = {"mIoU": "pixels", "top1": "images"}  # by the score
 MANY = 30  # classes from which on their table is folded
+NO_PARTS: list[str] = []
+NO_FACTS: dict[str, str] = {}
+NO_CLASSES: tuple[tuple[str, ...], NDArray[np.uint8]] = ((), np.zeros((0, 3), np.uint8))
+T = TypeVar("T")
 Lines = Sequence[dict[str, Any]]
 
 
@@ -65,7 +70,7 @@ def page(run: Path, config: Config | None = None) -> str:
     config, lines = config or of_run(run), read(run)
     score = scored_by(config, lines)
     trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/{score}")
-    newest, (names, palette) = seen.kept(run), _classes(run)
+    newest, (names, palette) = seen.kept(run), _unless_damaged(lambda: named(run / CLASSES), NO_CLASSES)
     step = max((line["step"] for line in lines), default=0)
     return document(
         f"mtseg: {run.name}",
@@ -75,15 +80,22 @@ def page(run: Path, config: Config | None = None) -> str:
             "<h2>Curves</h2>",
             f'<div class="charts">{"".join(curves(config, trained, scored, score))}</div>' if lines else NONE,
             "<h2>Classes</h2>" if scored else "",
-            _by_class(config, names, palette, trained, scored) if scored else "",
-            *confusing(newest.get("confusion", {}).get("teacher", []), names, of=COUNTED[score]),
-            "<h2>Where the teacher is worst</h2>" if newest.get("gallery") else "",
-            *(_row(row, score) for row in newest.get("gallery", [])),
+            _by_class(config, names, list(palette), trained, scored) if scored else "",
+            *_unless_damaged(lambda: [*confusing(newest["confusion"]["teacher"], names, of=COUNTED[score])], NO_PARTS),
+            *_unless_damaged(lambda: _worst(newest["gallery"], score), NO_PARTS),
             "<h2>What computed it</h2>",
-            facts(_environment(run)),
+            facts(_unless_damaged(lambda: _environment(run), NO_FACTS)),
             folded("the config", f"<pre>{escape(written(config))}</pre>"),
         ],
     )
+
+
+def _unless_damaged(draw: Callable[[], T], otherwise: T) -> T:
+    """What `draw` makes of a file; `otherwise` where the file is damaged, or not there: its part is left out."""
+    try:
+        return draw()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return otherwise
 
 
 def scored_by(config: Config, lines: Lines) -> str:
@@ -119,15 +131,15 @@ def curves(config: Config, trained: Lines, scored: Lines, score: str) -> list[st
         for name in ("student", "teacher")
     ]
     return [
-        chart(f"{HEADLINES[score]} on {split}, %", scores, scale=100),
+        chart(f"{HEADLINES[score]} on {split}, %", scores, percent=True),
         chart("loss", of(trained, "loss", "loss_sup", "loss_cons")),
         chart("weight of the consistency, ramp included", of(trained, "weight")),
         chart("learning rate", of(trained, "lr")),
         chart("EMA decay", [Curve("decay", [(line["step"], decay(max(0, line["step"] - 1))) for line in trained])]),
-        chart("targets: kept, confident, disputed, %", of(trained, "kept", "confidence", "disagreement"), scale=100),
-        chart("known to both views, true where masks tell, %", of(trained, "pseudo_accuracy", "known"), scale=100),
+        chart("targets: kept, confident, disputed, %", of(trained, "kept", "confidence", "disagreement"), percent=True),
+        chart("known to both views, true where masks tell, %", of(trained, "pseudo_accuracy", "known"), percent=True),
         chart("classes that occur, effective number", [means("train/target_share"), means("train/label_share")]),
-        chart("calibration error, %", errors, scale=100),
+        chart("calibration error, %", errors, percent=True),
         chart("gradient norm", of(trained, "gradient")),
     ]
 
@@ -149,14 +161,15 @@ def _facts(
             best, at = max(known)
             last = f"{percent(values[-1][0])} %"
             said[f"{name}, {HEADLINES[score]} on {split}"] = f"{last}; best {percent(best)} % at step {at}"
-    for key, file in (("data", "splits.json"),):
-        pools = _json(run / file)
-        if isinstance(pools, dict):
-            counts = (f"{v['images']} {k} ({v['sha256'][:12]})" for k, v in pools.items() if isinstance(v, dict))
-            said[key] = f"{pools.get('name', '')}: {', '.join(counts)}"
+    said |= _unless_damaged(lambda: {"data": _data(_json(run / "splits.json"))}, NO_FACTS)
     on = "labels of their own size" if score == "mIoU" else "a class an image"
     said["protocol"] = f"{config.eval.predictor.sentence()}, scored on {on}"
-    return said | _times(run, newest)
+    return said | _unless_damaged(lambda: _times(run, newest), NO_FACTS)
+
+
+def _data(pools: Any) -> str:
+    counts = (f"{v['images']} {k} ({v['sha256'][:12]})" for k, v in pools.items() if isinstance(v, dict))
+    return f"{pools['name']}: {', '.join(counts)}"
 
 
 def _times(run: Path, newest: Mapping[str, Any]) -> dict[str, str]:
@@ -168,7 +181,7 @@ def _times(run: Path, newest: Mapping[str, Any]) -> dict[str, str]:
         said["training"] = f"{median(speeds):.1f} images a second (median; least {min(speeds):.1f})"
     if asked:
         said["evaluations"] = f"{len(asked)}, {mean(asked):.1f} s each"
-        said["gallery"] = f"{newest.get('seconds', 0):.2f} s of the newest"
+        said["worst images"] = f"drawn in {newest.get('seconds', 0):.2f} s after the newest evaluation"
     return said
 
 
@@ -179,12 +192,6 @@ def _environment(run: Path) -> dict[str, str]:
         rest = ", ".join(f"{key} {value}" for key, value in entry.items() if key != "from_step")
         found[f"from step {entry.get('from_step')}"] = rest
     return found
-
-
-def _classes(run: Path) -> tuple[list[str], list[np.ndarray]]:
-    said = _json(run / CLASSES) or {}
-    inks = [np.frombuffer(bytes.fromhex(colour), np.uint8) for colour in said.get("palette", [])]
-    return list(said.get("classes", [])), inks
 
 
 def _by_class(
@@ -208,6 +215,10 @@ def _by_class(
     heads = ["class", *(f"{network} {kind}" for network, kind in columns)]
     heads += [head for head, values in zip(("of targets", "of labels"), shares.values(), strict=True) if values]
     return folded(f"{len(names)} classes", table(heads, rows), open_=len(names) <= MANY)
+
+
+def _worst(rows: Sequence[Mapping[str, Any]], score: str) -> list[str]:
+    return ["<h2>Where the teacher is worst</h2>", *(_row(row, score) for row in rows)] if rows else []
 
 
 def _row(row: Mapping[str, Any], score: str) -> str:

@@ -17,13 +17,13 @@ from mtseg.report import percent
 from mtseg.run_page import by_step, scored_by
 from mtseg.tables import spread
 
-CHARTS = {
-    "train/loss_sup": ("supervised loss", 1),
-    "train/loss_cons": ("consistency loss", 1),
-    "train/weight": ("weight of the consistency, ramp included", 1),
-    "train/lr": ("learning rate", 1),
-    "train/kept": ("targets that are kept, %", 100),
-    "train/disagreement": ("targets that the student disputes, %", 100),
+CHARTS = {  # the title, and whether it is in percent
+    "train/loss_sup": ("supervised loss", False),
+    "train/loss_cons": ("consistency loss", False),
+    "train/weight": ("weight of the consistency, ramp included", False),
+    "train/lr": ("learning rate", False),
+    "train/kept": ("targets that are kept, %", True),
+    "train/disagreement": ("targets that the student disputes, %", True),
 }
 
 
@@ -123,13 +123,13 @@ def _called_scores(runs: Sequence[Run]) -> dict[str, str]:
 def _charts(groups: Sequence[Sequence[Run]]) -> list[str]:
     names = _called_scores([run for group in groups for run in group])
     networks = [
-        (f"{{}}_{name}/{score}", f"{called} of the {name}, %", 100.0)
+        (f"{{}}_{name}/{score}", f"{called} of the {name}, %", True)
         for called, score in names.items()
         for name in ("student", "teacher")
     ]
-    keys = [*networks, *((key, title, float(times)) for key, (title, times) in CHARTS.items())]
-    laid = ((title, [curve for group in groups for curve in _curves(group, key)], times) for key, title, times in keys)
-    return [chart(title, curves, scale=times) for title, curves, times in laid]
+    keys = [*networks, *((key, title, percent) for key, (title, percent) in CHARTS.items())]
+    laid = ((title, [curve for group in groups for curve in _curves(group, key)], share) for key, title, share in keys)
+    return [chart(title, curves, percent=share) for title, curves, share in laid]
 
 
 def _curves(group: Sequence[Run], key: str) -> list[Curve]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mtseg.config import of_run
 from mtseg.data.provenance import provenance
 from mtseg.evaluate import Also, Tally, by_class, evaluate, plain, scores, source_of
 from mtseg.metrics import interval
@@ -87,6 +89,15 @@ def sentence(found: dict[str, Any]) -> str:
         f"step {found['step']} ({found['at']}), {found['images']} {found['split']} images of {found['data']} "
         f"({found['sha256'][:12]}), {found['protocol']}, scored on labels of {found['resolution']}"
     )
+
+
+def file_name(run: Path, found: dict[str, Any]) -> str:
+    """What a run's evaluation is called: by split and checkpoint; by what differs from the run's own, where it does."""
+    protocol, networks = str(found["protocol"]), [name for name in NETWORKS if name in found]
+    parts = ["eval", found["split"]]
+    parts += [] if found["at"] == "last" else [found["at"]]
+    parts += [] if protocol == of_run(run).eval.predictor.sentence() else [re.sub(r"[^\w.]+", "-", protocol).strip("-")]
+    return "_".join(parts + (networks if len(networks) == 1 else []))
 
 
 def print_table(found: dict[str, Any]) -> None:

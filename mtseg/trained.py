@@ -15,8 +15,7 @@ from torch import nn
 from mtseg import checkpoint
 from mtseg.config import Config, channels_of, dump, of_run
 from mtseg.data.channels import PLAIN, Channels
-from mtseg.data.palette import inks
-from mtseg.data.provenance import CLASSES
+from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Pixels, Splits, Subset
 from mtseg.predictors import Predictor, asked, joined
 from mtseg.settings import gather, merge, validate
@@ -171,13 +170,7 @@ def _classes(run: Path, config: Config) -> Splits:
     path = run / CLASSES
     if not path.is_file():
         return config.data.build()
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        names, palette = tuple(map(str, said["classes"])), inks(" ".join(said["palette"]))
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(
-            f"{path}: not a list of classes and their colours; take the file away, or copy it again"
-        ) from None
+    names, palette = named(path)
     empty: Subset = Subset(_Nothing(), [])
     return Splits(names, palette, empty, empty, empty, empty, channels=config.views.channels)
 

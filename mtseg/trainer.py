@@ -14,7 +14,7 @@ from mtseg.capture import Broken
 from mtseg.config import Config, written
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
-from mtseg.data.source import Splits
+from mtseg.data.source import Splits, refuse_blank
 from mtseg.data.stream import Batch
 from mtseg.diagnostics import Alarms, health, pseudo_accuracy
 from mtseg.distributed import everywhere, from_first, joined, losses_told, rank, together, total, world
@@ -53,6 +53,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         _refuse_uneven(config)
         splits = together(config.data.build) if splits is None else splits
+        together(partial(refuse_blank, splits, {"labelled": "learnt", config.eval.split: "scored"}))
         from_first(lambda: within.enter_context(locked(config.out)))
         saved, sentences = from_first(lambda: continued(config))
         state = build(config, splits, device, pretrained=saved is None)

@@ -1,8 +1,11 @@
 """Images of any channels: decoded by their own range, moved together, coloured in red, green and blue alone."""
 
 import io
+import json
 import os
 import pickle
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -11,6 +14,7 @@ import pytest
 import tifffile
 import torch
 import trees
+import yaml
 from PIL import Image
 from runs import tiny
 from safetensors.torch import save_file
@@ -498,6 +502,43 @@ def test_pictures_of_four_channels_are_written_and_their_colours_are_the_images(
     assert "data.channels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "range_", "nan"),
+    [
+        (np.float16, [0, 60000, -60000], (-60000.0, 60000.0), None),
+        (np.float16, [0, 1, np.inf], (0.0, 1.0), 70000.0),
+        (np.float64, [0, 1e38, 3e38], (-3e38, 3e38), None),
+        (np.float64, [0, 1e300, -1e300], (-1e300, 1e300), None),
+        (np.float32, [0, 3e38, -3e38], (-3e38, 3e38), None),
+        (np.int32, [0, 2**31 - 1, -(2**31)], (-(2.0**31), 2.0**31), None),
+        (np.float64, [1e15, 1e15 + 1, 1e15 + 2], (1e15, 1e15 + 2), None),
+        (np.uint32, [2**31, 2**31 + 1, 2**31 + 2], (2.0**31, 2.0**31 + 2), None),
+    ],
+)
+def test_values_of_any_size_are_scaled_as_exact_arithmetic_has_it(tmp_path, kind, values, range_, nan):
+    raw = np.array(values, kind).reshape(1, 3, 1).repeat(2, 0)
+    np.save(tmp_path / "a.npy", raw)
+    read = Layer(count=1, range=range_, nan=nan).read(tmp_path / "a.npy")
+    low, high = map(Fraction, range_)
+    stored = [Fraction(float(v)) if np.isfinite(v) else Fraction(nan) for v in raw[0, :, 0].tolist()]
+    exact = [float((v - low) / (high - low) * 255) for v in stored]
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read[0, :, 0], exact, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("ends", [(-1.7e308, 1.7e308), (0.0, 1e-310)])
+def test_a_range_that_nothing_can_be_divided_by_is_refused(ends):
+    with pytest.raises(ValueError, match=r"range: .*too narrow or too wide"):
+        Layer(count=1, range=ends)
+
+
+@pytest.mark.parametrize(("kind", "value"), [(np.float64, 1e300), (np.float32, 3e38)])
+def test_values_beyond_what_an_image_can_hold_are_refused_with_their_file(tmp_path, kind, value):
+    np.save(tmp_path / "a.npy", np.array([[[0.5], [value]]], kind))
+    with pytest.raises(ValueError, match=r"a\.npy: .*e\+\d+ is .* the range \[0\.0, 0\.001\]"):
+        Layer(count=1, range=(0.0, 0.001)).read(tmp_path / "a.npy")
+
+
 def test_normalisation_that_is_not_of_the_images_is_refused_before_anything_is_trained(tmp_path):
     root = trees.rgbd(tmp_path / "data")
     config = config_of(root, tmp_path / "run", views={})
@@ -526,6 +567,27 @@ def test_images_without_colours_train_and_colours_are_refused_for_them(tmp_path)
     assert mtseg.load(config.out).predict(tmp_path / "data/unlabelled/images/0.npy").classes.shape == trees.SIZE
 
 
+def test_a_path_from_which_a_further_file_cannot_be_told_is_answered_with_how_to_name_it(tmp_path, capsys):
+    root = trees.rgbd(tmp_path / "data")
+    run = tmp_path / "run"
+    fit(config_of(root, run), quiet=True)
+    elsewhere = tmp_path / "photos/a.jpg"
+    trees.image(elsewhere, 3)
+    assert cli.main(["predict", str(run), str(elsewhere), "--out", str(tmp_path / "out")]) == 1
+    said = json.loads((tmp_path / "out/errors.jsonl").read_text())["error"]
+    assert f"{elsewhere}: lies in no folder 'images'" in said
+    assert "put it into a folder 'images' beside a folder 'depth', or change folder in data.channels" in said
+    with pytest.raises(
+        ValueError, match=r"a\.png: does not end in '_rgb'.*rename it to 'a_rgb\.png', or change ending"
+    ):
+        Layer(ending=("_rgb", "_depth")).name_of("x/a.png")
+    (tmp_path / "photos/images").mkdir()
+    (tmp_path / "photos/depth").mkdir()
+    elsewhere.rename(tmp_path / "photos/images/a.jpg")
+    trees.mask(tmp_path / "photos/depth/a.png", np.full(trees.SIZE, 700, np.uint16))
+    assert cli.main(["predict", str(run), str(tmp_path / "photos/images/a.jpg"), "--out", str(tmp_path / "out")]) == 0
+
+
 # -- the doctor -------------------------------------------------------------------------------------------------------
 
 
@@ -547,6 +609,21 @@ def test_the_doctor_computes_the_normalisation_and_its_line_mends_the_config(tmp
     assert mended.views.std == pytest.approx((0.229, 0.224, 0.225, values.std()), abs=1e-4)
     assert {code for code, f in found(mended).items() if f.severity != "note"} == set()
     assert f"views: {finding.suggestion.removeprefix('views=')}" in finding.text  # the same in YAML
+
+
+def test_the_doctor_prints_the_normalisation_of_further_channels_where_the_config_has_it_already(tmp_path, capsys):
+    root = trees.rgbd(tmp_path / "data")
+    config = config_of(root, tmp_path / "run", views=NORMAL)
+    codes = found(config)
+    assert not {"normalisation", "normalisation-off"} & codes.keys()
+    (tmp_path / "config.yaml").write_text(mtseg.settings.to_yaml(dump(config)))
+    assert cli.main(["doctor", str(tmp_path / "config.yaml")]) == 0
+    said = re.search(r"views: (\{mean: \[.*?\], std: \[.*?\]\})", capsys.readouterr().out.replace("\n", " "))
+    depths = [np.asarray(Image.open(path)) for path in root.glob("unlabelled/depth/*.png")]
+    depths += [np.asarray(Image.open(root / name)) for name in training_depths(config)]
+    views = yaml.safe_load(re.sub(r"\s+", " ", said[1]))
+    assert views["mean"] == pytest.approx([0.485, 0.456, 0.406, np.stack(depths).mean() / 10000], abs=1e-4)
+    assert views["std"] == pytest.approx([0.229, 0.224, 0.225, np.stack(depths).std() / 10000], abs=1e-4)
 
 
 def training_depths(config) -> list[str]:

@@ -254,3 +254,30 @@ def test_compressions_that_change_a_mask_are_refused_in_any_file(name, options, 
         read_mask(tmp_path / name)
     Image.fromarray(np.full((16, 16, 3), 9, np.uint8)).save(tmp_path / "whole.webp", lossless=True)
     assert (read_mask(tmp_path / "whole.webp") == 9).all()
+
+
+@pytest.mark.parametrize("read", [read_mask, read_image])
+@pytest.mark.parametrize("name", ["pages.tif", "moving.png", "moving.webp"])
+def test_files_of_several_pages_are_refused_with_their_number_and_not_taken_for_the_first(read, name, tmp_path):
+    pages = [Image.fromarray(np.full((6, 8), value, np.uint8)) for value in (1, 2, 3)]
+    pages[0].save(
+        tmp_path / name, save_all=True, append_images=pages[1:], **({} if "tif" in name else {"lossless": True})
+    )
+    with pytest.raises(ValueError, match=rf"{name}: holds 3 pages.*save the one that is meant"):
+        read(tmp_path / name)
+
+
+def test_a_tiff_with_smaller_copies_of_itself_is_one_page(tmp_path):
+    whole = np.random.default_rng(0).integers(0, 5, (64, 96), dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(whole, photometric="minisblack")
+        for times in (2, 4):
+            file.write(whole[::times, ::times], subfiletype=1, photometric="minisblack")
+    assert np.array_equal(read_mask(tmp_path / "a.tif"), whole)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), np.repeat(whole[..., None], 3, 2))
+
+
+def test_a_cameras_jpeg_with_a_second_picture_in_it_is_its_first(tmp_path):
+    first, second = (Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (10, 200))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - 10).max() <= 2

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtseg import cli
+from mtseg.config import load
 from mtseg.data.camvid import Camvid
 from mtseg.data.divide import FOLDER, balanced, by_sequence, ladder, presence
 from mtseg.data.provenance import digest, provenance
@@ -141,6 +143,27 @@ def test_a_random_ladder_is_the_choice_that_a_reader_makes_from_the_same_seed(tm
     assert cli.main(["split", *words]) == 0
     chosen = Camvid(root=root, labels="1/4", split_seed=5).build().labelled
     assert (tmp_path / "s/1_4/labelled.txt").read_text().split() == [chosen.name(i) for i in range(len(chosen))]
+
+
+def test_the_words_that_split_prints_train_on_its_lists_laid_on_any_recipe(tmp_path, capsys):
+    root, out = trees.camvid(tmp_path / "camvid"), tmp_path / "lists"
+    config = Path(__file__).parent.parent / "configs/recipe/camvid_mt.yaml"  # which asks for 1/16
+    assert cli.main(["split", str(config), f"data.root={root}", "--labels", "1/2", "--out", str(out)]) == 0
+    words, _, count = capsys.readouterr().out.partition(": ")
+    data = load([str(config), f"data.root={root}", *shlex.split(words)]).data.build()
+    assert len(data.labelled) == 17
+    assert "17" in count
+    assert provenance(data).labelled.sha256 in count
+
+
+def test_a_list_beside_a_share_is_refused_with_the_word_that_takes_the_list(tmp_path):
+    root = trees.camvid(tmp_path / "camvid")
+    (tmp_path / "list.txt").write_text("train/0001TP_006690.jpg\n")
+    keys = {"root": root, "split": tmp_path / "list.txt"}
+    with pytest.raises(ValueError, match=r"data\.labels: '1/16' and data\.split .*data\.labels=all .*data\.split=null"):
+        Camvid(labels="1/16", **keys).build()
+    assert len(Camvid(labels="all", **keys).build().labelled) == 1
+    assert len(Camvid(labels="1/16", root=root, split=None).build().labelled) == 2
 
 
 @pytest.mark.parametrize(

@@ -574,12 +574,13 @@ def test_one_value_more_than_classes_has_both_its_meanings_named_and_neither_gue
     assert shares_of(after) == right
 
 
-def test_masks_in_the_colours_of_the_palette_are_mapped_by_them(root):
+@pytest.mark.parametrize("own", [True, False], ids=["of one's own", "VOC's"])
+def test_masks_in_the_colours_of_the_palette_or_of_voc_are_mapped_by_them(own, root):
     right = shares_of(examine(config_of(root), HEALTHY))
     inks = np.full((256, 3), 255, np.uint8)
-    inks[:3] = [[1, 2, 3], [100, 0, 9], [7, 200, 30]]
+    inks[:3] = [[1, 2, 3], [100, 0, 9], [7, 200, 30]] if own else [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     rewritten(root, lambda values: inks[values])
-    data = folder_data(root) | {"palette": [bytes(ink).hex() for ink in inks[:3]]}
+    data = folder_data(root) | ({"palette": [bytes(ink).hex() for ink in inks[:3]]} if own else {})
     (only,) = serious(found(root, data=data))
     assert (only.code, len(only.files)) == ("mask-channels", 13)
     after = examine(config_of(root, only.suggestion, data=data), HEALTHY)

@@ -48,7 +48,9 @@ def test_the_worked_example_trains_and_is_evaluated(tmp_path, capsys):
 
 def test_every_commented_line_of_the_example_is_accepted(tmp_path):
     text = (CONFIGS / "data/own.yaml").read_text()
-    for line in re.findall(r"^ +# +(mask_map: .*|labels: \S+|test: \{.*\})", text, re.MULTILINE):
+    for line in re.findall(
+        r"^ +# +(palette: \[.*?\]|mask_map: .*|ignore: \d+|labels: \S+|test: \{.*\})", text, re.MULTILINE
+    ):
         word = line.split("  #")[0].replace(": ", "=", 1)
         tree = TypeAdapter(dict).validate_python({"root": str(tmp_path), "val": 0.2, "labelled": LABELLED})
         from mtseg.settings import parse_word
@@ -56,6 +58,7 @@ def test_every_commented_line_of_the_example_is_accepted(tmp_path):
         (key,), value = parse_word(word)
         validate(Folder, tree | {"classes": ["background", "road", "car"], key: value})
     assert text.count("mask_map: {") == 2
+    assert text.count("#   ignore: ") == 1
 
 
 def test_masks_follow_their_images_by_name(tmp_path):
@@ -267,7 +270,7 @@ def test_binary_masks_are_answered_with_the_hint_through_the_command_too(tmp_pat
     words += ["data.classes=[ground, cell]", "steps=1", "workers=0", "device=cpu"]
     assert cli.main(["train", *words, f"out={tmp_path / 'run'}"]) == 1
     message = capsys.readouterr().err
-    hint = re.search(r"mask_map: (\{.*\})", message)
+    hint = re.search(r"data\.mask_map=(\{.*\})", message)
     assert hint
     assert cli.main(["train", *words, f"out={tmp_path / 'run'}", f"data.mask_map={hint[1]}"]) == 0
 
@@ -278,6 +281,21 @@ def test_a_split_list_chooses_the_labelled_ones_of_a_folder(tmp_path):
     splits = a_folder(root, split=str(tmp_path / "list.txt"), val=LABELLED, unlabelled={"images": "unlabelled"}).build()
     assert names(splits.labelled) == photos(6, 2)
     assert names(splits.unlabelled) == photos(0, 1, 3, 4, 5, 7) + [f"unlabelled/snap_{i}.png" for i in range(8)]
+
+
+def test_an_image_of_a_list_that_is_scored_is_refused_as_such_and_not_as_one_without_a_mask(tmp_path):
+    root = trees.own(tmp_path)
+    (root / "labelled").rename(root / "scored")
+    trees.own(tmp_path)
+    apart = names(a_folder(root).build().val)[0]
+    keys = {"split": str(tmp_path / "list.txt"), "test": {"images": "scored/images", "masks": "scored/masks"}}
+    for image, pool in ((apart, "val"), ("scored/images/photo_0.jpg", "test")):
+        (tmp_path / "list.txt").write_text(f"{image}\n")
+        with pytest.raises(ValueError, match=rf"list\.txt, line 1: '{image}' is a {pool} image .*take it off the list"):
+            a_folder(root, **keys).build()
+    (tmp_path / "list.txt").write_text("unlabelled/snap_0.png\n")
+    with pytest.raises(ValueError, match=r"line 1: 'unlabelled/snap_0\.png' has no mask"):
+        a_folder(root, **keys).build()
 
 
 def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path):

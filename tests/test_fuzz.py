@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,13 +17,16 @@ from runs import TINY, tiny
 from test_checkpoint import rewrite_manifest
 from test_trainer import CPU
 
-from mtseg import capture, checkpoint, versions
+import mtseg
+from mtseg import capture, checkpoint, cli, versions
 from mtseg.checkpoint import Checkpoint
 from mtseg.config import Config, load
 from mtseg.data.lists import Entry, read_list
-from mtseg.data.provenance import record
+from mtseg.data.provenance import named, record
 from mtseg.log import read
+from mtseg.run_page import page
 from mtseg.state import build, restore
+from mtseg.trained import Trained
 from mtseg.trainer import fit
 
 FUZZ = settings(
@@ -192,3 +196,120 @@ def test_any_bytes_in_a_runs_small_files_are_read_or_an_error(tmp_path, content)
         (tmp_path / name).write_bytes(content)
         found = outcome(reader)
         assert not isinstance(found, ValueError) or name in str(found)
+
+
+@pytest.fixture(scope="module")
+def handed(trained: Path) -> Path:
+    assert cli.main(["export", str(trained), "--to", "hf"]) == 0
+    return trained / "export/hf"
+
+
+ODD = [
+    *("null", "[1]", '"text"', "7", "{}"),
+    *({"palette": p} for p in ([], ["000000"] * 6, ["00000"] * 7, ["grey"] * 7, ["#-12345"] * 7, [[1, 2, 3]] * 7)),
+    *({"classes": c} for c in ([], ["a"] * 7, ["a", "b"], "abcdefg", [str(n) for n in range(300)], [["a"]] * 7)),
+    *({"step": n} for n in (-1, 1.5, "last", None)),
+    *({"network": n} for n in ("both", "", None, ["teacher"])),
+    *({"device": d} for d in ("gpu", "cuda:x", "mps", "", 0, "cuda:99", "cuda:999")),
+    {"channels": {"layers": [{"count": 4}], "rgb": True}},
+    {"model": {"kind": "smp", "arch": "nothing", "encoder": "none"}},
+    {"model": {"kind": "smp", "arch": "unet", "encoder": "tu-test_resnet", "options": {"encoder_depth": "deep"}}},
+    {"more": 1},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_what_a_folder_says_of_its_weights_is_one_that_fits_or_an_error_with_file_and_key(handed, tmp_path, odd):
+    folder = tmp_path / "hf"
+    shutil.copytree(handed, folder)
+    whole = json.loads((folder / "mtseg.json").read_text())
+    (folder / "mtseg.json").write_text(odd if isinstance(odd, str) else json.dumps(whole | odd))
+    found = outcome(lambda: mtseg.load(folder))
+    assert said_well(found)
+    assert str(folder / "mtseg.json") in str(found)
+    assert all(key in str(found) for key in (odd if isinstance(odd, dict) else []))
+
+
+@FUZZ
+@given(st.data())
+def test_a_folder_that_says_anything_of_its_weights_is_loaded_or_refused_by_name(handed, tmp_path, data):
+    folder = tmp_path / "hf"
+    if not folder.exists():
+        shutil.copytree(handed, folder)
+    tree = json.loads((handed / "mtseg.json").read_text())
+    path = data.draw(st.sampled_from(paths_of(tree)))
+    place = tree
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = data.draw(trees)
+    (folder / "mtseg.json").write_text(json.dumps(tree))
+    found = outcome(lambda: mtseg.load(folder))
+    if not isinstance(found, Trained):
+        assert "mtseg.json" in str(found)
+        assert said_well(found) or "cannot be built: " in str(found)  # in the words of the library
+
+
+@FUZZ
+@given(st.binary(max_size=100) | trees.map(lambda tree: json.dumps(tree).encode()))
+@example(DEEP)
+@example(b"[1]")
+@example(b'{"classes": [], "palette": []}')
+def test_any_bytes_are_what_a_folder_says_or_an_error(handed, tmp_path, content):
+    folder = tmp_path / "hf"
+    if not folder.exists():
+        shutil.copytree(handed, folder)
+    (folder / "mtseg.json").write_bytes(content)
+    found = outcome(lambda: mtseg.load(folder))
+    assert said_well(found)
+    assert "mtseg.json" in str(found)
+
+
+names = st.lists(st.text(max_size=3), max_size=3)
+inks = st.lists(st.text("0123456789abcdef#g ", max_size=7), max_size=3)
+
+
+@FUZZ
+@given(
+    st.binary(max_size=100)
+    | trees.map(lambda tree: json.dumps(tree).encode())
+    | st.fixed_dictionaries({"classes": names | trees, "palette": inks | trees}).map(lambda t: json.dumps(t).encode())
+)
+@example(DEEP)
+@example(b"[1]")
+@example(b'{"classes": ["a", "a"], "palette": ["000000", "ffffff"]}')
+@example(b'{"classes": ["a", "b"], "palette": ["000000"]}')
+@example(b'{"classes": ["a"], "palette": ["00000000"]}')
+@example(b'{"classes": ["a"], "palette": "000000"}')
+@example(b'{"classes": "a", "palette": ["000000"]}')
+@example(b'{"classes": [1], "palette": ["000000"]}')
+def test_any_bytes_are_classes_with_colours_or_an_error_and_the_page_is_drawn(trained, tmp_path, content):
+    run = tmp_path / "run"
+    if not run.exists():
+        shutil.copytree(trained, run)
+    (run / "classes.json").write_bytes(content)
+    found = outcome(lambda: named(run / "classes.json"))
+    if isinstance(found, tuple):
+        assert len(set(found[0])) == len(found[1]) > 0
+        assert (found[1].shape[1:], found[1].dtype) == ((3,), np.uint8)
+    else:
+        assert said_well(found)
+        assert "classes.json" in str(found)
+        assert "classes.json" in str(outcome(lambda: mtseg.load(run)))
+    assert "<h2>Curves</h2>" in page(run)
+
+
+@FUZZ
+@given(st.sampled_from(["evaluation.json", "versions.json", "splits.json", "timings.jsonl"]), st.data())
+def test_a_page_is_drawn_whatever_its_files_say(trained, tmp_path, name, data):
+    run = tmp_path / "run"
+    if not run.exists():
+        shutil.copytree(trained, run)
+    whole = (trained / name).read_bytes()
+    said = json.loads(whole.splitlines()[0] if name.endswith("l") else whole)
+    content = trees
+    if isinstance(said, dict):
+        content |= st.fixed_dictionaries({key: st.just(value) | trees for key, value in said.items()})
+    (run / name).write_text(json.dumps(data.draw(content)))
+    found = outcome(lambda: page(run))
+    assert "<h2>Curves</h2>" in str(found)
+    (run / name).write_bytes(whole)

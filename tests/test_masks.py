@@ -1,12 +1,13 @@
 """Raw mask values become classes by the table that was given, and by nothing else."""
 
+import cv2
 import numpy as np
 import pytest
 
 from mtseg.data.cityscapes import CLASSES as CITY
 from mtseg.data.cityscapes import LABEL_IDS, PALETTE, TRAIN_ID
 from mtseg.data.masks import NO_CLASS, by_value, by_words, in_order, spans
-from mtseg.data.palette import inks, voc_colours
+from mtseg.data.palette import distinct, inks, voc_colours
 from mtseg.data.source import IGNORE
 
 # The official table of Cityscapes (labels.py of its scripts): labelId, name, trainId; ids that are not here are void.
@@ -47,19 +48,37 @@ def test_a_table_agrees_with_a_dictionary_on_every_value(dtype):
 
 def test_a_value_that_is_no_class_is_named_with_its_pixels_and_what_is_allowed():
     mask = np.array([[0, 1, 2], [9, 9, 255]], np.uint8)
-    with pytest.raises(ValueError, match=r"^a\.png: value 9 on 2 pixels is no class; a mask holds 0 to 2, 255$"):
+    with pytest.raises(ValueError, match=r"^a\.png: value 9 on 2 pixels is no class; a mask holds 0 to 2, 255; "):
         in_order(3)(mask, "a.png")
-    with pytest.raises(ValueError, match=r"value 255 on 1 pixels .*; a mask holds 0 to 2, 9$"):
+    with pytest.raises(ValueError, match=r"value 255 on 1 pixels .*; a mask holds 0 to 2, 9; "):
         in_order(3, void=9)(mask, "a.png")
 
 
 @pytest.mark.parametrize("values", [[0, 255], [255]])
 def test_masks_of_0_and_255_get_the_hint_and_the_hint_works(values):
     mask = np.array([values], np.uint8)
-    with pytest.raises(ValueError, match=r'mask_map: \{"0": 0, "255": 1\}$'):
+    with pytest.raises(ValueError, match=r'data.mask_map=\{"0": 0, "255": 1\}$'):
         in_order(2, void=None)(mask, "x")
     mapped = by_words(["ground", "cell"], {"0": 0, "255": 1}, void=255, other=NO_CLASS)
     assert mapped(mask, "x").tolist() == [[value // 255 for value in values]]
+
+
+def test_a_value_that_is_no_class_is_answered_with_every_way_out_and_each_of_them_works():
+    mask, classes = np.array([[0, 1, 11]], np.uint8), ["road", "car"]
+    with pytest.raises(ValueError) as refusal:
+        by_words(classes, {}, void=255, other=NO_CLASS)(mask, "a.png")
+    said = str(refusal.value)
+    for way in ("data.ignore=11", "every value in data.mask_map", "data.other=ignore", "tools/doctor.py"):
+        assert way in said
+    ways = [({}, 11, NO_CLASS), ({"0": "road", "1": "car", "11": "ignore"}, 255, NO_CLASS), ({}, 255, IGNORE)]
+    for words, void, other in ways:
+        assert by_words(classes, words, void=void, other=other)(mask, "a.png").tolist() == [[0, 1, IGNORE]]
+
+
+def test_a_void_value_beside_a_mask_map_is_answered_with_a_word_for_the_map():
+    with pytest.raises(ValueError, match=r'^x: value 11 .*data\.mask_map, as in "11": ignore') as refusal:
+        by_words(["road"], {"7": 0}, void=255, other=NO_CLASS)(np.array([[7, 11]], np.uint8), "x")
+    assert "data.ignore" not in str(refusal.value)
 
 
 def test_the_hint_is_for_masks_of_0_and_255_alone():
@@ -134,3 +153,25 @@ def test_the_voc_palette_is_the_development_kits():
     rest = "c08080 004000 804000 00c000 80c000 004080"
     assert np.array_equal(voc_colours(21), inks(f"{first} {rest}"))
     assert len({tuple(colour) for colour in voc_colours(256).tolist()}) == 256
+
+
+def apart(colours: np.ndarray) -> float:
+    """The least CIE 1976 difference of any two colours, white among them, by OpenCV's conversion."""
+    whole = np.concatenate([colours, [[255, 255, 255]]]).astype(np.float32) / 255
+    lab = cv2.cvtColor(whole[None], cv2.COLOR_RGB2Lab)[0]
+    each = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    return float(each[~np.eye(len(each), dtype=bool)].min())
+
+
+@pytest.mark.parametrize("count", range(2, 22))
+def test_colours_of_ones_own_classes_are_well_apart_and_further_than_vocs(count):
+    times = 1.1 if count <= 8 else 0.95 if count <= 10 else 1.9
+    assert apart(distinct(count)) > times * apart(voc_colours(count))
+    assert apart(distinct(count)) > (40 if count <= 6 else 25 if count <= 16 else 15)
+
+
+def test_colours_of_ones_own_classes_begin_with_black_differ_for_255_and_do_not_depend_on_how_many():
+    whole = distinct(255)
+    assert whole[0].tolist() == [0, 0, 0]
+    assert len({tuple(colour) for colour in [*whole.tolist(), [255, 255, 255]]}) == 256
+    assert all(np.array_equal(distinct(count), whole[:count]) for count in (1, 20, 21, 22, 100))

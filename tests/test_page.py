@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from runs import tiny
 
 from mtseg import cli, run_page, seen
-from mtseg.charts import Curve, chart, thinned, ticks
+from mtseg.charts import BOTTOM, HEIGHT, TOP, Curve, chart, thinned, ticks
 from mtseg.checkpoint import load_newest
 from mtseg.config import written
 from mtseg.confusing import confusing
 from mtseg.data.source import IGNORE
 from mtseg.log import read
+from mtseg.page import share
 from mtseg.trained import load, restored
 from mtseg.trainer import fit
 
@@ -63,6 +65,38 @@ def test_a_curve_is_broken_where_a_value_is_missing_and_absent_where_all_are():
     assert "-infinity" not in chart("one", [Curve("a", [(3, 0.0)])])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, 1.0],
+        [1.0, 1.0, 1.0],
+        [0.0],
+        [0.97, 0.99],
+        [0.001, 0.002],
+        [0.999, 1.0000001],
+        [0.2, 0.9],
+        [2.5, 2.6],
+        [-3.0],
+    ],
+)
+def test_an_axis_in_percent_stays_within_0_and_100_and_so_do_its_curves(values):
+    drawn = chart("x, %", [Curve("a", list(enumerate(values)), values, values)], percent=True)
+    shown = [float(text) for text in re.findall(r'text-anchor="end">([-\d.e+]+)</text>', drawn)][: drawn.count("<line")]
+    assert all(0 <= value <= 100 for value in shown)
+    heights = [
+        float(y) for path in re.findall(r' d="([^"]+)"', drawn) for y in re.findall(r"[ML][\d.]+ (-?[\d.]+)", path)
+    ]
+    assert len(heights) >= 1
+    assert all(TOP - 0.06 <= y <= HEIGHT - BOTTOM + 0.06 for y in heights)
+
+
+@pytest.mark.parametrize(("value", "width"), [(0.0, 0.0), (0.5, 50.0), (1.0, 100.0), (1.2, 100.0), (-0.1, 0.0)])
+def test_a_bar_is_never_longer_than_its_track_and_its_number_is_what_it_is(value, width):
+    cell = share(value)
+    assert f"width: {width:.1f}%" in cell
+    assert f"{100 * value:.2f} %" in cell
+
+
 @pytest.mark.parametrize("classes", [1, 3, 8])
 def test_the_effective_number_of_equally_frequent_classes_is_their_number(classes):
     assert run_page._spread([1 / classes] * classes + [0.0] * 4) == pytest.approx(classes)
@@ -83,7 +117,7 @@ def test_the_page_has_the_last_scores_and_asks_for_nothing_from_elsewhere(run):
         assert f"{100 * last[f'val_{network}']['mIoU']:.2f} %" in page.text
         for value in last[f"val_{network}"]["IoU"].values():
             assert ("absent" if value is None else f"{100 * value:.2f} %") in page.text
-    for said in ("weight of the consistency", "EMA decay", "learning rate", "steps: 4", "torch"):
+    for said in ("weight of the consistency", "EMA decay", "learning rate", "steps: 4", "torch", "worst images"):
         assert said in page.text
     assert json.loads((run / "splits.json").read_text())["val"]["sha256"][:12] in page.text
 
@@ -160,8 +194,6 @@ def test_the_page_is_refreshed_at_each_evaluation_and_when_the_run_is_stopped(tm
 
 
 def test_a_pages_file_that_is_damaged_leaves_its_part_out(run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     for name in (seen.FILE, "timings.jsonl", "versions.json", "splits.json"):
@@ -169,6 +201,7 @@ def test_a_pages_file_that_is_damaged_leaves_its_part_out(run, tmp_path):
     assert cli.main(["report", str(copy)]) == 0
     page = Page((copy / "report.html").read_text())
     assert "mIoU on val" in page.text
+    assert "worst images" not in page.text
     assert page.links == []
 
 
@@ -179,6 +212,7 @@ def test_shares_of_the_matrix_are_of_the_labelled_pixels_and_the_costliest_pair_
     assert "<b>" not in text
     rows = [row.count("<td") for row in pairs.split("<tr>")[2:]]
     assert rows == [3, 3, 3]
+    assert "Sorted by the number of pixels, the most first" in Page(pairs).text
     assert Page(pairs).text.index("30.00 %") < Page(pairs).text.index("10.00 %")
 
 
@@ -225,6 +259,28 @@ def test_several_runs_have_their_mean_and_sample_deviation_over_seeds_and_what_d
         2,
         1,
     )  # three seeds are a mean in a band
+
+
+@pytest.mark.parametrize(
+    ("out", "page"),
+    [
+        ("pages", "pages/report.html"),
+        ("a/b.c", "a/b.c/report.html"),
+        ("a/all.html", "a/all.html"),
+        (".", "report.html"),
+    ],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_out_is_a_folder_as_elsewhere_unless_it_ends_as_a_page_does(
+    several, out, page, run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    runs = [str(run)]
+    if several:
+        runs.append(str(shutil.copytree(run, tmp_path / "runs/other")))
+    assert cli.main(["report", *runs, "--out", out]) == 0
+    assert capsys.readouterr().out == f"written to {page}\n"
+    assert (tmp_path / page).read_text().startswith("<!doctype html>")
 
 
 def test_a_run_named_twice_is_not_compared_with_itself(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Prediction of many images: what is written, under which names, resumed, in parts, with failures; pseudo-labels."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -10,17 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trees
 import yaml
 from PIL import Image
 from runs import TINY, tiny
 
 import mtseg
 from mtseg import cli, pictures
+from mtseg.config import load
+from mtseg.data.channels import Channels, Layer
 from mtseg.data.decode import read_mask, size_of
 from mtseg.data.source import IGNORE
 from mtseg.inputs import items, place, shard
 from mtseg.predict import LARGE, asking
 from mtseg.predictors import Centre, Slide, Whole
+from mtseg.settings import gather
 from mtseg.trained import restored
 from mtseg.trainer import fit
 
@@ -265,6 +270,49 @@ def test_a_record_that_a_crash_cut_off_is_made_again(run, photos, tmp_path, caps
     assert len((out / "ranking.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("change", ["pixels", "time alone"])
+def test_an_image_that_was_replaced_since_is_predicted_again_and_no_other(change, run, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    predicted(run, photos, "--out", out)
+    before = (photos / "a/x.png").stat()
+    if change == "pixels":
+        photo(photos / "a/x.png", 9)
+    else:
+        os.utime(photos / "a/x.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    capsys.readouterr()
+    assert predicted(run, photos, "--out", out) == 0
+    assert "1 predicted, 2 there already, 0 failed" in capsys.readouterr().out
+    assert (read_mask(out / "mask/a/x.png") == mtseg.load(run).predict(photos / "a/x.png").classes).all()
+    assert predicted(run, photos, "--out", out) == 0
+    assert "0 predicted, 3 there already" in capsys.readouterr().out
+
+
+def test_a_further_file_of_an_image_and_an_image_of_a_pool_are_noticed_too(own_run, tmp_path, capsys):
+    (run, words), out = own_run, tmp_path / "out"
+    root = load([*words, "out=x"]).data.root
+    layers = Channels(layers=(Layer(), Layer(ending=("_rgb", "_more"))))
+    trees.image(tmp_path / "a_rgb.png", 1)
+    trees.image(tmp_path / "a_more.png", 2)
+    (item,) = items([str(tmp_path / "a_rgb.png")], out, layers)
+    stamp = item.stamp()
+    assert item.stamp() == stamp
+    os.utime(tmp_path / "a_more.png", ns=(0, 0))
+    assert item.stamp() != stamp
+    assert predicted(run, "--pool", "unlabelled", "--out", out) == 0
+    os.utime(root / "unlabelled/snap_3.png", ns=(0, 0))
+    assert predicted(run, "--pool", "unlabelled", "--out", out) == 0
+    assert "1 predicted, 7 there already" in capsys.readouterr().out
+
+
+def test_lines_of_the_record_that_say_too_little_are_none(run, photos, tmp_path):
+    out = tmp_path / "out"
+    predicted(run, photos, "--out", out)
+    with (out / "predictions.jsonl").open("a") as file:
+        file.write('{}\n{"name": "z"}\n[]\n[[1, 2]]\n7\n')
+    assert predicted(run, photos, "--out", out, "--rank") == 0
+    assert len((out / "ranking.csv").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize("options", [["--network", "student"], ["--at", "2"], ["--min-confidence", "0.5"]])
 def test_predictions_of_others_are_never_mixed(options, run, photos, tmp_path, capsys):
     predicted(run, photos, "--out", tmp_path / "out")
@@ -361,6 +409,68 @@ def test_pseudo_labels_are_the_sure_pixels_and_a_data_set_that_trains(run, tmp_p
     scores = mtseg.fit(words, quiet=True)
     assert scores["teacher"]["mIoU"] is not None
     assert mtseg.load(tmp_path / "next").classes == splits.classes
+
+
+OWN_MASKS = {0: 40, 1: 90, 2: 200, IGNORE: 7}  # class -> the value that a user's own masks have for it
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory) -> tuple[Path, list[str]]:
+    """A run on photographs of one's own, whose masks have values of their own, and its words."""
+    place = tmp_path_factory.mktemp("own")
+    root = trees.own(place / "data")
+    for path in (root / "labelled/masks").iterdir():
+        raw = np.array(Image.open(path))
+        Image.fromarray(np.select([raw == c for c in OWN_MASKS], list(OWN_MASKS.values())).astype(np.uint8)).save(path)
+    (place / "tiny.yaml").write_text(yaml.safe_dump({key: value for key, value in TINY.items() if key != "data"}))
+    words = [str(place / "tiny.yaml"), str(ROOT / "configs/data/own.yaml"), "steps=2"]
+    own = [f"data.root={root}", 'data.mask_map={"40": background, "90": road, "200": car}', "data.ignore=7"]
+    (place / "own.yaml").write_text(yaml.safe_dump(gather(own)))
+    words.append(str(place / "own.yaml"))
+    mtseg.fit([*words, f"out={place / 'run'}"], quiet=True)
+    return place / "run", words
+
+
+def test_the_next_round_has_the_persons_labels_beside_and_is_laid_on_their_own_config(own_run, tmp_path, capsys):
+    """Each label of the next round is what its picture had before: a person's, or the network's."""
+    (run, words), out = own_run, tmp_path / "next"
+    before = restored(run).splits
+    sure = float(np.quantile(mtseg.load(run).predict(before.unlabelled.image(0)).confidence, 0.3))
+    options = ["--save", "mask,image", "--min-confidence", sure]
+    assert predicted(run, "--pool", "unlabelled", "--out", out, *options) == 0
+    said = capsys.readouterr().out
+    masks = {hash_of(np.array(Image.open(out / "image" / n))): read_mask(out / "mask" / n) for n in outputs(out)}
+    share = np.mean([mask != IGNORE for mask in masks.values()])
+    assert f"{100 * share:.1f} % of the pixels are kept" in said
+    after = load([*words, str(out / "data.yaml"), f"out={tmp_path / 'run'}"]).data.build()
+    wanted = {hash_of(before.labelled.image(i)): before.labelled.label(i) for i in range(len(before.labelled))}
+    for pool, truth in (("labelled", wanted | {k: m for k, m in masks.items() if (m != IGNORE).any()}), ("val", None)):
+        source, old = getattr(after, pool), getattr(before, pool)
+        truth = truth or {hash_of(old.image(i)): old.label(i) for i in range(len(old))}
+        found = {hash_of(source.image(i)): source.label(i) for i in range(len(source))}
+        assert found.keys() == truth.keys()
+        assert all((found[key] == truth[key]).all() for key in truth)
+    assert {hash_of(after.unlabelled.image(i)) for i in range(len(after.unlabelled))} == masks.keys()
+    assert (after.classes, after.palette.tolist()) == (before.classes, before.palette.tolist())
+    scores = mtseg.fit([*words, str(out / "data.yaml"), f"out={tmp_path / 'run'}"], quiet=True)
+    assert scores["teacher"]["mIoU"] is not None
+
+
+def hash_of(pixels: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def test_pseudo_labels_of_which_nothing_is_kept_are_said_and_leave_the_persons_labels(own_run, tmp_path, capsys):
+    (run, words), wish = own_run, ["--min-confidence", 1, "--save", "mask,image"]
+    root = load([*words, "out=x"]).data.root
+    assert predicted(run, root / "unlabelled", "--out", tmp_path / "files", *wish) == 0
+    assert "0.0 % of the pixels are kept" in (said := capsys.readouterr().out)
+    assert "look: no pixel has a class; lower --min-confidence" in said
+    assert not (tmp_path / "files/data.yaml").exists()
+    assert predicted(run, "--pool", "unlabelled", "--out", tmp_path / "pool", *wish) == 0
+    assert "look: no pixel has a class" in capsys.readouterr().out
+    data = load([*words, str(tmp_path / "pool/data.yaml"), "out=x"]).data.build()
+    assert (len(data.labelled), len(data.unlabelled), len(data.val)) == (6, 8, 2)
 
 
 def test_the_ranking_has_the_images_the_teacher_is_least_sure_of_first(run, photos, tmp_path):

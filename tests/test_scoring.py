@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,30 @@ def test_a_run_is_scored_through_its_predictor_while_it_trains(tmp_path):
     assert whole["teacher"]["pixel_accuracy"] != found["teacher"]["pixel_accuracy"]
 
 
+def test_another_way_of_asking_and_one_network_alone_have_files_of_their_own(run):
+    slide = "eval.predictor={kind: slide, window: [32, 32]}"
+    ways = [
+        [],
+        [slide],
+        ["eval.predictor.augment.flip=true"],
+        ["--network", "student"],
+        [slide, "--network", "student"],
+    ]
+    seen: list[set[Path]] = [set()]
+    for words in [*ways, ["eval.batch=1", "device=cpu"], *ways]:
+        assert cli.main(["eval", str(run), *words]) == 0
+        seen.append(set(run.glob("eval_*.json")))
+    names = [{path.stem for path in after - before} for before, after in pairwise(seen)]
+    assert [len(new) for new in names] == [1] * len(ways) + [0] * (1 + len(ways))
+    assert names[0] == {"eval_val"}
+    assert names[1] == {"eval_val_windows-of-32x32-stride-0.67-softmax-averaged"}
+    assert names[3] == {"eval_val_student"}
+    protocols = [json.loads((run / f"{name}.json").read_text())["protocol"] for (name,) in names[: len(ways)]]
+    assert len(set(protocols)) == 3
+    assert protocols[3] == protocols[0]
+    assert {path.stem for path in run.glob("eval_*.csv")} == set().union(*names)
+
+
 @pytest.mark.parametrize(("at", "says"), [("3", "there are: 2, 4"), ("first", "neither last nor best nor a step")])
 def test_a_checkpoint_that_is_not_there_is_refused(at, says, trained, capsys):
     assert cli.main(["eval", str(trained), "--at", at]) == 1
@@ -96,7 +121,8 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_named_and_not_passed_over(ru
 
 def test_a_score_stands_beside_all_that_it_depends_on(run, capsys):
     assert cli.main(["eval", str(run), "eval.predictor={kind: slide, window: [32, 48]}", "--network", "teacher"]) == 0
-    shown, said = capsys.readouterr().out, json.loads((run / "eval_val.json").read_text())
+    name = "eval_val_windows-of-32x48-stride-0.67-softmax-averaged_teacher"
+    shown, said = capsys.readouterr().out, json.loads((run / f"{name}.json").read_text())
     splits = of_run(run).data.build()
     names = [splits.val.name(i) for i in range(3)]
     facts = {
@@ -112,7 +138,7 @@ def test_a_score_stands_beside_all_that_it_depends_on(run, capsys):
     assert "student" not in said
     for fact in ("step 4", "3 val images", facts["data"], digest(names)[:12], facts["protocol"], facts["resolution"]):
         assert fact in shown
-    with (run / "eval_val.csv").open() as file:
+    with (run / f"{name}.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == [*splits.classes, "(all)"]
     assert {row["network"] for row in rows} == {"teacher"}

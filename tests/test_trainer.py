@@ -3,9 +3,10 @@
 import json
 import os
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import tiny
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from mtseg import checkpoint
 from mtseg.config import Config, differences
+from mtseg.data.source import IGNORE, Source
 from mtseg.data.stream import Stream
 from mtseg.signals import Stopped
 from mtseg.state import State, build
@@ -511,3 +513,45 @@ def test_an_alarm_reaches_the_reader(tmp_path, capsys):
     words = ["steps=12", "method.target={kind: hard, threshold: 1.0}", "method.distance={kind: cross_entropy}"]
     fit(tiny(tmp_path, *words))
     assert "look: under 1 % of the pixels are kept" in capsys.readouterr().out
+
+
+# -- labels that teach nothing ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A source whose labels are ignored everywhere but in the images `drawn`."""
+
+    of: Source
+    drawn: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def name(self, index: int) -> str:
+        return self.of.name(index)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.of.image(index)
+
+    def label(self, index: int) -> np.ndarray:
+        label = self.of.label(index)
+        return label if index in self.drawn else np.full_like(label, IGNORE)
+
+
+@pytest.mark.parametrize("method", [[], METHODS["supervised"]], ids=["mean teacher", "supervised"])
+@pytest.mark.parametrize(("pool", "says"), [("labelled", "nothing is learnt"), ("val", "nothing is scored")])
+def test_labels_that_are_all_ignored_are_refused_before_anything_is_written(pool, says, method, tmp_path):
+    config = tiny(tmp_path / "run", *method)
+    splits = config.data.build()
+    blank = replace(splits, **{pool: Blank(getattr(splits, pool))})
+    with pytest.raises(ValueError, match=rf"data\.{pool}: every pixel of all 2 labels is ignored, so {says}.*doctor"):
+        fit(config, splits=blank, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_label_with_a_class_is_enough_to_begin(tmp_path):
+    config = tiny(tmp_path / "run", "steps=1")
+    splits = config.data.build()
+    fit(config, splits=replace(splits, labelled=Blank(splits.labelled, (1,)), val=Blank(splits.val, (1,))), quiet=True)
+    assert (tmp_path / "run/config.yaml").exists()

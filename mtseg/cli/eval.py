@@ -27,7 +27,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
     from mtseg.checkpoint import write_whole
     from mtseg.evaluate import Also
-    from mtseg.scoring import Wanted, images_csv, print_table, score_run, table_csv
+    from mtseg.scoring import Wanted, file_name, images_csv, print_table, score_run, table_csv
 
     if parsed.boundary is not None and not 0 < parsed.boundary <= 1:
         raise ValueError(f"--boundary: {parsed.boundary} is no share of the diagonal; give one in (0, 1], such as 0.02")
@@ -35,7 +35,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     wanted = Wanted(parsed.at, networks, Also(parsed.boundary, parsed.images))
     found = score_run(Path(parsed.run), parsed.words, wanted)
     print_table(found)
-    name = f"eval_{found['split']}" + ("" if parsed.at == "last" else f"_{parsed.at}")
+    name = file_name(Path(parsed.run), found)
     texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}
     if parsed.images:
         texts[f"{name}_images.csv"] = images_csv(found)

@@ -2,8 +2,16 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mtseg.cli.common import add_choice, answer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mtseg.data.source import Splits
+    from mtseg.predict import Wishes
+    from mtseg.trained import Trained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,12 +47,24 @@ def _predict(parsed: argparse.Namespace) -> None:
     wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
     trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
     pool = parsed.pool
-    wanted = (
-        pool_items(configured(run, parsed.set).data.build(), pool)
-        if pool
-        else items(parsed.images, out, trained.channels)
-    )
+    splits = configured(run, parsed.set).data.build() if pool else None
+    wanted = pool_items(splits, pool) if splits is not None else items(parsed.images, out, trained.channels)
     outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
     print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")
+    if wishes.min_confidence > 0:
+        _next_round(trained, out, splits if pool == "unlabelled" else None, wishes)
     if outcome.failed:
         raise ValueError(f"{outcome.failed} images failed; {out}/errors*.jsonl says why; the same command tries again")
+
+
+def _next_round(trained: "Trained", out: "Path", splits: "Splits | None", wishes: "Wishes") -> None:
+    """Say how much is kept, and make a data set of it where its images are there too."""
+    from mtseg import pseudo
+
+    kept = pseudo.share_kept(out)
+    print(f"{100 * kept:.1f} % of the pixels are kept, sure to {wishes.min_confidence} or more")
+    if kept == 0:
+        print("look: no pixel has a class; lower --min-confidence, in another --out")
+    if {"mask", "image"} <= set(wishes.save) and (kept > 0 or splits is not None):
+        made = pseudo.write(trained, out, splits)
+        print(f"{out / 'data.yaml'}: {made}; the last file of tools/train.py RECIPE.yaml {out / 'data.yaml'}")

@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _split(parsed: argparse.Namespace) -> None:
+    import shlex
     from pathlib import Path
 
     from mtseg.config import training_data
@@ -29,4 +30,5 @@ def _split(parsed: argparse.Namespace) -> None:
     rungs = parsed.labels.split(",")
     said = divide(splits, rungs, out, how=parsed.how, seed=parsed.seed, pattern=parsed.sequence)
     for rung, facts in zip(rungs, said, strict=True):
-        print(f"data.split={(out / rung.replace('/', '_')).resolve()}: {facts['labelled']}")
+        place = shlex.quote(f"data.split={(out / rung.replace('/', '_')).resolve()}")
+        print(f"{place} data.labels=all: {facts['labelled']}")  # recipes may ask for a share

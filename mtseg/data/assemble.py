@@ -143,7 +143,10 @@ def _by_seed(choice: Choice, layout: Layout, tree: Tree) -> tuple[Pool, list[str
 def _by_list(choice: Choice, layout: Layout, tree: Tree) -> tuple[Pool, list[str], str]:
     assert choice.split is not None
     if choice.labels != "all":
-        raise ValueError(f"data.labels: {choice.labels!r} and data.split both choose the labelled images; drop one")
+        raise ValueError(
+            f"data.labels: {choice.labels!r} and data.split both choose the labelled images; data.labels=all takes "
+            "those of the list, data.split=null the share"
+        )
     finder = _Finder(layout, tree)
     split = choice.root / choice.split
     if not split.exists():
@@ -218,9 +221,22 @@ class _Finder:
         """The image with the data set's own mask, which must be the line's, where that names one."""
         image = self.image(entry)
         if not self.masks.get(image):
-            raise ValueError(f"{entry.where}: {image!r} has no mask in {self.layout.name}, so it cannot be labelled")
+            raise ValueError(f"{entry.where}: {image!r} {self._why_not(image)}")
         if entry.mask not in (None, self.masks[image]):
             mask = self.tree.admit(str(entry.mask), entry.where)
             if self.layout.id_of(mask) != self.layout.id_of(image):
                 raise ValueError(f"{entry.where}: {mask!r} is not the mask of {image!r}; mend the list")
         return Pair(image, self.masks[image])
+
+    def _why_not(self, image: str) -> str:
+        """Why an image that is there cannot be labelled."""
+        for pool, scored in (("val", self.layout.val), ("test", self.layout.test)):
+            if image in scored().images:
+                return (
+                    f"is a {pool} image of {self.layout.name}, on which the run is scored, so it cannot be labelled; "
+                    f"take it off the list, or name other {pool} images"
+                )
+        return (
+            f"has no mask in {self.layout.name}, so it cannot be labelled; put its mask with the others, or take it "
+            "off the list"
+        )

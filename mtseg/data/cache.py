@@ -23,9 +23,11 @@ class Cache:
     """Arrays in .npy files under `folder`, named by the hash of what they were decoded from, and how.
 
     That is the path, size and time of change of every file, and the settings of decoding; so what has changed is
-    decoded again, and what it was before stays until the folder is deleted. A file gets its name when it is whole and
-    on the disk, so that processes may share the folder and may die. Where it cannot be written, it is said once, and
-    reading goes on.
+    decoded again, and what it was before stays until the folder is deleted. Not noticed is another file of the same
+    size and time (in nanoseconds), as from an archive unpacked anew with all times alike: then the folder must be
+    deleted. Neither inode nor time of status change is asked, since copies of a data set on several machines, which
+    may share one cache, differ in both. A file gets its name when it is whole and on the disk, so that processes may
+    share the folder and may die. Where it cannot be written, it is said once, and reading goes on.
     """
 
     folder: Path

@@ -1,5 +1,6 @@
 """What an image consists of: one file of red, green and blue, or files of any channels, one laid on the other."""
 
+import math
 from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -42,6 +43,8 @@ class Layer:
             raise ValueError(f"take: {list(self.take)} of {self.count} channels (0 to {self.count - 1}); each once")
         if self.range is not None and not self.range[0] < self.range[1]:
             raise ValueError(f"range: {list(self.range)}; give low < high, such as [0, 65535]")
+        if self.range is not None and not 1e-300 < self.range[1] - self.range[0] < math.inf:
+            raise ValueError(f"range: {list(self.range)} is too narrow or too wide to divide by; such as [0, 65535]")
         if self.nan is not None and self.range is None:
             raise ValueError("nan: 8-bit values are all numbers; give the range of the others, or drop it")
         for name in ("folder", "ending"):
@@ -61,13 +64,16 @@ class Layer:
         if self.folder is not None:
             if self.folder[0] not in parts:
                 raise ValueError(
-                    f"{name}: lies in no folder {self.folder[0]!r}, in whose place {self.folder[1]!r} has it"
+                    f"{name}: lies in no folder {self.folder[0]!r}, in whose place {self.folder[1]!r} has its further "
+                    f"channels; put it into a folder {self.folder[0]!r} beside a folder {self.folder[1]!r}, or change "
+                    "folder in data.channels"
                 )
             parts[len(parts) - 1 - parts[::-1].index(self.folder[0])] = self.folder[1]
         if self.ending is not None:
             if not stem.endswith(self.ending[0]):
                 raise ValueError(
-                    f"{name}: does not end in {self.ending[0]!r}, in whose place {self.ending[1]!r} has it"
+                    f"{name}: does not end in {self.ending[0]!r}, in whose place {self.ending[1]!r} has its further "
+                    f"channels; rename it to {stem + self.ending[0] + path.suffix!r}, or change ending in data.channels"
                 )
             stem = stem.removesuffix(self.ending[0]) + self.ending[1]
         return str(PurePosixPath(*parts, stem + (path.suffix if self.suffix is None else self.suffix)))
@@ -100,9 +106,16 @@ class Layer:
                 f"{path}: {int(odd.sum())} values are no finite numbers; say in nan of data.channels which value takes "
                 "their place, or mend the file"
             )
-        values = np.where(odd, values.dtype.type(self.nan), values) if odd.any() else values
-        low, high = self.range
-        return np.asarray(np.subtract(values, low, dtype=np.float32) * np.float32(255 / (high - low)))
+        (low, high), wide = self.range, np.float32 if values.dtype.itemsize <= 2 else np.float64
+        whole = values if self.nan is None else np.where(odd, wide(self.nan), values)
+        with np.errstate(over="ignore", invalid="ignore"):  # what that gives is refused
+            scaled = (np.subtract(whole, low, dtype=wide) * wide(255 / (high - low))).astype(np.float32, copy=False)
+        if not np.isfinite(scaled).all():
+            raise ValueError(
+                f"{path}: value {whole[~np.isfinite(scaled)][0]:g} is more than an image can hold where the range "
+                f"{list(self.range)} of data.channels is 0 to 1; give the range that the values have, or mend the file"
+            )
+        return scaled
 
 
 RGB = Layer()

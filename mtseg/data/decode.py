@@ -37,8 +37,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
 
     Grey, 1-bit and palette images become RGB; alpha is dropped where every pixel is opaque. 48-bit colour is read
     as its upper 8 bits. Raises ValueError, naming the file, the rule and the remedy, for a file that is missing,
-    damaged, truncated or over MAX_PIXELS; with transparent pixels; with 16-bit or float grey values, because which
-    of them should be white is not known; and for other colour models (CMYK, LAB).
+    damaged, truncated or over MAX_PIXELS; of several pages; with transparent pixels; with 16-bit or float grey values,
+    because which of them should be white is not known; and for other colour models (CMYK, LAB).
     """
     if is_array(path):
         return _bytes_of_array(path)
@@ -229,10 +229,28 @@ def _of_bands(path: Path) -> ValueError | None:
 def _loaded(path: Path) -> Image.Image:
     with _opened(path) as image:
         try:
+            pages = _pages(image)
             image.load()  # here, so that a truncated file is named
         except Exception as error:
             raise damaged(path, error) from error
+    if pages > 1:
+        raise ValueError(
+            f"{path}: holds {pages} pages, and which of them is meant is not guessed: save the one that is meant alone"
+        )
     return image
+
+
+def _pages(image: Image.Image) -> int:
+    """How many pictures a file holds, smaller copies (TIFF's NewSubfileType) and those of cameras' JPEGs left out."""
+    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count == 1 or not isinstance(image, TiffImageFile):
+        return count
+    whole = 0
+    for page in range(count):
+        image.seek(page)
+        whole += not int(image.tag_v2.get(254, 0)) & 5  # 1: a smaller copy, 4: a mask of what is seen
+    image.seek(0)
+    return whole
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:  # (H, W, 3)

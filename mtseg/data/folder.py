@@ -1,6 +1,5 @@
 """Anybody's own images: folders, globs or lists, with masks for some of them."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import OnBadImage, Pool
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
 from mtseg.data.match import Images, Masked, images, masked
-from mtseg.data.palette import inks, voc_colours
+from mtseg.data.palette import check_named, distinct, inks
 from mtseg.data.provenance import Expected
 from mtseg.data.source import IGNORE, Splits
 from mtseg.data.splits import Labels
@@ -33,7 +32,8 @@ class Folder:
     be left out. A mask holds class indices and `ignore`, or what `mask_map` maps to a class: raw values or colours
     (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to `ignore`. What else stands in a mask
     is an error, or ignored with `other: ignore`. `channels` says what an image consists of where it is not one file of
-    red, green and blue. `palette` has a colour for each class, for pictures.
+    red, green and blue. `palette` has a colour for each class, for pictures; without it they are
+    `palette.distinct`.
     """
 
     kind: Literal["folder"] = "folder"
@@ -56,13 +56,7 @@ class Folder:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes: {', '.join(self.classes)} names one twice; give each its own name")
-        if self.palette and len(self.palette) != len(self.classes):
-            raise ValueError(f"palette: {len(self.palette)} colours for {len(self.classes)} classes; give one for each")
-        wrong = [ink for ink in self.palette if not re.fullmatch("#?[0-9a-fA-F]{6}", ink)]
-        if wrong:
-            raise ValueError(f'palette: {wrong[0]!r} is no colour; write it as "#804080"')
+        check_named(self.classes, self.palette or ["000000"] * len(self.classes))
         if not self.mask_map and self.ignore is not None and self.ignore < len(self.classes):
             raise ValueError(
                 f"ignore: {self.ignore} is the value of class {self.classes[self.ignore]!r} too; set ignore: null, or "
@@ -79,7 +73,7 @@ class Folder:
         layout = Layout(
             name=self.root.name or "folder",
             classes=self.classes,
-            palette=inks(" ".join(self.palette).replace("#", "")) if self.palette else voc_colours(len(self.classes)),
+            palette=inks(" ".join(self.palette)) if self.palette else distinct(len(self.classes)),
             values=self.values(),
             train=lambda: train,
             val=lambda: val,

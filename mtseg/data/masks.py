@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mtseg.data.source import IGNORE
 
 NO_CLASS = -1
+DOCTOR = "tools/doctor.py counts the values of all masks"
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}|\d{1,3} *, *\d{1,3} *, *\d{1,3}")
 Raw = NDArray[Any]  # (H, W) integers, or (H, W, 3) uint8 for a mask of colours
 
@@ -24,12 +25,14 @@ class LabelMap:
     colours: (N,) int64 ascending, red * 65536 + green * 256 + blue; empty where masks are not colours
     inks:    (N,) int16, the class of each of the colours
     other:   class of a colour that is not among them: IGNORE or NO_CLASS
+    written: of a map that a user writes, whether there are words in it; None of a data set's own
     """
 
     table: NDArray[np.int16]
     colours: NDArray[np.int64]
     inks: NDArray[np.int16]
     other: int = NO_CLASS
+    written: Literal["words", "nothing"] | None = None
 
     def __call__(self, mask: Raw, where: str) -> NDArray[np.uint8]:  # (H, W)
         """The label of a mask. Raises ValueError with `where`, the value and its pixels for one that is no class."""
@@ -68,15 +71,30 @@ class LabelMap:
         if mask.ndim == 3:
             codes, counts = np.unique(code_of(mask[wrong]), return_counts=True)
             common = codes[counts.argmax()]
-            return f"colour #{common:06x} on {counts.max()} pixels is not in mask_map; add it, or other: ignore"
+            return (
+                f"colour #{common:06x} on {counts.max()} pixels is not in mask_map; add it to data.mask_map, or set "
+                f"data.other=ignore; {DOCTOR}"
+            )
         values, counts = np.unique(mask[wrong], return_counts=True)
         found = set(np.unique(mask).tolist())
         text = f"value {values[0]} on {counts[0]} pixels is no class; a mask holds {spans(self.known())}"
+        text += f"; {self._remedy(int(values[0]))}{DOCTOR}"
         if found <= {0, 255}:
             text += (
-                '. Values 0 and 255 alone are a mask of two classes as pictures show it: mask_map: {"0": 0, "255": 1}'
+                ". Values 0 and 255 alone are a mask of two classes as pictures show it: "
+                'data.mask_map={"0": 0, "255": 1}'
             )
         return text
+
+    def _remedy(self, value: int) -> str:
+        if self.written is None:
+            return ""
+        if self.written == "words":
+            return f'add it to data.mask_map, as in "{value}": ignore, or set data.other=ignore; '
+        return (
+            f"where it is void, set data.ignore={value}; else name every value in data.mask_map, or set "
+            "data.other=ignore; "
+        )
 
 
 def by_value(classes: Mapping[int, int]) -> LabelMap:
@@ -105,7 +123,8 @@ def by_words(classes: Sequence[str], words: Mapping[str, int | str], *, void: in
     table = np.full(max(plain, default=-1) + 2, other, np.int16)
     table[list(plain)] = list(plain.values())
     codes = sorted(colours)
-    return LabelMap(table, np.array(codes, np.int64), np.array([colours[c] for c in codes], np.int16), other)
+    classes_of = np.array([colours[c] for c in codes], np.int16)
+    return LabelMap(table, np.array(codes, np.int64), classes_of, other, "words" if words else "nothing")
 
 
 def _raw(key: str) -> int:

@@ -6,11 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mtseg.checkpoint import write_whole
+from mtseg.data.palette import check_named, inks
 from mtseg.data.source import Source, Splits
 from mtseg.part import part
+from mtseg.settings import validate
 
 POOLS = ("labelled", "unlabelled", "val", "test")
 FILE = "splits.json"
@@ -93,6 +97,27 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     colours = [bytes(colour.tolist()).hex() for colour in splits.palette]
     write_whole(folder / CLASSES, json.dumps({"classes": splits.classes, "palette": colours}))
     return here
+
+
+def named(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The classes that a run's classes.json names, and their colours (K, 3). Raises ValueError for another file."""
+    try:
+        said = validate(_Named, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not a list of classes and their colours ({error}); copy it again, or take it away where the data "
+            "of the run is at hand"
+        ) from None
+    return said.classes, inks(" ".join(said.palette))
+
+
+@part
+class _Named:
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    palette: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_named(self.classes, self.palette)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

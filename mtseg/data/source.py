@@ -3,7 +3,7 @@
 A label has the shape S of what is predicted: (H, W) for the pixels of an image, () for the image as a whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,3 +81,18 @@ def shared(splits: Splits) -> dict[int, int]:
     names = {splits.labelled.name(i): i for i in range(len(splits.labelled))}
     found = ((i, names.get(splits.unlabelled.name(i))) for i in range(len(splits.unlabelled)))
     return {i: place for i, place in found if place is not None}
+
+
+def refuse_blank(splits: Splits, pools: Mapping[str, str]) -> None:
+    """Raises ValueError where a pool has images and none of their labels has a class; `pools`: what it is there for.
+
+    Reads labels up to the first that has one.
+    """
+    for pool, done in pools.items():
+        source: Source = getattr(splits, pool)
+        labels = (np.asarray(source.label(index)) for index in range(len(source)))
+        if len(source) and not any((label != (IGNORE if label.ndim else UNKNOWN)).any() for label in labels):
+            raise ValueError(
+                f"data.{pool}: every pixel of all {len(source)} labels is ignored, so nothing is {done}; say in "
+                "data.ignore, data.mask_map and data.other which values are classes: tools/doctor.py counts them"
+            )

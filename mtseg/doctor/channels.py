@@ -21,7 +21,8 @@ def of_channels(config: Config, survey: Survey) -> Iterator[Finding]:
     splits, found = survey.splits, measured(survey)
     if found:
         each = "; ".join(_said(n, values) for n, values in enumerate(found))
-        yield Finding("note", "channels", f"{splits.channels} channels: {each}")
+        text = f"{splits.channels} channels: {each}; for the config, in YAML: views: {_yaml(config, survey, found)}"
+        yield Finding("note", "channels", text)
     yield from _normalisation(config, survey, found)
     for n, values in enumerate(found):
         if values.variance**0.5 < CONSTANT:
@@ -72,8 +73,7 @@ def _uncoloured(policy: Policy | StudentPolicy) -> Policy | StudentPolicy:
 
 def _normalisation(config: Config, survey: Survey, found: Sequence[Values]) -> Iterator[Finding]:
     views, splits = config.views, survey.splits
-    mean, std = _suggested(config, survey, found)
-    yaml = f"{{mean: {_listed(mean)}, std: {_listed(std)}}}"
+    yaml = _yaml(config, survey, found)
     if views.channels != splits.channels:
         text = (
             f"views.mean: {views.channels} entries, and the images have {splits.channels} channels; in YAML, those of "
@@ -94,6 +94,11 @@ def _normalisation(config: Config, survey: Survey, found: Sequence[Values]) -> I
 def _is_off(mean: float, std: float, values: Values) -> bool:
     true = values.variance**0.5
     return true >= CONSTANT and (abs(mean - values.mean) > true or not 1 / OFF <= std / true <= OFF)
+
+
+def _yaml(config: Config, survey: Survey, found: Sequence[Values]) -> str:
+    mean, std = _suggested(config, survey, found)
+    return f"{{mean: {_listed(mean)}, std: {_listed(std)}}}"
 
 
 def _suggested(config: Config, survey: Survey, found: Sequence[Values]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mtseg.data.files import Files
 from mtseg.data.masks import code_of
+from mtseg.data.palette import voc_colours
 from mtseg.data.source import IGNORE, Splits
 from mtseg.doctor.facts import Mask
 
@@ -52,12 +53,13 @@ def _paired(values: list[int], classes: tuple[str, ...]) -> dict[str, str]:
 
 
 def _of_colours(colours: list[int], splits: Splits) -> Guess:
-    """The data set's own palette where it has all of them; else their number is what can be said."""
-    palette = dict(zip(code_of(splits.palette[None])[0].tolist(), splits.classes, strict=True))
-    unknown = [colour for colour in colours if colour not in palette]
-    if not set(unknown) - {0xFFFFFF, 0xE0E0C0} and len(palette) == len(splits.classes):
-        words = {f"#{c:06x}": n for c, n in palette.items()} | {f"#{c:06x}": "ignore" for c in unknown}
-        return _word(words), "; they are the colours of data.palette, map them as suggested"
+    """The data set's own palette, or VOC's, where it has all of them; else their number is what can be said."""
+    for inks, whose in ((splits.palette, "data.palette"), (voc_colours(len(splits.classes)), "VOC's palette")):
+        palette = dict(zip(code_of(inks[None])[0].tolist(), splits.classes, strict=True))
+        unknown = [colour for colour in colours if colour not in palette]
+        if not set(unknown) - {0xFFFFFF, 0xE0E0C0} and len(palette) == len(splits.classes):
+            words = {f"#{c:06x}": n for c, n in palette.items()} | {f"#{c:06x}": "ignore" for c in unknown}
+            return _word(words), f"; they are the colours of {whose}, map them as suggested"
     if len(colours) > FEW:
         return "", f"; {len(colours)} different colours are no palette: were the masks resized or saved as JPEG once?"
     named = ", ".join(f"#{colour:06x}" for colour in colours)
