@@ -43,7 +43,7 @@ def logged(run: Path, step: int) -> dict:
 
 
 def make_best(run: Path, step: int) -> None:
-    checkpoint.point_to_best(run / "checkpoints", step, 0.9, "val", keep=9)
+    checkpoint.choose(run / "checkpoints", "best", step, 0.9, "val", keep=9)
 
 
 @pytest.mark.parametrize(("at", "step"), [("last", 4), ("2", 2), ("4", 4), ("best", 2)])
@@ -81,7 +81,9 @@ def test_a_run_is_scored_through_its_predictor_while_it_trains(tmp_path):
     assert whole["teacher"]["pixel_accuracy"] != found["teacher"]["pixel_accuracy"]
 
 
-@pytest.mark.parametrize(("at", "says"), [("3", "there are: 2, 4"), ("first", "neither last nor best nor a step")])
+@pytest.mark.parametrize(
+    ("at", "says"), [("3", "there are: 2, 4"), ("first", "neither last, best, holdout nor a step")]
+)
 def test_a_checkpoint_that_is_not_there_is_refused(at, says, trained, capsys):
     assert cli.main(["eval", str(trained), "--at", at]) == 1
     assert says in capsys.readouterr().err

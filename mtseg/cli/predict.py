@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from mtseg.config import splits_of
     from mtseg.inputs import items, pool_items
     from mtseg.predict import Wishes, predict
     from mtseg.trained import configured, load, weights_of
@@ -40,7 +41,7 @@ def _predict(parsed: argparse.Namespace) -> None:
     trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
     pool = parsed.pool
     wanted = (
-        pool_items(configured(run, parsed.set).data.build(), pool)
+        pool_items(splits_of(configured(run, parsed.set)), pool)
         if pool
         else items(parsed.images, out, trained.channels)
     )
