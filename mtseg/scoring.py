@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mtseg.evaluate import Also, Tally, by_class, evaluate, plain, scores, sourc
 from mtseg.metrics import interval
 from mtseg.report import percent
 from mtseg.state import pick_device
-from mtseg.trained import restored
+from mtseg.trained import Restored, restored, restored_at
 
 SUMMARY = {
     "top1": "accuracy",
@@ -51,7 +51,20 @@ def score_run(run: Path, words: Sequence[str] = (), wanted: Wanted = Wanted()) -
     `mIoU_interval` (95 %, bootstrap over images), the `worst` images, and `images`, the mIoU of each over the classes
     that occur in it.
     """
-    config, splits, networks, step = restored(run, words, at=wanted.at)
+    return _scored(run, restored(run, words, at=wanted.at), wanted)
+
+
+def score_checkpoints(run: Path, words: Sequence[str], wanted: Wanted, ats: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`score_run` of several checkpoints, by what they are called: `last`, `best`, `holdout`, a step."""
+    found: dict[str, dict[str, Any]] = {}
+    for at, there in zip(ats, restored_at(run, words, ats), strict=True):
+        same = next((other for other in found.values() if other["step"] == there.step), None)
+        found[at] = same | {"at": at} if same else _scored(run, there, replace(wanted, at=at))
+    return found
+
+
+def _scored(run: Path, there: Restored, wanted: Wanted) -> dict[str, Any]:
+    config, splits, networks, step = there
     split, predictor = config.eval.split, config.eval.predictor
     source, names = source_of(splits, split), getattr(provenance(splits), config.eval.split)
     found: dict[str, Any] = {
