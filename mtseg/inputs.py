@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.files import Files
 from mtseg.data.lists import read_list
 from mtseg.data.match import LISTS
 from mtseg.data.source import Pixels, Source, Splits
@@ -21,11 +22,13 @@ CLAIM = "prediction.json"  # says in the folder of outputs whose they are
 
 @dataclass(frozen=True)
 class Item:
-    """An image to predict. `said`: as its user knows it; `name`: of its outputs, relative and without suffix."""
+    """An image to predict. `said`: as its user knows it; `name`: of its outputs, relative and without suffix; `path`:
+    its (first) file, where it is one."""
 
     said: str
     name: str
     read: Callable[[], Pixels]  # (H, W, C)
+    path: Path | None = None
 
 
 def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[Item]:
@@ -49,7 +52,9 @@ def items(words: Sequence[str], out: Path, channels: Channels = PLAIN) -> list[I
     found: list[Item] = []
     for path, name in zip(paths, names, strict=True):
         found += (
-            _frames(path, name, channels) if is_video(path) else [Item(path, name, partial(channels.read, Path(path)))]
+            _frames(path, name, channels)
+            if is_video(path)
+            else [Item(path, name, partial(channels.read, Path(path)), Path(path))]
         )
     return found
 
@@ -64,7 +69,12 @@ def pool_items(splits: Splits, pool: str) -> list[Item]:
         raise ValueError(f"--pool: this data set has no {pool} images; name another, or files")
     called = _distinct([names[index] for index in chosen])
     found = [
-        Item(names[index], name, lambda index=index: source.image(index))  # type: ignore[misc]
+        Item(
+            names[index],
+            name,
+            lambda index=index: source.image(index),  # type: ignore[misc]
+            source.sources(index)[0] if isinstance(source, Files) else None,
+        )
         for index, name in zip(chosen, called, strict=True)
     ]
     return sorted(found, key=lambda item: item.name)
