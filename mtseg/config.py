@@ -180,7 +180,7 @@ def load(words: Sequence[str]) -> Config:
 
 
 @part
-class _Training:
+class _Data:
     data: Data
 
 
@@ -202,7 +202,12 @@ def training_data(words: Sequence[str]) -> Data:
     tree |= {"labels": "all", "split": None, "expect": {}}
     if tree.get("kind") != "folder":
         tree["unlabelled"] = "all"
-    return validate(_Training, {"data": tree}).data
+    return data_of(tree)
+
+
+def data_of(tree: dict[str, Any]) -> Data:
+    """The data set that a tree of settings describes. Raises ValueError as `load` does."""
+    return validate(_Data, {"data": tree}).data
 
 
 def rate_for(words: Sequence[str]) -> str | None:

@@ -83,7 +83,7 @@ def write(trained: Trained, config: Config, folder: Path, *, network: str, score
     handed = Handed(
         model=replace(model, weights=Path("none")),
         views=views,
-        eval=Evaluation(predictor=trained.predictor),
+        eval=Evaluation(batch=config.eval.batch, predictor=trained.predictor),
         classes=trained.classes,
         palette=tuple(bytes(colour.tolist()).hex() for colour in trained.palette),
         step=trained.step,
@@ -124,7 +124,12 @@ def holds(folder: Path) -> bool:
 
 
 def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
-    """The network of a folder that `write` filled, with `words` laid on what the folder says.
+    """The network of a folder that `write` filled, with `words` laid on what the folder says; raises as `laid`."""
+    return laid(folder, gather(words))
+
+
+def laid(folder: Path, given: dict[str, Any]) -> tuple[Trained, Handed]:
+    """The network of a folder that `write` filled, with settings `given` laid on what the folder says.
 
     Raises ValueError for a folder that is not whole, and where the weights do not fit.
     """
@@ -132,7 +137,7 @@ def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
         tree: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder / FILE}: cannot be read ({error}); export the run again") from None
-    handed = validate(Handed, merge(tree, gather(words)), origin=str(folder / FILE))
+    handed = validate(Handed, merge(tree, given), origin=str(folder / FILE))
     padded = handed.model.build(
         len(handed.classes), channels=handed.channels.count, rgb=handed.channels.rgb, pretrained=False
     )
@@ -145,6 +150,12 @@ def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
     palette = inks(" ".join(handed.palette))
     views, asking = handed.views, handed.eval.predictor
     return Trained(network, views, asking, handed.classes, palette, handed.step, handed.channels), handed
+
+
+def nothing_else(folder: Path, handed: Handed) -> ValueError:
+    """What to say where another network of the run is asked for."""
+    held = f"the {handed.network} of step {handed.step}"
+    return ValueError(f"{folder}: holds {held} and nothing else; name the run's own folder")
 
 
 def weights(folder: Path, network: str) -> str:

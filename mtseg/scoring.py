@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mtseg import exported, hub
 from mtseg.data.provenance import provenance
 from mtseg.evaluate import Also, Tally, by_class, evaluate, plain, scores, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
 from mtseg.state import pick_device
-from mtseg.trained import Restored, restored, restored_at
+from mtseg.trained import Restored, restored_at
 
 SUMMARY = {
     "top1": "accuracy",
@@ -51,11 +52,17 @@ def score_run(run: Path, words: Sequence[str] = (), wanted: Wanted = Wanted()) -
     `mIoU_interval` (95 %, bootstrap over images), the `worst` images, and `images`, the mIoU of each over the classes
     that occur in it.
     """
-    return _scored(run, restored(run, words, at=wanted.at), wanted)
+    return score_checkpoints(run, words, wanted, (wanted.at,))[wanted.at]
 
 
 def score_checkpoints(run: Path, words: Sequence[str], wanted: Wanted, ats: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`score_run` of several checkpoints, by what they are called: `last`, `best`, `holdout`, a step."""
+    """`score_run` of several checkpoints, by what they are called: `last`, `best`, `holdout`, a step.
+
+    Of a folder that `mtseg export` made, those of the one network in it; `words` say on which data.
+    """
+    if hub.holds(run):
+        opened = (exported.opened(run, words, at=at, networks=wanted.networks) for at in ats)
+        return {at: _scored(run, there, replace(wanted, at="exported")) for at, there in zip(ats, opened, strict=True)}
     found: dict[str, dict[str, Any]] = {}
     for at, there in zip(ats, restored_at(run, words, ats), strict=True):
         same = next((other for other in found.values() if other["step"] == there.step), None)
@@ -63,7 +70,7 @@ def score_checkpoints(run: Path, words: Sequence[str], wanted: Wanted, ats: Sequ
     return found
 
 
-def _scored(run: Path, there: Restored, wanted: Wanted) -> dict[str, Any]:
+def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dict[str, Any]:
     config, splits, networks, step = there
     split, predictor = config.eval.split, config.eval.predictor
     source, names = source_of(splits, split), getattr(provenance(splits), config.eval.split)
@@ -78,7 +85,7 @@ def _scored(run: Path, there: Restored, wanted: Wanted) -> dict[str, Any]:
         "protocol": predictor.sentence(),
         "classes": list(splits.classes),
     }
-    for name in wanted.networks:
+    for name in (name for name in wanted.networks if name in networks):
         tally = evaluate(
             networks[name],
             source,

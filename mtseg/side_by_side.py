@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mtseg import checkpoint
+from mtseg import checkpoint, hub
 from mtseg.evaluate import HEADLINES, headline
 from mtseg.report import percent
 from mtseg.scoring import NETWORKS, SUMMARY, as_csv
@@ -22,7 +22,7 @@ Found = Mapping[str, dict[str, Any]]  # what `score_run` gives, by what the chec
 def called(run: Path, words: Sequence[str]) -> tuple[str, ...]:
     """The checkpoints that `mtseg eval` scores where none is named: the last, and, where images are held out, all
     that were chosen."""
-    if configured(run, words).eval.select == "split":
+    if hub.holds(run) or configured(run, words).eval.select == "split":
         return ("last",)
     folder = run / "checkpoints"
     return ("last", *(by for by in checkpoint.CHOICES if checkpoint.chosen(folder, by) is not None))

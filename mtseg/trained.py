@@ -155,8 +155,7 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
     if hub.holds(run):
         trained, handed = hub.read(run, words)
         if at not in ("last", str(trained.step)) or (network == "student" != handed.network):
-            held = f"the {handed.network} of step {trained.step}"
-            raise ValueError(f"{run}: holds {held} and nothing else; name the run's own folder")
+            raise hub.nothing_else(run, handed)
         return trained
     config = configured(run, words)
     config, splits, networks, step = _with(run, config, _classes(run, config), at)

@@ -10,8 +10,11 @@ from mtseg.cli.common import answer
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="eval", description=__doc__)
-    parser.add_argument("run", help="the run's folder (its out=)")
-    parser.add_argument("words", nargs="*", help="settings to change, such as eval.split=test or data.root=PATH")
+    parser.add_argument("run", help="the run's folder (its out=), or an exported one")
+    parser.add_argument(
+        "words", nargs="*", help="settings to change, such as eval.split=test or data.root=PATH; of an exported folder "
+        "the data: configs/data/own.yaml data.root=PATH"
+    )  # fmt: skip
     parser.add_argument(
         "--at", help="last, best (of the evaluations while it trained), holdout, a step, or several: last,best "
         "(default last; where images were held out, all three)"
