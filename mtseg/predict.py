@@ -134,9 +134,9 @@ def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path
 
 
 def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
-    """`predictor`, or windows where it would ask about a whole image of LARGE pixels or more."""
+    """`predictor`, or windows, one by one, where it would ask about a whole image of LARGE pixels or more."""
     if isinstance(predictor, Whole) and size[0] * size[1] >= LARGE:
-        return Slide(window=WINDOW, augment=predictor.augment, average=predictor.average)
+        return Slide(window=WINDOW, batch=1, augment=predictor.augment, average=predictor.average)
     return predictor
 
 

@@ -386,6 +386,7 @@ def test_large_images_are_asked_about_in_windows_and_others_as_the_run_says():
     assert asking(Whole(), (side - 1, side)) == Whole()
     assert isinstance(asking(Whole(average="logits"), (side, side)), Slide)
     assert asking(Whole(average="logits"), (side, side)).average == "logits"
+    assert asking(Whole(), (side, side)).batch == 1  # their memory is the image's own
     for predictor in (Slide(window=(16, 16)), Centre(size=(16, 16))):
         assert asking(predictor, (2 * side, side)) == predictor
 
