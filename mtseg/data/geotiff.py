@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def in_bands(path: Path | None, channels: Channels, least: int) -> Iterator["Ban
 
 
 def _can(page: Any, layer: Layer) -> bool:
+    """Whether the strips or tiles can be decoded one by one, to what the whole would be."""
     if page.imagedepth != 1 or page.samplesperpixel != layer.count:
         return False
     coloured = page.photometric == COLOURS or (page.photometric == YCBCR and page.compression in JPEG)
@@ -104,27 +106,28 @@ class Bands:
 
     def _decode(self, band: NDArray[Any], first: int, start: int, unit: int) -> None:
         """Fill `band`, whose row 0 is `first`, from row `start` on."""
-        page, separate = self._page, self._page.planarconfig == 2
+        page, end = self._page, first + len(band)
         across = -(-page.imagewidth // page.tilewidth) if page.is_tiled else 1
         down = -(-page.imagelength // unit)
-        for plane in range(page.samplesperpixel if separate else 1):
-            for row in range(start // unit, -(-(first + len(band)) // unit)):
-                for index in range((plane * down + row) * across, (plane * down + row + 1) * across):
-                    if not page.databytecounts[index]:
-                        raise Damaged(f"{self._path}: some of its strips or tiles were never written; fill them")
-                    values, (_, _, y, x, _) = _segment(page, index)
-                    which = slice(plane, plane + 1) if separate else slice(None)
-                    place = band[y - first : y - first + values.shape[1], x : x + values.shape[2], which]
-                    place[:] = values[0, : place.shape[0], : place.shape[1]]  # the last ones reach beyond the image
+        planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        rows = range(start // unit, -(-end // unit))
+        for plane, row, column in product(range(planes), rows, range(across)):
+            index = (plane * down + row) * across + column
+            if not page.databytecounts[index]:
+                raise Damaged(f"{self._path}: some of its strips or tiles were never written; fill them")
+            values, (_, _, y, x, _) = _segment(page, index)
+            which = slice(plane, plane + 1) if planes > 1 else slice(None)
+            place = band[y - first : y - first + values.shape[1], x : x + values.shape[2], which]
+            place[:] = values[0, : place.shape[0], : place.shape[1]]  # the last ones reach beyond the image
 
     def _count_off(self, band: NDArray[Any], first: int, start: int, unit: int) -> None:
+        """`_decode` of pixels that lie in one piece, as they are."""
         page, skipped = self._page, start - first
         planes, each = (band.shape[2], 1) if page.planarconfig == 2 else (1, band.shape[2])
         for plane in range(planes):
             row = page.imagewidth * each
-            page.parent.filehandle.seek(
-                page.dataoffsets[0] + (plane * page.imagelength + start) * row * band.dtype.itemsize
-            )
+            skip = (plane * page.imagelength + start) * row * band.dtype.itemsize
+            page.parent.filehandle.seek(page.dataoffsets[0] + skip)
             kind = np.dtype(page.parent.byteorder + band.dtype.char)
             found = page.parent.filehandle.read_array(kind, (len(band) - skipped) * row)
             band[skipped:, :, plane : plane + each] = found.reshape(len(band) - skipped, page.imagewidth, each)
