@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 MANIFEST = "manifest.json"
-BEST = "best.json"
+CHOICES = ("best", "holdout")  # of whose checkpoints each is named by a file of that name, and kept
 SPARE = 1.2  # times its own size that must be free before a checkpoint is written
 Tensors = dict[str, Tensor]
 
@@ -31,7 +31,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write `checkpoint` under `folder` and delete all but the newest `keep` and the best; returns its directory.
+    """Write `checkpoint` under `folder` and delete all but the newest `keep` and the chosen; returns its directory.
 
     Raises ValueError, and writes nothing, where a weight is not finite: the checkpoint before it is the one to keep.
     Raises OSError where the disk does not take it, and leaves nothing of it.
@@ -59,10 +59,11 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     return place
 
 
-def best(folder: Path) -> tuple[Path, float, str] | None:
-    """The checkpoint under `folder` with the highest score, that score, and the split it is of; None: none is known."""
+def chosen(folder: Path, by: str) -> tuple[Path, float, str] | None:
+    """The checkpoint under `folder` that is the choice `by` (of CHOICES): the one with the highest score, that score,
+    and the split it is of; None: none is known."""
     try:
-        said = json.loads((folder / BEST).read_text())
+        said = json.loads((folder / f"{by}.json").read_text())
         place = folder / name_of(int(said["step"]))
         return (
             (place, float(said.get("score", said.get("mIoU"))), str(said["split"]))
@@ -80,9 +81,9 @@ def best(folder: Path) -> tuple[Path, float, str] | None:
         return None
 
 
-def point_to_best(folder: Path, step: int, score: float, split: str, *, keep: int) -> None:
-    """From now on the checkpoint of `step`, which is there, is the best: it is kept until a better one is named."""
-    write_whole(folder / BEST, json.dumps({"step": step, "score": score, "split": split}))
+def choose(folder: Path, by: str, step: int, score: float, split: str, *, keep: int) -> None:
+    """From now on the checkpoint of `step`, which is there, is the choice `by`: it is kept until another one is."""
+    write_whole(folder / f"{by}.json", json.dumps({"step": step, "score": score, "split": split}))
     _prune(folder, keep)
 
 
@@ -153,9 +154,9 @@ def _write(aside: Path, checkpoint: Checkpoint) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    pointed = best(folder)
+    pointed = {found[0] for found in (chosen(folder, by) for by in CHOICES) if found is not None}
     for old in steps(folder)[:-keep]:
-        if pointed is None or old != pointed[0]:
+        if old not in pointed:
             shutil.rmtree(old)
 
 

@@ -19,6 +19,7 @@ from mtseg.data.idd import Idd
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.scenes import Scenes
 from mtseg.data.small import Small
+from mtseg.data.source import Splits
 from mtseg.data.stream import BatchSizes
 from mtseg.data.voc import Voc
 from mtseg.evaluate import Evaluation
@@ -65,7 +66,7 @@ class Config:
     `accept_changes` names the settings (`steps`, `eval`, `optimizer.lr`) that may differ from those the run was begun
     with; others are refused. `clip` is the largest gradient norm (null: no clipping). An update whose loss or gradient
     is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
-    steps, where the teacher is better than ever, and at the end; the newest `keep` and the best are kept.
+    steps, where the teacher is better than ever, and at the end; the newest `keep` and the chosen are kept.
     `workers` loading processes (0: none) each hold up to `prefetch` batches ready; `loader_timeout` is how many seconds
     a batch may take; a process waits a minute longer for another one. `diagnose_with_masks` logs how often the
     teacher's answers are true, where the unlabelled images have masks; nothing is trained on them. `boards` are shown
@@ -180,8 +181,13 @@ def load(words: Sequence[str]) -> Config:
 
 
 @part
-class _Training:
+class _Data:
     data: Data
+
+
+def splits_of(config: Config) -> Splits:
+    """The run's images, those that are held out apart. Raises ValueError for data that cannot be used."""
+    return config.eval.apart(config.data.build(), config.seed)
 
 
 def channels_of(config: Config) -> Channels:
@@ -197,7 +203,12 @@ def training_data(words: Sequence[str]) -> Data:
     tree |= {"labels": "all", "split": None, "expect": {}}
     if tree.get("kind") != "folder":
         tree["unlabelled"] = "all"
-    return validate(_Training, {"data": tree}).data
+    return data_of(tree)
+
+
+def data_of(tree: dict[str, Any]) -> Data:
+    """The data set that a tree of settings describes. Raises ValueError as `load` does."""
+    return validate(_Data, {"data": tree}).data
 
 
 def rate_for(words: Sequence[str]) -> str | None:

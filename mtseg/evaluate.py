@@ -12,12 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtseg.data.holdout import held_out
 from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.splits import Labels, number_of
 from mtseg.distributed import rank, shown, together, total, world
 from mtseg.metrics import Boundary, Calibration, Confusion
 from mtseg.part import part
 from mtseg.predictors import Predictor, Whole, asked, joined
 from mtseg.views import Views
+
+A_FIFTH = "1/5"
 
 
 @part
@@ -26,6 +30,10 @@ class Evaluation:
 
     `predictor` is how a run, `mtseg eval` and `mtseg predict` ask about an image. `gallery` images, those on which the
     teacher is worst, are shown in the run's page.
+
+    The checkpoint whose teacher is best on these images is kept as `best`. With `select: holdout` another one is kept
+    as `holdout`: the best on images that neither train it nor score it, `holdout` of the labelled ones (a number, or
+    a share, at least one image), drawn by the run's seed.
     """
 
     every: Annotated[int, Field(ge=1)] = 500
@@ -33,6 +41,32 @@ class Evaluation:
     batch: Annotated[int, Field(ge=1)] = 8  # images of one size that share a forward
     predictor: Predictor = Whole()
     gallery: Annotated[int, Field(ge=0, le=50)] = 6
+    select: Literal["split", "holdout"] = "split"
+    holdout: Labels = A_FIFTH
+
+    def __post_init__(self) -> None:
+        number_of(1, self.holdout, "holdout")
+        if self.select == "split" and self.holdout != A_FIFTH:
+            raise ValueError(
+                f"holdout: {self.holdout!r} of the labelled images would be held out for nothing, since the checkpoint "
+                "is chosen on eval.split; give eval.select=holdout too, or drop it"
+            )
+
+    @property
+    def chosen_on(self) -> dict[str, str]:
+        """The checkpoints that are chosen (`checkpoint.CHOICES`), each with the pool of images by which it is."""
+        return {"best": self.split} | ({"holdout": "holdout"} if self.select == "holdout" else {})
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools that every evaluation scores."""
+        return tuple(self.chosen_on.values())
+
+    def apart(self, splits: Splits, seed: int) -> Splits:
+        """`splits` with the images held out that a checkpoint is chosen by; those that have such stay as they are."""
+        if self.select == "split" or len(splits.holdout):
+            return splits
+        return held_out(splits, self.holdout, seed)
 
 
 HEADLINES = {"mIoU": "mIoU", "top1": "accuracy"}  # the scores by which networks are compared, and what they are called
@@ -106,9 +140,9 @@ class Tally:
         return self
 
 
-def source_of(splits: Splits, split: Literal["val", "test"]) -> Source:
-    """The pool of images named `split`. Raises ValueError where it is empty."""
-    source = splits.val if split == "val" else splits.test
+def source_of(splits: Splits, split: str) -> Source:
+    """The pool of images named `split` (val, test, holdout). Raises ValueError where it is empty."""
+    source: Source = getattr(splits, split)
     if not len(source):
         raise ValueError(f"eval.split: this data set has no {split} images with masks; use another split")
     return source

@@ -90,7 +90,7 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
     handed = Handed(
         model=replace(model, weights=Path("none")),
         views=views,
-        eval=Evaluation(predictor=trained.predictor),
+        eval=Evaluation(batch=config.eval.batch, predictor=trained.predictor),
         classes=trained.classes,
         palette=tuple(bytes(colour.tolist()).hex() for colour in trained.palette),
         step=trained.step,
@@ -131,17 +131,16 @@ def holds(folder: Path) -> bool:
 
 
 def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
-    """The network of a folder that `write` filled, with `words` laid on what the folder says.
+    """The network of a folder that `write` filled, with `words` laid on what the folder says; raises as `laid`."""
+    return laid(folder, gather(words))
+
+
+def laid(folder: Path, given: dict[str, Any]) -> tuple[Trained, Handed]:
+    """The network of a folder that `write` filled, with settings `given` laid on what the folder says.
 
     Raises ValueError for a folder that is not whole, and where the weights do not fit.
     """
-    try:
-        tree: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder / FILE}: cannot be read ({error}); export the run again") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{folder / FILE}: expected a mapping of keys, got {show(tree)}; export the run again")
-    handed = validate(Handed, merge(tree, gather(words)), origin=str(folder / FILE))
+    handed = described(folder, given)
     try:
         device = pick_device(handed.device)
         padded = handed.model.build(
@@ -158,6 +157,23 @@ def read(folder: Path, words: Sequence[str] = ()) -> tuple[Trained, Handed]:
     palette = inks(" ".join(handed.palette))
     views, asking = handed.views, handed.eval.predictor
     return Trained(network, views, asking, handed.classes, palette, handed.step, handed.channels), handed
+
+
+def described(folder: Path, given: dict[str, Any]) -> Handed:
+    """What such a folder says of its weights, with settings `given` laid on it; ValueError where that cannot be."""
+    try:
+        tree: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / FILE}: cannot be read ({error}); export the run again") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{folder / FILE}: expected a mapping of keys, got {show(tree)}; export the run again")
+    return validate(Handed, merge(tree, given), origin=str(folder / FILE))
+
+
+def nothing_else(folder: Path, handed: Handed) -> ValueError:
+    """What to say where another network of the run is asked for."""
+    held = f"the {handed.network} of step {handed.step}"
+    return ValueError(f"{folder}: holds {held} and nothing else; name the run's own folder")
 
 
 def weights(folder: Path, network: str) -> str:

@@ -22,12 +22,18 @@ CLAIM = "prediction.json"  # says in the folder of outputs whose they are
 
 @dataclass(frozen=True)
 class Item:
-    """An image to predict. `said`: as its user knows it; `name`: of its outputs, relative and without suffix."""
+    """An image to predict. `said`: as its user knows it; `name`: of its outputs, relative and without suffix; `path`:
+    its (first) file, where it is one."""
 
     said: str
     name: str
     read: Callable[[], Pixels]  # (H, W, C)
     files: Callable[[], Sequence[Path]] = tuple  # what it is read from
+
+    @property
+    def path(self) -> Path | None:
+        """Its first file, where it is read from one."""
+        return next(iter(self.files()), None)
 
     def stamp(self) -> list[list[int]]:
         """Size and time of the files that it is read from; another one: it may be another image. Raises as `read`."""

@@ -1,5 +1,6 @@
-"""Which checkpoints a run keeps: the newest, and the one in which the teacher was best. The first process decides."""
+"""Which checkpoints a run keeps: the newest, and those whose teacher was best. The first process decides."""
 
+from functools import partial
 from typing import Any
 
 from mtseg import checkpoint
@@ -11,6 +12,7 @@ from mtseg.log import Log, Mute
 from mtseg.state import State, save
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
+Found = dict[str, Scores]  # by the images that are scored: eval.split, and "holdout"
 
 
 def saved(config: Config, state: State, log: Log | Mute) -> bool:
@@ -39,16 +41,26 @@ def is_saved(config: Config, state: State) -> bool:
     return from_first((config.out / "checkpoints" / checkpoint.name_of(state.step)).exists)
 
 
-def is_better(config: Config, found: Scores) -> bool:
-    """Whether the teacher's score is above that of the best checkpoint on this split."""
-    score = found["teacher"][headline(found["teacher"])]
-    best = from_first(lambda: checkpoint.best(config.out / "checkpoints"))
-    return score is not None and (best is None or best[2] != config.eval.split or score > best[1])
+def is_better(config: Config, found: Found) -> bool:
+    """Whether the checkpoint of this evaluation would be the best, or the choice of the images held out."""
+    return bool(_better(config, found))
 
 
-def point_to_best(config: Config, state: State, found: Scores | None) -> None:
-    """Note that the checkpoint of this step is the best, where it is there and is that."""
-    if found is not None and is_saved(config, state) and is_better(config, found):
-        folder, split = config.out / "checkpoints", config.eval.split
-        score = found["teacher"][headline(found["teacher"])]
-        from_first(lambda: checkpoint.point_to_best(folder, state.step, score, split, keep=config.keep))
+def choose(config: Config, state: State, found: Found | None) -> None:
+    """Note whose choice the checkpoint of this step is, where it is there and is one."""
+    if found is None or not is_saved(config, state):
+        return
+    for by, score in _better(config, found).items():
+        choose = partial(checkpoint.choose, config.out / "checkpoints", by, state.step, score, keep=config.keep)
+        from_first(partial(choose, config.eval.chosen_on[by]))
+
+
+def _better(config: Config, found: Found) -> dict[str, float]:
+    """The choices (`best`, `holdout`) for which the teacher's score on their images is the highest, and that score."""
+    better = {}
+    for by, pool in config.eval.chosen_on.items():
+        score = found[pool]["teacher"][headline(found[pool]["teacher"])]
+        before = from_first(partial(checkpoint.chosen, config.out / "checkpoints", by))
+        if score is not None and (before is None or before[2] != pool or score > before[1]):
+            better[by] = score
+    return better

@@ -175,12 +175,14 @@ class Log:
         self._begin(step)
         self._time(step, evaluation_seconds=time.perf_counter() - since)
 
-    def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
-        """What `evaluated` recorded of the student and the teacher at `step`; None where it recorded nothing."""
+    def scores(self, step: int, pools: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]] | None:
+        """What `evaluated` recorded of both networks on each of `pools` at `step`; None where any is missing."""
+        found = {}
         for line in reversed(read(self._folder)):
-            if line.get("step") == step and f"{split}_student" in line:
-                return {name: line[f"{split}_{name}"] for name in ("student", "teacher")}
-        return None
+            for pool in pools:
+                if line.get("step") == step and f"{pool}_student" in line:
+                    found[pool] = {name: line[f"{pool}_{name}"] for name in ("student", "teacher")}
+        return found if len(found) == len(pools) else None
 
     def length(self) -> int:
         """Bytes of metrics.jsonl so far."""
@@ -236,7 +238,7 @@ class Mute:
     def attempt(self, what: str, write: Callable[[], object], *, errors: type[Exception] = OSError) -> None:
         pass
 
-    def scores(self, step: int, split: str) -> dict[str, dict[str, Any]] | None:
+    def scores(self, step: int, pools: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]] | None:
         return None
 
     def length(self) -> int:
@@ -266,6 +268,16 @@ def score_of(lines: Sequence[dict[str, Any]], split: str, network: str) -> str:
         if any(f"{split}_{network}/{name}" in line for line in lines):
             return f"{split}_{network}/{name}"
     raise ValueError(f"metrics.jsonl holds no score of the {network} on {split}; train it with eval.split={split}")
+
+
+def selected(lines: Sequence[dict[str, Any]], split: str, network: str) -> tuple[float, int] | None:
+    """A network's score on `split` where the teacher was best on images held out, and that step; None: none were."""
+    with suppress(ValueError):
+        by, key = score_of(lines, "holdout", "teacher"), score_of(lines, split, network)
+        known = [line for line in lines if line.get(by) is not None]
+        step = max(known, key=lambda line: (line[by], -line["step"]))["step"]
+        return next(((line[key], step) for line in lines if line["step"] == step and line.get(key) is not None), None)
+    return None
 
 
 def timings(folder: Path) -> list[dict[str, Any]]:

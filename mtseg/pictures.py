@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,10 +32,12 @@ def colours(palette: Pixels) -> Pixels:  # (256, 3)
     return table
 
 
-def overlay(image: Pixels, classes: Pixels, palette: Pixels, *, share: float = 0.5) -> Iterator[Pixels]:
-    """The image (H, W, 3) with `share` of the classes' colours laid on it, as it is where there is none; in strips."""
+def overlay(
+    image: Iterable[Pixels], classes: Iterable[Pixels], palette: Pixels, *, share: float = 0.5
+) -> Iterator[Pixels]:
+    """Strips (h, W, 3) of an image with `share` of the classes' colours laid on it, as it is where there is none."""
     table = colours(palette).astype(np.float32)
-    for rows, named in zip(strips(image), strips(classes), strict=True):
+    for rows, named in zip(image, classes, strict=True):
         mixed = ((1 - share) * rows.astype(np.float32) + share * table[named]).round().astype(np.uint8)
         yield np.where((named == IGNORE)[..., None], rows, mixed)
 
@@ -50,14 +53,20 @@ def write(path: Path, rows: Iterable[Pixels], size: tuple[int, int], palette: Pi
 
     With a `palette` (K, 3) values are indices of it.
     """
+    with aside(path) as place, place.open("wb") as file:
+        _encode(file, iter(rows), size, palette)
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Within, a name to write to; what was written becomes `path` where nothing goes wrong, and else is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}"[-200:])
+    place = path.with_name(f".tmp-{os.getpid()}-{path.name}"[-200:])
     try:
-        with aside.open("wb") as file:
-            _encode(file, iter(rows), size, palette)
-        aside.replace(path)
+        yield place
+        place.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
 
 
 def whole(path: Path) -> bool:

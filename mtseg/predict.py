@@ -13,12 +13,15 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from mtseg import pictures
+from mtseg import pictures, rasters
 from mtseg.checkpoint import write_whole
 from mtseg.data.channels import PLAIN, visible
-from mtseg.data.source import IGNORE, Pixels
+from mtseg.data.geotiff import georeference, in_bands
+from mtseg.data.source import IGNORE
 from mtseg.inputs import CLAIM, KINDS, Item, place, shard
-from mtseg.predictors import Predictor, Slide, Whole
+from mtseg.pictures import ROWS
+from mtseg.predictors import Canvas, Predictor, Slide, Whole
+from mtseg.rows import Rows
 from mtseg.scoring import as_csv
 from mtseg.settings import dump
 from mtseg.trained import Trained
@@ -49,11 +52,14 @@ class Wishes:
 
 
 class Answered(NamedTuple):
-    """classes (H, W), IGNORE where there is none; confidence (H, W) in parts of 255; uncertainty: mean of 1 - p."""
+    """classes, IGNORE where there is none, and confidence in parts of 255, of an image of `size` (H, W); uncertainty:
+    mean of 1 - p; named: the share of the pixels that have a class."""
 
-    classes: NDArray[np.uint8]
-    confidence: NDArray[np.uint8]
+    size: tuple[int, int]
+    classes: Rows
+    confidence: Rows
     uncertainty: float
+    named: float
 
 
 class Outcome(NamedTuple):
@@ -102,31 +108,33 @@ def ranking(out: Path) -> str:
     return as_csv([{"image": line["image"], "uncertainty": round(line["uncertainty"], 6)} for line in rows])
 
 
-def answered(trained: Trained, image: Pixels, min_confidence: float) -> Answered:
-    """The answer to an image (H, W, C), gathered band by band; of large ones no scores are held but a band's."""
-    size = image.shape[:2]
-    classes, confidence = np.full(size, IGNORE, np.uint8), np.zeros(size, np.uint8)
-    doubt, count = 0.0, 0
+def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path) -> Answered:
+    """The answer to an image (1, H, W, C), gathered band by band; of large ones no scores are held but a band's, and
+    the rows lie in a file without a name in the folder `aside`."""
+    size = (image.shape[1], image.shape[2])
+    classes, confidence = Rows(size[1], aside), Rows(size[1], aside)
+    doubt, count, named = 0.0, 0, 0
     with torch.no_grad():
-        for band in asking(trained.predictor, size)(trained.answer, torch.from_numpy(image)[None]):
+        for band in asking(trained.predictor, size)(trained.answer, image):
             if band.classes.dim() == 1:
                 raise ValueError(
                     "the network answers for whole images and draws no masks; use mtseg.load(RUN).predict(IMAGE)"
                 )
-            h, w = band.classes.shape[1:]
-            here = (slice(band.top, band.top + h), slice(band.left, band.left + w))
             sure = band.confidence[0]
-            named = band.classes[0].byte().masked_fill(sure < min_confidence, IGNORE)
-            classes[here] = named.cpu().numpy()
-            confidence[here] = (sure * 255).round().byte().cpu().numpy()
+            said = band.classes[0].byte().masked_fill(sure < min_confidence, IGNORE).cpu().numpy()
+            classes.add(said, top=band.top, left=band.left, around=IGNORE)
+            confidence.add((sure * 255).round().byte().cpu().numpy(), top=band.top, left=band.left, around=0)
             doubt, count = doubt + float((1 - sure).double().sum()), count + sure.numel()
-    return Answered(classes, confidence, doubt / count)
+            named += int((said != IGNORE).sum())
+    classes.end(size[0], around=IGNORE)
+    confidence.end(size[0], around=0)
+    return Answered(size, classes, confidence, doubt / count, named / (size[0] * size[1]))
 
 
 def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
-    """`predictor`, or windows where it would ask about a whole image of LARGE pixels or more."""
+    """`predictor`, or windows, one by one, where it would ask about a whole image of LARGE pixels or more."""
     if isinstance(predictor, Whole) and size[0] * size[1] >= LARGE:
-        return Slide(window=WINDOW, augment=predictor.augment, average=predictor.average)
+        return Slide(window=WINDOW, batch=1, augment=predictor.augment, average=predictor.average)
     return predictor
 
 
@@ -140,40 +148,49 @@ def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> boo
     """Whether all outputs of an image as it is now are there and whole. Raises ValueError where they are another's."""
     if before["image"] != item.said:
         raise ValueError(f"{out} has predictions of {before['image']} as {item.name!r} already; choose another --out")
-    return before.get("files") == item.stamp() and all(
-        pictures.whole(place(out / kind, item.name, ".png")) for kind in wishes.save
-    )
+    whole, suffix = (rasters.whole, ".tif") if georeference(item.path) else (pictures.whole, ".png")
+    there = (whole(place(out / kind, item.name, suffix)) for kind in wishes.save)
+    return before.get("files") == item.stamp() and all(there)
 
 
 def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[str, Any]:
-    """Write an image's outputs; what is recorded of it."""
-    places = {kind: place(out / kind, item.name, ".png") for kind in wishes.save}
+    """Write an image's outputs, TIFFs with its georeference where it has one; what is recorded of it."""
+    tags = georeference(item.path)
+    places = {kind: place(out / kind, item.name, ".tif" if tags else ".png") for kind in wishes.save}
     for path in places.values():
         if os.path.realpath(path) == os.path.realpath(item.said):
             raise ValueError(f"{item.said}: its output would be written over it; choose another --out")
-    files, image = item.stamp(), item.read()
-    answer = answered(trained, image, wishes.min_confidence)
-    for kind, path in places.items():
-        _draw(kind, trained, image, answer, path)
+    files = item.stamp()
+    with in_bands(item.path, trained.channels, LARGE) as bands:
+        image: Canvas = torch.from_numpy(item.read())[None] if bands is None else bands
+        answer = answered(trained, image, wishes.min_confidence, out)
+        for kind, path in places.items():
+            rows, palette = _drawn(kind, trained, image, answer)
+            if tags:
+                rasters.write(path, rows, answer.size, tags, palette)
+            else:
+                pictures.write(path, rows, answer.size, palette)
     return {
         "name": item.name,
         "image": item.said,
         "files": files,
-        "size": list(answer.classes.shape),
+        "size": list(answer.size),
         "uncertainty": answer.uncertainty,
-        "named": float((answer.classes != IGNORE).mean()),
-        "protocol": asking(trained.predictor, answer.classes.shape).sentence(),
+        "named": answer.named,
+        "protocol": asking(trained.predictor, answer.size).sentence(),
     }
 
 
-def _draw(kind: str, trained: Trained, image: Pixels, answer: Answered, path: Path) -> None:
-    size = (image.shape[0], image.shape[1])
+def _drawn(
+    kind: str, trained: Trained, image: Canvas, answer: Answered
+) -> tuple[Iterator[NDArray[np.uint8]], NDArray[np.uint8] | None]:
+    """The strips of an output, and the palette that they are indices of."""
     if kind == "mask":
-        pictures.write(path, pictures.strips(answer.classes), size, trained.palette)
-    elif kind == "overlay":
-        pictures.write(path, pictures.overlay(visible(image), answer.classes, trained.palette), size)
-    else:
-        pictures.write(path, pictures.strips(answer.confidence if kind == "confidence" else image), size)
+        return answer.classes.strips(), trained.palette
+    if kind == "confidence":
+        return answer.confidence.strips(), None
+    shown = (visible(image[:, top : top + ROWS, :][0].numpy()) for top in range(0, answer.size[0], ROWS))
+    return shown if kind == "image" else pictures.overlay(shown, answer.classes.strips(), trained.palette), None
 
 
 def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:

@@ -5,7 +5,7 @@ Answers come in bands of finished rows, so that the scores of all classes are ne
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from mtseg.data.source import IGNORE
 from mtseg.part import part
 from mtseg.views import Side, Views
 
-Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, 3) in [0, 255] -> logits (B, K, *S), S = (h, w) or ()
+Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, C) in [0, 255] -> logits (B, K, *S), S = (h, w) or ()
 Average = Literal["softmax", "logits"]
 ROWS = 64  # of finished scores that become classes at a time
 
@@ -32,6 +32,15 @@ class Band:
     left: int
     classes: Tensor  # (B, h, w), or (B,), int64
     confidence: Tensor  # of the same shape, in [0, 1]
+
+
+class Canvas(Protocol):
+    """Pixels (B, H, W, C) of which windows are taken: a tensor, or a file that is decoded as they are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> Tensor: ...
 
 
 @part
@@ -78,10 +87,11 @@ class Whole:
     augment: Augment = Augment()
     average: Average = "softmax"
 
-    def __call__(self, answer: Answer, pixels: Tensor) -> Iterator[Band]:
+    def __call__(self, answer: Answer, pixels: Canvas) -> Iterator[Band]:
         forwards = self.augment.forwards
         average = self.average if forwards > 1 else "logits"  # of one there is no average
-        yield _band(self.augment(answer, pixels, average), forwards, average, top=0, left=0)
+        scores = self.augment(answer, pixels[:, :, :], average)
+        yield _band(scores, forwards, average, top=0, left=0)
 
     def sentence(self) -> str:
         return f"whole images{_asked(self.augment, self.average, several=self.augment.forwards > 1)}"
@@ -96,7 +106,7 @@ class Centre:
     augment: Augment = Augment()
     average: Average = "softmax"
 
-    def __call__(self, answer: Answer, pixels: Tensor) -> Iterator[Band]:
+    def __call__(self, answer: Answer, pixels: Canvas) -> Iterator[Band]:
         (top, h), (left, w) = (
             ((whole - min(side, whole)) // 2, min(side, whole))
             for whole, side in zip(pixels.shape[1:3], self.size, strict=True)
@@ -116,31 +126,37 @@ class Slide:
     """Windows of `window` (height, width), each `stride` of a window's side after the one before it.
 
     The last window of a row or column ends at the border of the image; a side of a window that is larger than the
-    image's is cut to it. What windows have in common is meaned with equal weights.
+    image's is cut to it. What windows have in common is meaned with equal weights. Up to `batch` windows, of as many
+    images as are asked about, share a forward.
     """
 
     kind: Literal["slide"] = "slide"
     window: tuple[Side, Side]
     stride: Annotated[float, Field(gt=0, le=1)] = 2 / 3
+    batch: Annotated[int, Field(ge=1)] = 4
     augment: Augment = Augment()
     average: Average = "softmax"
 
-    def __call__(self, answer: Answer, pixels: Tensor) -> Iterator[Band]:
+    def __call__(self, answer: Answer, pixels: Canvas) -> Iterator[Band]:
         (height, tops), (width, lefts) = (self._places(axis, pixels.shape[axis + 1]) for axis in (0, 1))
+        together = max(1, self.batch // pixels.shape[0])
         total: Tensor | None = None  # (B, K, height, W), the rows from the window's top on
-        across = _cover(lefts, width, pixels.shape[2]).to(pixels.device)
+        across = _cover(lefts, width, pixels.shape[2])
         cover = _cover(tops, height, pixels.shape[1])
         for top, after in zip(tops, [*tops[1:], pixels.shape[1]], strict=True):
-            for left in lefts:
-                scores = self.augment(answer, pixels[:, top : top + height, left : left + width], self.average)
+            for first in range(0, len(lefts), together):
+                some = lefts[first : first + together]
+                windows = [pixels[:, top : top + height, left : left + width] for left in some]
+                scores = self.augment(answer, windows[0] if len(some) == 1 else torch.cat(windows), self.average)
                 if scores.dim() == 2:
                     raise ValueError(
                         "eval.predictor.kind: 'slide' puts windows together, and this network answers for whole "
                         "images; use whole or centre"
                     )
                 if total is None:
-                    total = scores.new_zeros((*scores.shape[:3], pixels.shape[2]))
-                total[..., left : left + width] += scores
+                    total = scores.new_zeros((pixels.shape[0], *scores.shape[1:3], pixels.shape[2]))
+                for left, found in zip(some, scores.split(pixels.shape[0]), strict=True):
+                    total[..., left : left + width] += found
             assert total is not None
             done = after - top  # these rows are in no window to come
             for start in range(0, done, ROWS):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtseg.config import Config
+from mtseg.config import Config, splits_of
 from mtseg.data.channels import visible
 from mtseg.data.provenance import provenance
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
@@ -25,7 +25,7 @@ def facts(config: Config) -> dict[str, str]:
 
     Raises ValueError for lists and weights that cannot be used.
     """
-    splits = config.data.build()
+    splits = splits_of(config)
     config.views.check(splits.channels, rgb=splits.rgb)
     read_here = not config.model.downloads()
     network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)

@@ -22,7 +22,7 @@ from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Splits
 from mtseg.evaluate import HEADLINES, Tally
-from mtseg.log import Log, Mute, read, score_of, timings
+from mtseg.log import Log, Mute, read, score_of, selected, timings
 from mtseg.page import document, facts, folded, image, name_cell, share, table
 from mtseg.report import percent
 
@@ -71,12 +71,11 @@ def page(run: Path, config: Config | None = None) -> str:
     score = scored_by(config, lines)
     trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/{score}")
     newest, (names, palette) = seen.kept(run), _unless_damaged(lambda: named(run / CLASSES), NO_CLASSES)
-    step = max((line["step"] for line in lines), default=0)
     return document(
         f"mtseg: {run.name}",
         [
             f"<h1>{escape(run.name)}</h1>",
-            facts(_facts(run, config, step, scored, newest, score)),
+            facts(_facts(run, config, lines, scored, newest, score)),
             "<h2>Curves</h2>",
             f'<div class="charts">{"".join(curves(config, trained, scored, score))}</div>' if lines else NONE,
             "<h2>Classes</h2>" if scored else "",
@@ -151,8 +150,9 @@ def _spread(shares: Sequence[float] | None) -> float | None:
 
 
 def _facts(
-    run: Path, config: Config, step: int, scored: Lines, newest: Mapping[str, Any], score: str
+    run: Path, config: Config, lines: Lines, scored: Lines, newest: Mapping[str, Any], score: str
 ) -> dict[str, str]:
+    step = max((line["step"] for line in lines), default=0)
     split, said = config.eval.split, {"step": f"{step} of {config.steps}"}
     for name in ("teacher", "student"):
         values = [(line.get(f"{split}_{name}/{score}"), line["step"]) for line in scored]
@@ -161,6 +161,8 @@ def _facts(
             best, at = max(known)
             last = f"{percent(values[-1][0])} %"
             said[f"{name}, {HEADLINES[score]} on {split}"] = f"{last}; best {percent(best)} % at step {at}"
+            if chosen := selected(lines, split, name):
+                said[f"{name}, chosen by images held out"] = f"{percent(chosen[0])} % at step {chosen[1]}"
     said |= _unless_damaged(lambda: {"data": _data(_json(run / "splits.json"))}, NO_FACTS)
     on = "labels of their own size" if score == "mIoU" else "a class an image"
     said["protocol"] = f"{config.eval.predictor.sentence()}, scored on {on}"

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mtseg import exported, hub
 from mtseg.config import of_run
 from mtseg.data.provenance import provenance
 from mtseg.evaluate import Also, Tally, by_class, evaluate, plain, scores, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
 from mtseg.state import pick_device
-from mtseg.trained import restored
+from mtseg.trained import Restored, restored_at
 
 SUMMARY = {
     "top1": "accuracy",
@@ -53,7 +54,26 @@ def score_run(run: Path, words: Sequence[str] = (), wanted: Wanted = Wanted()) -
     `mIoU_interval` (95 %, bootstrap over images), the `worst` images, and `images`, the mIoU of each over the classes
     that occur in it.
     """
-    config, splits, networks, step = restored(run, words, at=wanted.at)
+    return score_checkpoints(run, words, wanted, (wanted.at,))[wanted.at]
+
+
+def score_checkpoints(run: Path, words: Sequence[str], wanted: Wanted, ats: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`score_run` of several checkpoints, by what they are called: `last`, `best`, `holdout`, a step.
+
+    Of a folder that `mtseg export` made, those of the one network in it; `words` say on which data.
+    """
+    if hub.holds(run):
+        opened = (exported.opened(run, words, at=at, networks=wanted.networks) for at in ats)
+        return {at: _scored(run, there, replace(wanted, at="exported")) for at, there in zip(ats, opened, strict=True)}
+    found: dict[str, dict[str, Any]] = {}
+    for at, there in zip(ats, restored_at(run, words, ats), strict=True):
+        same = next((other for other in found.values() if other["step"] == there.step), None)
+        found[at] = same | {"at": at} if same else _scored(run, there, replace(wanted, at=at))
+    return found
+
+
+def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dict[str, Any]:
+    config, splits, networks, step = there
     split, predictor = config.eval.split, config.eval.predictor
     source, names = source_of(splits, split), getattr(provenance(splits), config.eval.split)
     found: dict[str, Any] = {
@@ -67,7 +87,7 @@ def score_run(run: Path, words: Sequence[str] = (), wanted: Wanted = Wanted()) -
         "protocol": predictor.sentence(),
         "classes": list(splits.classes),
     }
-    for name in wanted.networks:
+    for name in (name for name in wanted.networks if name in networks):
         tally = evaluate(
             networks[name],
             source,
@@ -93,11 +113,13 @@ def sentence(found: dict[str, Any]) -> str:
 
 def file_name(run: Path, found: dict[str, Any]) -> str:
     """What a run's evaluation is called: by split and checkpoint; by what differs from the run's own, where it does."""
+    exports = hub.holds(run)
+    own = (hub.described(run, {}) if exports else of_run(run)).eval.predictor.sentence()
     protocol, networks = str(found["protocol"]), [name for name in NETWORKS if name in found]
     parts = ["eval", found["split"]]
-    parts += [] if found["at"] == "last" else [found["at"]]
-    parts += [] if protocol == of_run(run).eval.predictor.sentence() else [re.sub(r"[^\w.]+", "-", protocol).strip("-")]
-    return "_".join(parts + (networks if len(networks) == 1 else []))
+    parts += [] if found["at"] == "last" or exports else [found["at"]]
+    parts += [] if protocol == own else [re.sub(r"[^\w.]+", "-", protocol).strip("-")]
+    return "_".join(parts + (networks if len(networks) == 1 and not exports else []))
 
 
 def print_table(found: dict[str, Any]) -> None:

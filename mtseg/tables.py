@@ -9,7 +9,7 @@ from typing import Any
 from mtseg.compare import NETWORKS
 from mtseg.config import differences, of_run
 from mtseg.evaluate import HEADLINES, headline
-from mtseg.log import read, score_of
+from mtseg.log import read, score_of, selected
 
 
 def over_seeds(folders: Sequence[Path]) -> str:
@@ -86,21 +86,24 @@ def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str 
     if baseline not in rows:
         raise ValueError(f"no run of {baseline!r} among {', '.join(rows)}; name its folders too, or another baseline")
     one, gap = of_run(runs[0]), " gap closed |" if full in rows else ""
+    apart = " held out |" if all("selected" in seed for row in rows.values() for seed in row.values()) else ""
     name = score_of(read(runs[0]), one.eval.split, "teacher").rpartition("/")[2]
     seeds = sorted(next(iter(rows.values())))
     lines = [
         f"{HEADLINES[name]} on {one.eval.split} in percent after {one.steps} steps, seeds "
         f"{', '.join(map(str, seeds))}: the last",
-        "evaluation, mean and sample deviation; best is the teacher's best of all evaluations.",
+        "evaluation, mean and sample deviation; best is the teacher's best of all evaluations"
+        f"{', held out the one that images held out of training chose' if apart else ''}.",
         "",
-        f"| method | student | teacher | best | teacher over {baseline}, each seed |{gap}",
-        f"| --- | --- | --- | --- | --- |{' --- |' if gap else ''}",
+        f"| method | student | teacher | best |{apart} teacher over {baseline}, each seed |{gap}",
+        f"| --- | --- | --- | --- |{' --- |' if apart else ''} --- |{' --- |' if gap else ''}",
     ]
     for name in sorted(rows, key=lambda name: -mean(seed["teacher"] for seed in rows[name].values())):
         student, teacher, best = ([rows[name][seed][key] for seed in seeds] for key in ("student", "teacher", "best"))
         bases = [rows[baseline][seed]["student"] for seed in seeds]
         ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
         line = f"| {name} | {spread(student)} | {spread(teacher)} | {spread(best)} | "
+        line += f"{spread([rows[name][seed]['selected'] for seed in seeds])} | " if apart else ""
         line += ", ".join(f"{value:+.1f}" for value in ahead) + " |"
         if gap:
             whole = mean(rows[full][seed]["student"] for seed in seeds) - mean(bases)
@@ -110,7 +113,7 @@ def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str 
 
 
 def _scores(run: Path) -> dict[str, float]:
-    """Last student, last and best teacher of a finished run, in percent."""
+    """Last student, last and best teacher of a finished run, in percent, and the one `selected` on images held out."""
     config = of_run(run)
     lines = read(run)
     try:
@@ -121,7 +124,8 @@ def _scores(run: Path) -> dict[str, float]:
     if not found or found[-1]["step"] != config.steps or None in (found[-1][key] for key in keys.values()):
         raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
     best = max(line[keys["teacher"]] for line in found if line[keys["teacher"]] is not None)
-    return {
+    chosen = selected(lines, config.eval.split, "teacher")
+    return ({"selected": 100 * chosen[0]} if chosen else {}) | {
         "student": 100 * found[-1][keys["student"]],
         "teacher": 100 * found[-1][keys["teacher"]],
         "best": 100 * best,

@@ -1,7 +1,7 @@
 """A trained run, read back from its folder: which checkpoint, its networks, and their answers to images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,10 +13,10 @@ from rich.console import Console
 from torch import nn
 
 from mtseg import checkpoint
-from mtseg.config import Config, channels_of, dump, of_run
+from mtseg.config import Config, channels_of, dump, of_run, splits_of
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.provenance import CLASSES, named
-from mtseg.data.source import Pixels, Splits, Subset
+from mtseg.data.source import Nothing, Pixels, Splits
 from mtseg.predictors import Predictor, asked, joined
 from mtseg.settings import gather, merge, validate
 from mtseg.state import build, load_networks, pick_device
@@ -36,8 +36,15 @@ class Restored(NamedTuple):
 
 def restored(run: Path, words: Sequence[str] = (), *, at: str = "last") -> Restored:
     """A run with its data, with `words` laid on its config. `at` is as in `found`."""
+    return next(restored_at(run, words, (at,)))
+
+
+def restored_at(run: Path, words: Sequence[str], ats: Sequence[str]) -> Iterator[Restored]:
+    """`restored` at each of `ats`, with the data read once."""
     config = configured(run, words)
-    return _with(run, config, config.data.build(), at)
+    splits = splits_of(config)
+    for at in ats:
+        yield _with(run, config, splits, at)
 
 
 def configured(run: Path, words: Sequence[str]) -> Config:
@@ -47,7 +54,8 @@ def configured(run: Path, words: Sequence[str]) -> Config:
 
 def found(run: Path, at: str) -> checkpoint.Checkpoint:
     """A run's checkpoint: the `last` whole one; the `best`, whose teacher had the best score of the evaluations
-    while it trained (on the split of these, whatever is scored now); or that of a step, as digits.
+    while it trained (on the split of these, whatever is scored now); the one that had it on the images held out,
+    `holdout`; or that of a step, as digits.
 
     Raises ValueError where there is none, naming those there are, and for a damaged one that was asked for.
     """
@@ -57,9 +65,9 @@ def found(run: Path, at: str) -> checkpoint.Checkpoint:
         for sentence in damaged.values():
             Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
         return saved
-    if at != "best" and not at.isdigit():
-        raise ValueError(f"--at: {at!r} is neither last nor best nor a step; write one of them, as in --at 2000")
-    place = folder / checkpoint.name_of(int(at)) if at.isdigit() else _best(run)
+    if at not in checkpoint.CHOICES and not at.isdigit():
+        raise ValueError(f"--at: {at!r} is neither last, best, holdout nor a step; write one of them, as in --at 2000")
+    place = folder / checkpoint.name_of(int(at)) if at.isdigit() else _chosen(run, at)
     if not place.is_dir():
         there = ", ".join(str(int(kept.name.removeprefix("step-"))) for kept in checkpoint.steps(folder)) or "none"
         raise ValueError(
@@ -72,10 +80,11 @@ def found(run: Path, at: str) -> checkpoint.Checkpoint:
         raise ValueError(f"{place} is damaged ({error}); choose another step with --at") from error
 
 
-def _best(run: Path) -> Path:
-    pointed = checkpoint.best(run / "checkpoints")
+def _chosen(run: Path, by: str) -> Path:
+    pointed = checkpoint.chosen(run / "checkpoints", by)
     if pointed is None:
-        raise ValueError(f"{run}: checkpoints/{checkpoint.BEST} names no checkpoint; use --at last, or a step")
+        needs = " (only a run with eval.select=holdout has one)" if by == "holdout" else ""
+        raise ValueError(f"{run}: checkpoints/{by}.json names no checkpoint{needs}; use --at last, or a step")
     return pointed[0]
 
 
@@ -145,8 +154,7 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
     if hub.holds(run):
         trained, handed = hub.read(run, words)
         if at not in ("last", str(trained.step)) or (network == "student" != handed.network):
-            held = f"the {handed.network} of step {trained.step}"
-            raise ValueError(f"{run}: holds {held} and nothing else; name the run's own folder")
+            raise hub.nothing_else(run, handed)
         return trained
     config = configured(run, words)
     config, splits, networks, step = _with(run, config, _classes(run, config), at)
@@ -171,20 +179,5 @@ def _classes(run: Path, config: Config) -> Splits:
     if not path.is_file():
         return config.data.build()
     names, palette = named(path)
-    empty: Subset = Subset(_Nothing(), [])
-    return Splits(names, palette, empty, empty, empty, empty, channels=config.views.channels)
-
-
-class _Nothing:
-    """A source without images."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def name(self, index: int) -> str:
-        raise IndexError(index)
-
-    def image(self, index: int) -> NDArray[np.uint8]:
-        raise IndexError(index)
-
-    label = image
+    none = Nothing()
+    return Splits(names, palette, none, none, none, none, channels=config.views.channels)

@@ -20,6 +20,7 @@ from mtseg.diagnostics import Alarms, health, pseudo_accuracy
 from mtseg.distributed import everywhere, from_first, joined, losses_told, rank, together, total, world
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.exhausted import memory_told
+from mtseg.keeping import Found, Scores
 from mtseg.lock import locked
 from mtseg.log import Log, Mute, summary
 from mtseg.method import Counts
@@ -35,7 +36,6 @@ from mtseg.state import State, Undo, batches_of, build, pick_device, restore, sa
 from mtseg.stopping import ended_if_asked, stop_if_asked
 from mtseg.targets import Moment
 
-Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
 Learnt = tuple[dict[str, Tensor], list[Tensor]]  # a loss's terms, and the student's answers to the tasks
 
 
@@ -52,7 +52,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     device = pick_device(config.device)
     with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         _refuse_uneven(config)
-        splits = together(config.data.build) if splits is None else splits
+        splits = config.eval.apart(together(config.data.build) if splits is None else splits, config.seed)
         together(partial(refuse_blank, splits, {"labelled": "learnt", config.eval.split: "scored"}))
         from_first(lambda: within.enter_context(locked(config.out)))
         saved, sentences = from_first(lambda: continued(config))
@@ -102,12 +102,13 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
     """The steps from where `state` stands to the last; returns the scores there."""
     stop = partial(stop_if_asked, config, state, log, asked_by)
     evaluated = partial(_evaluated, config, splits, state, log, asked_by)
-    found = None if state.step == 0 else from_first(lambda: log.scores(state.step, config.eval.split))
+    split = config.eval.split
+    found = None if state.step == 0 else from_first(lambda: log.scores(state.step, config.eval.pools))
     if state.step == config.steps and found is not None:
-        log.say(f"{config.out} is finished already: {summary(config.eval.split, found)}")
+        log.say(f"{config.out} is finished already: {summary(split, found[split])}")
     elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
         found = evaluated()  # it was stopped before this, or in it
-    keeping.point_to_best(config, state, found)
+    keeping.choose(config, state, found)
     alarms = Alarms(splits.classes)
     batches = iter(_batches(config, splits, start=state.step, device=state.device))
     for batch in log.awaited(together(lambda: next(batches)) for _ in range(state.step, config.steps)):
@@ -123,16 +124,16 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
         better = False
         if _due(config.eval.every, state.step, config):
             found = evaluated()
-            log.warn(alarms.evaluated(found))
+            log.warn(alarms.evaluated(found[split]))
             better = keeping.is_better(config, found)
         if (better or _due(config.checkpoint_every, state.step, config)) and keeping.saved(config, state, log):
-            keeping.point_to_best(config, state, found if better else None)
+            keeping.choose(config, state, found if better else None)
     if not keeping.is_saved(config, state):
         raise OSError(
             f"{config.out}: the last step, {state.step}, is not saved; make room, and give the same command again"
         )
     assert found is not None
-    return found
+    return found[split]
 
 
 def train_step(config: Config, state: State, batch: Batch, *, watch: bool = False) -> dict[str, Tensor | float]:
@@ -255,10 +256,11 @@ def _refuse_uneven(config: Config) -> None:
         )
 
 
-def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, asked_by: Callable[[], str]) -> Scores:
-    """The scores of both networks, logged. A signal ends it: it is made when the run continues."""
+def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, asked_by: Callable[[], str]) -> Found:
+    """The scores of both networks on each pool, logged. A signal ends it: it is made when the run continues."""
     networks = {"student": state.student, "teacher": state.teacher.module}
-    source, classes, how = source_of(splits, config.eval.split), splits.classes, config.eval
+    classes, how = splits.classes, config.eval
+    pools = {pool: source_of(splits, pool) for pool in how.pools}
     began = time.perf_counter()
     tally = partial(
         evaluate,
@@ -273,9 +275,12 @@ def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, as
         memory_told(config, state.device, f"in the evaluation after step {state.step}"),
         ended_if_asked(list(networks.values()), asked_by, stop),
     ):
-        tallies = {name: tally(network, source) for name, network in networks.items()}
-    found = {name: scores(tallies[name], classes) for name in networks}
-    log.evaluated(state.step, config.eval.split, found)
-    run_page.show(config, splits, state.step, networks=networks, tallies=tallies, log=log)
+        tallies = {
+            pool: {name: tally(network, source) for name, network in networks.items()} for pool, source in pools.items()
+        }
+    found = {pool: {name: scores(of[name], classes) for name in networks} for pool, of in tallies.items()}
+    for pool, of in found.items():
+        log.evaluated(state.step, pool, of)
+    run_page.show(config, splits, state.step, networks=networks, tallies=tallies[how.split], log=log)
     log.paused(state.step, since=began)
     return found

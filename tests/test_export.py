@@ -10,18 +10,21 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+import trees
 from PIL import Image
 from runs import tiny
 
 import mtseg
-from mtseg import cli, hub, seen
+from mtseg import cli, hub, scoring, seen
 from mtseg import export as exporting
+from mtseg.config import of_run
 from mtseg.data.source import IGNORE
 from mtseg.evaluate import evaluate
 from mtseg.export import Pixels
 from mtseg.metrics import Confusion
 from mtseg.models import Smp
 from mtseg.scoring import Wanted, score_run
+from mtseg.settings import dump, gather, to_yaml
 from mtseg.trained import restored
 from mtseg.trainer import fit
 from mtseg.views import Views
@@ -151,6 +154,70 @@ def test_predictions_come_from_the_folder_as_from_the_run(run, tmp_path):
     assert masks[0] == masks[1]
     claims = [json.loads((tmp_path / out / "prediction.json").read_text()) for out in ("one", "two")]
     assert [claim["weights"].split()[0] for claim in claims] == ["teacher", "teacher"]
+
+
+def data_of(run: Path, path: Path, **changed: object) -> str:
+    """A file that describes the run's data and nothing else."""
+    path.write_text(to_yaml({"data": dump(of_run(run).data) | changed}))
+    return str(path)
+
+
+@pytest.mark.parametrize("how", [[], ["eval.predictor={kind: slide, window: [32, 48]}"], ["eval.split=test"]])
+def test_eval_of_the_folder_counts_what_eval_of_the_run_counts(how, run, tmp_path, monkeypatch, capsys):
+    counts: list[list[list[int]]] = []
+    whole = scoring.evaluate
+
+    def watched(*args: object, **options: object) -> object:
+        tally = whole(*args, **options)
+        counts.append(tally.confusion.counts.tolist())
+        return tally
+
+    monkeypatch.setattr(scoring, "evaluate", watched)
+    folder = Path(shutil.copytree(run / "export/hf", tmp_path / "hf"))
+    data = data_of(run, tmp_path / "data.yaml", images=99)
+    assert cli.main(["eval", str(folder), data, "data.images=6", *how, "--images", "--boundary"]) == 0
+    assert cli.main(["eval", str(run), "--network", "teacher", *how, "--images", "--boundary"]) == 0
+    assert counts[0] == counts[1]
+    name = "eval_test.json" if how == ["eval.split=test"] else "eval_val.json"
+    ours, runs = (json.loads((place / name).read_text()) for place in (folder, run))
+    assert "student" not in ours
+    same = ("teacher", "step", "split", "images", "sha256", "protocol", "resolution", "classes")
+    assert {key: ours[key] for key in same} == {key: runs[key] for key in same}
+    assert ours["at"] == "exported"
+    assert f"step {runs['step']} (exported)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "without data to score it on; name them"),
+        (["DATA", "--network", "student"], "holds the teacher of step 6 and nothing else"),
+        (["DATA", "--at", "best"], "holds the teacher of step 6 and nothing else"),
+        (["DATA", "views.mean=[0.1, 0.2, 0.3]"], "by which the network was trained"),
+        (["DATA", "steps=5"], "steps: unknown key"),
+        (["data={kind: small, set: cifar10, root: nowhere}"], "nowhere"),
+    ],
+)
+def test_data_that_are_not_the_networks_are_refused(words, says, run, tmp_path, capsys):
+    words = [data_of(run, tmp_path / "data.yaml") if word == "DATA" else word for word in words]
+    assert cli.main(["eval", str(run / "export/hf"), *words]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_data_of_other_classes_or_channels_are_refused_with_both(run, tmp_path, capsys):
+    trees.own(tmp_path)
+    trees.rgbd(tmp_path / "rgbd")
+    config = Path(__file__).parent.parent / "configs/data"
+    assert cli.main(["eval", str(run / "export/hf"), str(config / "own.yaml"), f"data.root={tmp_path}"]) == 1
+    said = capsys.readouterr().err
+    assert "background, road, car" in said
+    assert ", ".join(of_run(run).data.build().classes) in said
+    names = f"data.classes=[{', '.join(of_run(run).data.build().classes)}]"
+    words = [str(config / "rgbd.yaml"), f"data.root={tmp_path / 'rgbd'}", names, "views={}"]
+    tree = tmp_path / "channels.yaml"
+    tree.write_text(to_yaml({"data": gather(words)["data"]}))
+    assert cli.main(["eval", str(run / "export/hf"), str(tree)]) == 1
+    assert "data.channels" in capsys.readouterr().err
 
 
 def test_the_student_is_handed_on_where_it_is_asked_for_and_settings_with_it(run, tmp_path):

@@ -156,16 +156,16 @@ def test_1_a_run_of_12_steps_stopped_after_any_of_them_is_the_uninterrupted_run(
 def test_the_best_checkpoint_is_kept_and_named_whatever_comes_after(tmp_path, monkeypatch):
     scores = {2: 0.3, 4: 0.6, 6: 0.5, 8: 0.6, 10: 0.1}
 
-    def scored(config: Config, splits: Splits, state: State, log: Log, stop: object) -> dict[str, dict[str, Any]]:
+    def scored(config: Config, splits: Splits, state: State, log: Log, stop: object) -> dict[str, Any]:
         found = {name: {"mIoU": scores[state.step]} for name in ("student", "teacher")}
         log.evaluated(state.step, "val", found)
-        return found
+        return {"val": found}
 
     monkeypatch.setattr(trainer, "_evaluated", scored)
     fit(tiny(tmp_path, "steps=10", "keep=1", "checkpoint_every=5"), quiet=True)
     folder = tmp_path / "checkpoints"
     assert [place.name for place in checkpoint.steps(folder)] == ["step-00000004", "step-00000010"]
-    assert checkpoint.best(folder) == (folder / "step-00000004", 0.6, "val")
+    assert checkpoint.chosen(folder, "best") == (folder / "step-00000004", 0.6, "val")
 
 
 def test_the_best_is_one_that_is_there_and_a_resumed_run_knows_it(tmp_path, monkeypatch):
@@ -175,12 +175,12 @@ def test_the_best_is_one_that_is_there_and_a_resumed_run_knows_it(tmp_path, monk
         with pytest.raises(Died):
             fit(config, quiet=True)
     folder = tmp_path / "checkpoints"
-    before = checkpoint.best(folder)
+    before = checkpoint.chosen(folder, "best")
     assert before is not None
-    (folder / checkpoint.BEST).unlink()  # as if killed between checkpoint and pointer
+    (folder / "best.json").unlink()  # as if killed between checkpoint and pointer
     fit(config, quiet=True)
     best = max((line["val_teacher/mIoU"], -line["step"]) for line in read(tmp_path) if "val_teacher/mIoU" in line)
-    found = checkpoint.best(folder)
+    found = checkpoint.chosen(folder, "best")
     assert found is not None
     assert found[0].is_dir()
     assert found[:2] == (folder / checkpoint.name_of(-best[1]), best[0]) or before[0].name == "step-00000002"
@@ -188,8 +188,8 @@ def test_the_best_is_one_that_is_there_and_a_resumed_run_knows_it(tmp_path, monk
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"step": 9, "mIoU": 0.5, "split": "val"}', '{"step": "x"}', "\x00"])
 def test_a_pointer_to_the_best_that_leads_nowhere_is_none(text, tmp_path):
-    (tmp_path / checkpoint.BEST).write_text(text)
-    assert checkpoint.best(tmp_path) is None
+    (tmp_path / "best.json").write_text(text)
+    assert checkpoint.chosen(tmp_path, "best") is None
 
 
 # 10: nothing to learn from

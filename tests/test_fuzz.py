@@ -189,7 +189,7 @@ def test_any_bytes_in_a_runs_small_files_are_read_or_an_error(tmp_path, content)
     readers = {
         "metrics.jsonl": lambda: read(tmp_path),
         "splits.json": lambda: record(tmp_path, splits, continued=True),
-        "best.json": lambda: checkpoint.best(tmp_path),
+        "best.json": lambda: checkpoint.chosen(tmp_path, "best"),
         "versions.json": lambda: versions.record(tmp_path, 1),
     }
     for name, reader in readers.items():

@@ -121,7 +121,9 @@ def test_overlay_shows_the_image_itself_where_no_class_is_named_in_every_band():
     image = rng.integers(0, 256, (2 * pictures.ROWS + 7, 5, 3), dtype=np.uint8)
     classes = rng.choice([0, 1, IGNORE], image.shape[:2]).astype(np.uint8)
     palette = np.array([[200, 0, 10], [0, 100, 30]], np.uint8)
-    drawn = np.concatenate(list(pictures.overlay(image, classes, palette, share=0.25)))
+    drawn = np.concatenate(
+        list(pictures.overlay(pictures.strips(image), pictures.strips(classes), palette, share=0.25))
+    )
     assert (drawn[classes == IGNORE] == image[classes == IGNORE]).all()
     for k in (0, 1):
         assert np.abs(drawn[classes == k] - (0.75 * image[classes == k] + 0.25 * palette[k])).max() <= 0.5
@@ -494,6 +496,7 @@ def test_large_images_are_asked_about_in_windows_and_others_as_the_run_says():
     assert asking(Whole(), (side - 1, side)) == Whole()
     assert isinstance(asking(Whole(average="logits"), (side, side)), Slide)
     assert asking(Whole(average="logits"), (side, side)).average == "logits"
+    assert asking(Whole(), (side, side)).batch == 1  # their memory is the image's own
     for predictor in (Slide(window=(16, 16)), Centre(size=(16, 16))):
         assert asking(predictor, (2 * side, side)) == predictor
 

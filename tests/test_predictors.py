@@ -50,30 +50,32 @@ def agree(ours: tuple[Tensor, Tensor], oracle: Tensor) -> None:
 @settings(deadline=None, max_examples=150)
 @given(
     st.integers(1, 70), st.integers(1, 70), st.tuples(sides, sides), st.floats(0.02, 1), averages, st.booleans(),
-    st.integers(1, 2),
+    st.integers(1, 2), st.integers(1, 9),
 )  # fmt: skip
-def test_sliding_is_whole_for_a_pointwise_network(h, w, window, stride, average, flip, batch):
+def test_sliding_is_whole_for_a_pointwise_network(h, w, window, stride, average, flip, batch, together):
     pixels = picture(h, w, seed=h * 71 + w, batch=batch)
-    slide = Slide(window=window, stride=stride, average=average, augment=Augment(flip=flip))
+    slide = Slide(window=window, stride=stride, average=average, augment=Augment(flip=flip), batch=together)
     agree(of(slide, pixels), pointwise(pixels).softmax(1))
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.integers(1, 90), st.integers(1, 90), st.tuples(sides, sides), st.floats(0.02, 1))
-def test_windows_cover_every_pixel_and_end_at_the_border_in_full_size(h, w, window, stride):
+@given(st.integers(1, 90), st.integers(1, 90), st.tuples(sides, sides), st.floats(0.02, 1), st.integers(1, 9))
+def test_windows_cover_every_pixel_and_end_at_the_border_in_full_size(h, w, window, stride, batch):
     """Each window's pixels are their own places, so that the network sees where it is."""
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     pixels = torch.stack([rows, columns, rows], 2)[None]
     seen, places = torch.zeros(h, w), []
 
     def answer(window_pixels: Tensor) -> Tensor:
-        top, left = window_pixels[0, 0, 0, :2].tolist()
+        assert len(window_pixels) <= batch
         size = window_pixels.shape[1:3]
-        seen[top : top + size[0], left : left + size[1]] += 1
-        places.append((top, left, *size))
-        return torch.zeros((1, K, *size))
+        for one in window_pixels:
+            top, left = one[0, 0, :2].tolist()
+            seen[top : top + size[0], left : left + size[1]] += 1
+            places.append((top, left, *size))
+        return torch.zeros((len(window_pixels), K, *size))
 
-    bands = list(Slide(window=window, stride=stride)(answer, pixels))
+    bands = list(Slide(window=window, stride=stride, batch=batch)(answer, pixels))
     assert seen.min() >= 1
     assert {place[2:] for place in places} == {(min(window[0], h), min(window[1], w))}
     assert len(set(places)) == len(places)
@@ -104,7 +106,27 @@ def test_windows_that_disagree_are_meaned_as_a_loop_over_pixels_means_them(avera
         mean = torch.stack([f.softmax(0) if average == "softmax" else f for f in found]).mean(0)
         oracle[0, :, y, x] = mean if average == "softmax" else mean.softmax(0)
     slide = Slide(window=(side, side), stride=stride, average=average)
-    agree(of(slide, picture(h, w), lambda pixels: by_place), oracle.float())
+    agree(of(slide, picture(h, w), lambda pixels: by_place.expand(len(pixels), -1, -1, -1)), oracle.float())
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_windows_that_share_a_forward_are_answered_as_each_alone_to_the_bit(images):
+    """By a network of small whole numbers, whose sums are exact in any order; the oracle asks one by one."""
+    kernel = torch.randint(-3, 4, (K, 3, 5, 5), generator=torch.Generator().manual_seed(1)).float()
+    asked_for: list[int] = []
+
+    def answer(pixels: Tensor) -> Tensor:
+        asked_for.append(len(pixels))
+        return torch.nn.functional.conv2d(pixels.permute(0, 3, 1, 2).float(), kernel, padding=2) / 1024
+
+    pixels = picture(60, 100, batch=images)
+    found = [of(Slide(window=(32, 24), average="logits", batch=batch), pixels, answer) for batch in (1, 4, 7, 100)]
+    for classes, confidence in found[1:]:
+        assert torch.equal(classes, found[0][0])
+        assert torch.equal(confidence, found[0][1])
+    columns = len({*range(0, 100 - 24, 16), 100 - 24})
+    assert max(asked_for) == columns * images  # no more than a row of windows
+    assert min(asked_for) == images
 
 
 def test_softmax_and_logits_averages_can_name_different_classes():
@@ -272,6 +294,6 @@ def test_bands_are_given_as_soon_as_no_window_to_come_touches_them():
         asked_for += 1
         return pointwise(pixels)
 
-    bands = Slide(window=(32, 32), stride=0.5)(answer, picture(96, 64))
+    bands = Slide(window=(32, 32), stride=0.5, batch=1)(answer, picture(96, 64))
     first: Band = next(bands)
     assert (first.top, first.classes.shape[1], asked_for) == (0, 16, 3)

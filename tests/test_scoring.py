@@ -44,7 +44,7 @@ def logged(run: Path, step: int) -> dict:
 
 
 def make_best(run: Path, step: int) -> None:
-    checkpoint.point_to_best(run / "checkpoints", step, 0.9, "val", keep=9)
+    checkpoint.choose(run / "checkpoints", "best", step, 0.9, "val", keep=9)
 
 
 @pytest.mark.parametrize(("at", "step"), [("last", 4), ("2", 2), ("4", 4), ("best", 2)])
@@ -106,7 +106,9 @@ def test_another_way_of_asking_and_one_network_alone_have_files_of_their_own(run
     assert {path.stem for path in run.glob("eval_*.csv")} == set().union(*names)
 
 
-@pytest.mark.parametrize(("at", "says"), [("3", "there are: 2, 4"), ("first", "neither last nor best nor a step")])
+@pytest.mark.parametrize(
+    ("at", "says"), [("3", "there are: 2, 4"), ("first", "neither last, best, holdout nor a step")]
+)
 def test_a_checkpoint_that_is_not_there_is_refused(at, says, trained, capsys):
     assert cli.main(["eval", str(trained), "--at", at]) == 1
     assert says in capsys.readouterr().err

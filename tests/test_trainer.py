@@ -78,6 +78,7 @@ METHODS = {
         "method.supervised={kind: ohem, keep: 500}",
     ],
     "two heads": ["model.heads=2", "method.logit_distance=0.01"],
+    "images held out": ["eval.select=holdout"],
     "adamw, cosine, clipping": ["optimizer={kind: adamw, lr: 0.01}", "schedule={kind: cosine, warmup: 2}", "clip=0.5"],
 }
 

@@ -36,13 +36,12 @@ def answer(work: Callable[[], int | None]) -> int:
         return 128 + signal.SIGINT
 
 
-def add_choice(parser: argparse.ArgumentParser, **more: str) -> None:
+def add_choice(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint, and which network of it."""
     parser.add_argument(
-        "--at", default="last", help="last (default), best (of the evaluations while it trained), or a step"
+        "--at", default="last", help="last (default), best (of the evaluations while it trained), holdout, or a step"
     )
-    names = ["student", "teacher", *more.values()]
-    parser.add_argument("--network", choices=names, default=next(iter(more.values()), "teacher"))
+    parser.add_argument("--network", choices=("student", "teacher"), default="teacher")
 
 
 def share_cores(config: "Config") -> None:

@@ -4,15 +4,22 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mtseg.cli.common import add_choice, answer
+from mtseg.cli.common import answer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="eval", description=__doc__)
-    parser.add_argument("run", help="the run's folder (its out=)")
-    parser.add_argument("words", nargs="*", help="settings to change, such as eval.split=test or data.root=PATH")
-    add_choice(parser, both="both")
+    parser.add_argument("run", help="the run's folder (its out=), or an exported one")
+    parser.add_argument(
+        "words", nargs="*", help="settings to change, such as eval.split=test or data.root=PATH; of an exported folder "
+        "the data: configs/data/own.yaml data.root=PATH"
+    )  # fmt: skip
+    parser.add_argument(
+        "--at", help="last, best (of the evaluations while it trained), holdout, a step, or several: last,best "
+        "(default last; where images were held out, all three)"
+    )  # fmt: skip
+    parser.add_argument("--network", choices=("both", "student", "teacher"), default="both")
     parser.add_argument(
         "--boundary", nargs="?", type=float, const=0.02, metavar="RATIO", help="boundary IoU too, within RATIO (0.02) "
         "of the diagonal"
@@ -27,18 +34,26 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
     from mtseg.checkpoint import write_whole
     from mtseg.evaluate import Also
-    from mtseg.scoring import Wanted, file_name, images_csv, print_table, score_run, table_csv
+    from mtseg.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv
+    from mtseg.side_by_side import called, files, print_side_by_side
 
     if parsed.boundary is not None and not 0 < parsed.boundary <= 1:
         raise ValueError(f"--boundary: {parsed.boundary} is no share of the diagonal; give one in (0, 1], such as 0.02")
     networks = ("student", "teacher") if parsed.network == "both" else (parsed.network,)
-    wanted = Wanted(parsed.at, networks, Also(parsed.boundary, parsed.images))
-    found = score_run(Path(parsed.run), parsed.words, wanted)
+    wanted = Wanted(networks=networks, also=Also(parsed.boundary, parsed.images))
+    run = Path(parsed.run)
+    ats = tuple(parsed.at.split(",")) if parsed.at else called(run, parsed.words)
+    checkpoints = score_checkpoints(run, parsed.words, wanted, ats)
+    found = checkpoints[ats[0]]
     print_table(found)
-    name = file_name(Path(parsed.run), found)
+    name = file_name(run, found)
     texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}
+    if len(checkpoints) > 1:
+        print_side_by_side(run, checkpoints)
+        beside = f"eval_{found['split']}_checkpoints"
+        texts |= {f"{beside}{suffix}": text for suffix, text in files(run, checkpoints).items()}
     if parsed.images:
         texts[f"{name}_images.csv"] = images_csv(found)
     for file, text in texts.items():
-        write_whole(Path(parsed.run) / file, text)
-    print(f"written to {parsed.run}: {', '.join(texts)}")
+        write_whole(run / file, text)
+    print(f"written to {run}: {', '.join(texts)}")

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from mtseg.config import splits_of
     from mtseg.inputs import items, pool_items
     from mtseg.predict import Wishes, predict
     from mtseg.trained import configured, load, weights_of
@@ -47,7 +48,7 @@ def _predict(parsed: argparse.Namespace) -> None:
     wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
     trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
     pool = parsed.pool
-    splits = configured(run, parsed.set).data.build() if pool else None
+    splits = splits_of(configured(run, parsed.set)) if pool else None
     wanted = pool_items(splits, pool) if splits is not None else items(parsed.images, out, trained.channels)
     outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
     print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")

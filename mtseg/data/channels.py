@@ -80,9 +80,10 @@ class Layer:
 
     def read(self, path: Path) -> Pixels:
         """The channels of a file. Raises ValueError, with the remedy, for other counts and types than it must have."""
-        if self == RGB:
-            return read_image(path)
-        values = read_values(path)
+        return read_image(path) if self == RGB else self.of(read_values(path), path)
+
+    def of(self, values: NDArray[Any], path: Path) -> Pixels:
+        """The channels of the values (h, w, count) of the file at `path`, or of a part of it. Raises as `read` does."""
         if values.shape[2] != self.count:
             raise ValueError(
                 f"{path}: {_channels(values.shape[2])} of {values.dtype}, and data.channels says {self.count}; mend "

@@ -79,7 +79,7 @@ class Files:
         same_size(self.root / self.name(index), path, (mask.shape[0], mask.shape[1]))
         return self.classes(mask, str(path))
 
-    def only(self, indices: Sequence[int]) -> "Files":
+    def only(self, indices: Sequence[int] | NDArray[np.int64]) -> "Files":
         """The images at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64)
         return replace(self, names=self.names[chosen], masks=None if self.masks is None else self.masks[chosen])

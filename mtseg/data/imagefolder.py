@@ -1,6 +1,6 @@
 """Images in a folder a class: ImageNet as it is unpacked, and anybody's own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,6 +61,7 @@ class ImageFolder:
             unlabelled=Subset(train, pool),
             val=Pictures(val.root, val.names, val.classes, self.side),
             test=Pictures(test.root, test.names, test.classes, self.side),
+            labelled_to_score=Subset(replace(train, side=self.side), chosen),
             name=f"{self.root.name} {self.split or (self.labels if self.per_class is None else self.per_class)}",
         )
         return checked(splits, self.expect)

@@ -49,16 +49,23 @@ class Provenance:
     unlabelled: Names
     val: Names
     test: Names
+    holdout: Names
+
+    def pools(self) -> dict[str, Names]:
+        """The pools by their names; that of the images held out where there are such."""
+        found = {pool: getattr(self, pool) for pool in POOLS}
+        return found | ({"holdout": self.holdout} if self.holdout.images else {})
 
     def sentence(self) -> str:
         """One line for the console and for `--dry-run`."""
-        pools = (f"{getattr(self, pool).images} {pool} ({getattr(self, pool).sha256[:12]})" for pool in POOLS)
-        return f"{self.name}: {', '.join(pools)}"
+        return f"{self.name}: " + ", ".join(
+            f"{of.images} {pool} ({of.sha256[:12]})" for pool, of in self.pools().items()
+        )
 
 
 def provenance(splits: Splits) -> Provenance:
     """What `splits` consists of. Reads names, no image."""
-    pools = (splits.labelled, splits.unlabelled, splits.val, splits.test)
+    pools = (splits.labelled, splits.unlabelled, splits.val, splits.test, splits.holdout)
     return Provenance(splits.name, *(_names(source) for source in pools))
 
 
@@ -87,13 +94,14 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     here, path = provenance(splits), folder / FILE
     if continued and path.is_file():
         before = _read(path)
-        changed = [pool for pool in POOLS if before[pool] != asdict(here)[pool]]
+        changed = [pool for pool, names in before.items() if names != asdict(here)[pool]]
         if changed:
             numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
             raise ValueError(
                 f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
             )
-    write_whole(path, json.dumps(asdict(here), indent=1))
+    pools = {pool: asdict(names) for pool, names in here.pools().items()}
+    write_whole(path, json.dumps({"name": here.name} | pools, indent=1))
     colours = [bytes(colour.tolist()).hex() for colour in splits.palette]
     write_whole(folder / CLASSES, json.dumps({"classes": splits.classes, "palette": colours}))
     return here
@@ -123,7 +131,9 @@ class _Named:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {pool: {"images": found[pool]["images"], "sha256": found[pool]["sha256"]} for pool in POOLS}
+        nothing = asdict(Names(0, digest([])))
+        pools = {pool: found[pool] for pool in POOLS} | {"holdout": found.get("holdout", nothing)}
+        return {pool: {"images": names["images"], "sha256": names["sha256"]} for pool, names in pools.items()}
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(
             f"{path}: damaged, so the run's images cannot be compared with those it was begun with; restore it, or "

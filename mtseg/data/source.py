@@ -4,7 +4,7 @@ A label has the shape S of what is predicted: (H, W) for the pixels of an image,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,14 +55,35 @@ class Subset:
     def label(self, index: int) -> Label:
         return self.source.label(self.indices[index])
 
+    def only(self, indices: Sequence[int] | NDArray[np.int64]) -> "Subset":
+        """Those at `indices` of these, in that order."""
+        return Subset(self.source, np.asarray(self.indices, np.int64)[np.asarray(indices, np.int64)])
+
+
+class Nothing:
+    """A source without images."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def name(self, index: int) -> str:
+        raise IndexError(index)
+
+    def image(self, index: int) -> Pixels:
+        raise IndexError(index)
+
+    label = image
+
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, built: its classes and its four pools of images.
+    """A data set, built: its classes and its pools of images.
 
     `unlabelled` may contain the labelled images too (`data.unlabelled: all`); its labels are never read.
-    `test` is empty where a data set has no public test labels. `name` is what a run calls the split. Every image has
-    `channels`, of which, with `rgb`, the first three are red, green and blue.
+    `test` is empty where a data set has no public test labels. `holdout` has labelled images that nothing is trained on
+    and by which a checkpoint is chosen (`eval.select`), in no other pool; `labelled_to_score` are the labelled images
+    as they are read for that, where it is not as they are trained on. `name` is what a run calls the split. Every image
+    has `channels`, of which, with `rgb`, the first three are red, green and blue.
     """
 
     classes: tuple[str, ...]
@@ -74,6 +95,8 @@ class Splits:
     name: str = "data"
     channels: int = 3
     rgb: bool = True
+    holdout: Source = field(default_factory=Nothing)
+    labelled_to_score: Source | None = None
 
 
 def shared(splits: Splits) -> dict[int, int]:

@@ -20,14 +20,18 @@ def choose(count: int, labels: Labels, seed: int) -> list[int]:
 
 def wanted(count: int, labels: Labels) -> int:
     """How many of `count` images `labels` asks for, a share rounded down. Raises ValueError where that is none."""
-    if labels == "all":
-        return count
-    number = labels
-    if isinstance(labels, str):
-        if not re.fullmatch(r"[1-9]\d*/[1-9]\d*", labels) or Fraction(labels) > 1:
-            raise ValueError(f"data.labels: {labels!r} is not a number of images, a share such as '1/8', or 'all'")
-        number = int(count * Fraction(labels))
-    assert isinstance(number, int)
+    number = number_of(count, labels, "data.labels")
     if not 1 <= number <= count:
         raise ValueError(f"data.labels: {labels!r} is {number} of {count} training images; choose from 1 to {count}")
     return number
+
+
+def number_of(count: int, labels: Labels, key: str) -> int:
+    """What `labels` is of `count` images, a share rounded down. Raises ValueError, naming `key`, for what is none."""
+    if labels == "all":
+        return count
+    if isinstance(labels, int):
+        return labels
+    if not re.fullmatch(r"[1-9]\d*/[1-9]\d*", labels) or Fraction(labels) > 1:
+        raise ValueError(f"{key}: {labels!r} is not a number of images, a share such as '1/8', or 'all'")
+    return int(count * Fraction(labels))
