@@ -81,6 +81,12 @@ def test_the_images_held_out_are_so_many_and_in_no_other_pool_and_the_others_sta
     assert names_of(held_out(splits, said, 0).holdout) == names_of(found.holdout)
 
 
+def test_images_are_held_out_of_data_without_unlabelled_ones_too():
+    """Supervised training asks for none."""
+    found = held_out(of(Numbered(10), Nothing()), "1/5", 0)
+    assert [len(pool) for pool in (found.labelled, found.unlabelled, found.holdout)] == [8, 0, 2]
+
+
 def test_another_seed_holds_out_others():
     splits = of(Numbered(40), Numbered(40))
     assert len({tuple(names_of(held_out(splits, "1/5", seed).holdout)) for seed in range(5)}) == 5
@@ -219,7 +225,8 @@ def test_eval_puts_last_best_and_held_out_side_by_side_as_the_trainer_scored_the
         line = logged(run, found["step"], "val")
         assert {name: found[name] for name in names} == {name: line[f"val_{name}"] for name in names}
         assert all(f"{100 * found[name]['mIoU']:.2f}" in shown for name in names)
-    assert json.loads((run / "eval_val.json").read_text()) == said["last"]
+    alone = "" if network == "both" else f"_{network}"
+    assert json.loads((run / f"eval_val{alone}.json").read_text()) == said["last"]
     with (run / "eval_val_checkpoints.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["checkpoint"], row["step"], row["network"]) for row in rows] == [

@@ -27,7 +27,7 @@ def held_out(splits: Splits, share: Labels, seed: int) -> Splits:
     apart, rest = np.sort(order[:number]), np.sort(order[number:])
     names = {splits.labelled.name(int(index)) for index in apart}
     others = [index for index in range(len(splits.unlabelled)) if splits.unlabelled.name(index) not in names]
-    if not others:
+    if len(splits.unlabelled) and not others:
         raise ValueError("eval.holdout: leaves no unlabelled image; add others, or use eval.select=split")
     return replace(
         splits,
