@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from mtseg.data.splits import Labels, number_of
 from mtseg.distributed import rank, shown, together, total, world
 from mtseg.metrics import Boundary, Calibration, Confusion
 from mtseg.part import part
-from mtseg.predictors import Predictor, Whole, asked, joined
+from mtseg.predictors import FIRST, Band, Predictor, Whole, asked, joined
 from mtseg.views import Views
 
 A_FIFTH = "1/5"
@@ -87,6 +87,7 @@ class Tally:
     images: name -> counts (K, K) of that image alone; sizes: the labels' shapes S that occur
     alone: an image's number in its pool -> its name, and its own mIoU, NaN where nothing of it is labelled; of a whole
     image 1 where the answer is right, and 0
+    ranks: of whole images, how many have their class as the first answer, as the second, and so on
     """
 
     confusion: Confusion
@@ -95,6 +96,7 @@ class Tally:
     images: dict[str, Tensor] | None = None
     sizes: set[tuple[int, ...]] = field(default_factory=set)
     alone: dict[int, tuple[str, float]] = field(default_factory=dict)
+    ranks: Tensor = field(default_factory=lambda: torch.zeros(FIRST, dtype=torch.int64))
 
     def add(self, index: int, name: str, prediction: Tensor, confidence: Tensor, label: Tensor) -> None:
         """Count an image; where nothing is predicted (IGNORE) nothing counts. Raises ValueError as `Confusion` does."""
@@ -111,11 +113,15 @@ class Tally:
         if self.images is not None:
             self.images[name] = counts
 
-    def add_whole(self, of: Sequence[tuple[int, str]], prediction: Tensor, confidence: Tensor, label: Tensor) -> None:
+    def add_whole(self, of: Sequence[tuple[int, str]], answer: Band, label: Tensor) -> None:
         """Count images `of` these numbers and names, with a class each, (B,). Raises ValueError as `Confusion` does."""
+        prediction = answer.classes.cpu()
         self.confusion.update(prediction, label)
-        self.calibration.update(confidence, prediction, label)
+        self.calibration.update(answer.confidence.cpu(), prediction, label)
         self.sizes.add(())
+        assert answer.ranked is not None
+        hits = (answer.ranked.cpu() == label.long().unsqueeze(1)).sum(0)
+        self.ranks[: len(hits)] += hits
         for (index, name), said, true in zip(of, prediction.tolist(), label.tolist(), strict=True):
             self.alone[index] = name, float(said == true) if true < self.confusion.classes else math.nan
             if self.images is not None:
@@ -128,7 +134,7 @@ class Tally:
         if world() == 1:
             return self
         sure, found = self.calibration, self.boundary
-        counts = [sure.counts, sure.hits, sure.confidence, self.confusion.counts]
+        counts = [sure.counts, sure.hits, sure.confidence, self.confusion.counts, self.ranks]
         counts += [] if found is None else [found.hits, found.labelled, found.predicted]
         for sums in counts:
             sums.copy_(total(sums))
@@ -175,9 +181,11 @@ def evaluate(
         for indices, images in _batches(source, batch):
             size = (images.shape[1], images.shape[2])
             with _naming(source, indices[0]):
-                predictions, confidences = joined(predictor(answer, images), size)
-            if predictions.dim() == 1:
-                _count_whole(tally, source, indices, predictions, confidences)
+                bands = predictor(answer, images)
+                first = next(bands)
+                predictions, confidences = joined(chain([first], bands), size)
+            if first.ranked is not None:
+                _count_whole(tally, source, indices, first)
                 continue
             for index, prediction, confidence in zip(indices, predictions, confidences, strict=True):
                 label = torch.tensor(source.label(index))
@@ -190,18 +198,16 @@ def evaluate(
     return tally.totalled()
 
 
-def _count_whole(
-    tally: Tally, source: Source, indices: Sequence[int], predictions: Tensor, confidences: Tensor
-) -> None:
+def _count_whole(tally: Tally, source: Source, indices: Sequence[int], answer: Band) -> None:
     """Count the answers for whole images. Raises ValueError for labels that are maps, and for boundaries."""
     if tally.boundary is not None:
         raise ValueError("--boundary: answers for whole images have no boundaries; leave it out")
     labels = [torch.tensor(source.label(index)) for index in indices]
     with _naming(source, indices[0]):
-        for label, prediction in zip(labels, predictions, strict=True):
+        for label, prediction in zip(labels, answer.classes, strict=True):
             _fits(label, prediction)
         named = [(index, source.name(index)) for index in indices]
-        tally.add_whole(named, predictions.cpu(), confidences.cpu(), torch.stack(labels))
+        tally.add_whole(named, answer, torch.stack(labels))
 
 
 @contextmanager
@@ -237,15 +243,19 @@ def scores(tally: Tally, classes: tuple[str, ...]) -> dict[str, Any]:
     """What is reported of an evaluation, as plain values; None for what was not seen (a class, any label).
 
     All in [0, 1]; ECE is the expected calibration error of the confidence (15 bins). Of whole images, the accuracy
-    `top1` and the `error`, 1 - that, are in the place of what is said of areas.
+    `top1` and the `error`, 1 - that, are in the place of what is said of areas; `top5` and its error, whether the class
+    is among the FIRST answers, where there are more than twice as many classes.
     """
     confusion = tally.confusion
     iou = confusion.iou()
     if tally.sizes == {()}:
         right = confusion.pixel_accuracy()
+        counted = int(confusion.counts.sum())
+        among = float(tally.ranks.sum()) / counted if counted else math.nan
         return {
             "top1": plain(right),
             "error": plain(1 - right),
+            **({"top5": plain(among), "top5_error": plain(1 - among)} if len(classes) > 2 * FIRST else {}),
             "ECE": plain(tally.calibration.error()),
             "classes_counted": int(np.isfinite(iou).sum()),
             "accuracy": by_class(confusion.class_accuracy(), classes),

@@ -18,6 +18,7 @@ from mtseg.views import Side, Views
 
 Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, C) in [0, 255] -> logits (B, K, *S), S = (h, w) or ()
 Average = Literal["softmax", "logits"]
+FIRST = 5  # answers for a whole image, as ImageNet counts them
 ROWS = 64  # of finished scores that become classes at a time
 
 
@@ -25,13 +26,14 @@ ROWS = 64  # of finished scores that become classes at a time
 class Band:
     """Finished rows: the most probable class of the pixels from row `top` and column `left` on, and how probable.
 
-    Of images as wholes, the one class of each.
+    Of images as wholes, the one class of each, and the FIRST most probable ones.
     """
 
     top: int
     left: int
     classes: Tensor  # (B, h, w), or (B,), int64
     confidence: Tensor  # of the same shape, in [0, 1]
+    ranked: Tensor | None = None  # of wholes: (B, up to FIRST), int64, the most probable first
 
 
 class Canvas(Protocol):
@@ -114,7 +116,7 @@ class Centre:
         for band in Whole(augment=self.augment, average=self.average)(
             answer, pixels[:, top : top + h, left : left + w]
         ):
-            yield Band(top + band.top, left + band.left, band.classes, band.confidence)
+            yield Band(top + band.top, left + band.left, band.classes, band.confidence, band.ranked)
 
     def sentence(self) -> str:
         several = self.augment.forwards > 1
@@ -216,14 +218,15 @@ def joined(bands: Iterable[Band], size: tuple[int, int]) -> tuple[Tensor, Tensor
 
 def _band(total: Tensor, times: Tensor | int, average: Average, *, top: int, left: int) -> Band:
     """The rows `total` (B, K, h, w), each pixel of which is a sum over `times` scores; may change `total`."""
+    ranked = total.topk(min(FIRST, total.shape[1]), dim=1).indices if total.dim() == 2 else None
     if average == "softmax":
         best = total.max(1)
-        return Band(top, left, best.indices, (best.values / times).clamp_(max=1))
+        return Band(top, left, best.indices, (best.values / times).clamp_(max=1), ranked)
     mean = total if isinstance(times, int) and times == 1 else total.div_(times)
     best = mean.max(1)
     # 1 / sum of exp(score - best) is the best one's probability; logsumexp would look for the best again.
     rest = (mean - best.values.unsqueeze(1)).exp_().sum(1)
-    return Band(top, left, best.indices, rest.reciprocal_())
+    return Band(top, left, best.indices, rest.reciprocal_(), ranked)
 
 
 def _advance(total: Tensor, rows: int) -> None:

@@ -26,6 +26,8 @@ from mtseg.trained import Restored, restored_at
 SUMMARY = {
     "top1": "accuracy",
     "error": "error",
+    "top5": "top-5 accuracy",
+    "top5_error": "top-5 error",
     "mIoU": "mean IoU",
     "boundary_mIoU": "mean boundary IoU",
     "frequency_weighted_IoU": "frequency-weighted IoU",

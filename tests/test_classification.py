@@ -311,7 +311,7 @@ def numbered(count, labels):
 @pytest.mark.parametrize("classes", [3, 300])
 def test_accuracy_and_calibration_of_whole_images_are_counted_whatever_the_number_of_classes(classes):
     """Class 255 is a class where there are so many; torchmetrics and a count are the oracles."""
-    from torchmetrics.classification import MulticlassCalibrationError
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 2, (600, classes))).float()
@@ -328,6 +328,12 @@ def test_accuracy_and_calibration_of_whole_images_are_counted_whatever_the_numbe
         theirs = MulticlassCalibrationError(classes, n_bins=15, norm="l1")(logits.softmax(1), torch.from_numpy(labels))
         assert found["ECE"] == pytest.approx(float(theirs), abs=1e-5)
         assert (tally.images is None) or len(tally.images) == 600
+        if classes > 10:
+            among = MulticlassAccuracy(classes, top_k=5, average="micro")(logits, torch.from_numpy(labels))
+            assert found["top5"] == pytest.approx(float(among))
+            assert found["top5_error"] == pytest.approx(1 - float(among))
+        else:
+            assert "top5" not in found
     assert "mIoU" not in found
 
 
