@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from smalls import arrays
+from test_small import svhn_tree
 from trees import camvid, own
 
 from mtseg import cli
@@ -39,15 +42,37 @@ SHORT = [
 TRAINS = ("train", "compare", "doctor")
 
 
+# The same for whole images, which are 60 of 32x32.
+WHOLE = [
+    *("steps=2", "eval.every=2", "eval.gallery=1", "log_every=1", "checkpoint_every=2", "workers=0", "device=cpu"),
+    *("data.labels=20", "data.val=10", "model.width=4", "batch.labelled=2", "batch.unlabelled=6"),
+]
+LOOP = re.compile(r"for (\w+) in ([^;\n]+); do\s((?:(?!\bfor\b|\bdone\b).)*)done", re.DOTALL)  # one without loops in it
+
+
+def written_out(block: str) -> str:
+    """A block of a shell without continued lines and without loops; of one of more than three turns, the first."""
+    block = re.sub(r"\\\n\s*", "", block)
+    while loop := LOOP.search(block):
+        name, values, work = loop[1], loop[2].split(), loop[3]
+        turns = [work.replace(f"${name}", value) for value in (values if len(values) <= 3 else values[:1])]
+        block = block[: loop.start()] + "\n".join(turns) + block[loop.end() :]
+    return block
+
+
 def commands(guide: Path) -> list[str]:
-    """The lines of a guide's blocks that are commands, loops written out."""
-    blocks = re.findall(r"(?m)^ *```(?:bash)?\n(.*?)^ *```", guide.read_text(), re.DOTALL)
-    lines = [line.strip() for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
-    found = []
-    for line in lines:
-        loop = re.fullmatch(r"for (\w+) in (.*?); do (.*); done", line)
-        found += [loop[3].replace(f"${loop[1]}", value) for value in loop[2].split()] if loop else [line]
-    return [line.removeprefix("srun ") for line in found if re.match(r"(srun )?(python|make|pip|mtseg) ", line)]
+    """The lines of a guide's blocks that are commands."""
+    fences = re.findall(r"(?m)^ *```(\w*)\n(.*?)^ *```", guide.read_text(), re.DOTALL)
+    blocks = [written_out(block) for language, block in fences if language in ("", "bash")]
+    lines = [line.strip() for block in blocks for line in re.split(r"\n|; ", block)]
+    lines = [line.rstrip(";") for line in lines]
+    return [line.removeprefix("srun ") for line in lines if re.match(r"(srun )?(python|make|pip|mtseg) ", line)]
+
+
+def test_loops_are_written_out():
+    block = "for s in 7 8; do a $s; done\nfor s in 7 8 9 6; do for v in x y; do\n  b $s \\\n c$v\ndone; done\nd"
+    lines = [line.strip(" ;") for line in re.split(r"\n|; ", written_out(block))]
+    assert [line for line in lines if line] == ["a 7", "a 8", "b 7 cx", "b 7 cy", "d"]
 
 
 @pytest.fixture
@@ -57,6 +82,11 @@ def workshop(tmp_path, monkeypatch) -> Path:
         (tmp_path / name).symlink_to(ROOT / name)
     own(tmp_path / "data/own")
     camvid(tmp_path / "PATH")
+    (tmp_path / "data/cifar10").mkdir()
+    (x, y), (x_test, y_test) = arrays(60, 0, 32, 10), arrays(10, 1, 32, 10)
+    np.savez(tmp_path / "data/cifar10/cifar10.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    np.savez(tmp_path / "data/cifar10/zca.npz", mean=np.zeros(3072, np.float32), matrix=np.eye(3072, dtype=np.float32))
+    svhn_tree(tmp_path / "data/svhn", {"train": 60, "test": 10, "extra": 30})
     for name in ("photos/a.jpg", "more/b.jpg", "c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (61, 47), "green").save(tmp_path / name)
@@ -70,7 +100,11 @@ def test_every_command_of_the_guides_runs_in_their_order(guides, workshop):
     ran: list[str] = []
     for guide in [guides[0], *([ROOT / "docs/quickstart.md"] if len(guides) > 1 else []), *guides[1:]]:
         for line in (line for line in commands(guide) if line not in ran):
-            words = shlex.split(line, comments=True)
+            words = [
+                found
+                for word in shlex.split(line, comments=True)
+                for found in (sorted(map(str, Path().glob(word))) if "*" in word and "/*" in word else [word])
+            ]
             if words[0] == "make":
                 assert re.search(rf"(?m)^{words[1]}:", (ROOT / "Makefile").read_text()), line
             elif "torch.distributed.run" in words:
@@ -78,11 +112,18 @@ def test_every_command_of_the_guides_runs_in_their_order(guides, workshop):
                 if "--nnodes" not in words and len(guides) > 1:
                     here = [*words[1:3], "--local-addr", "127.0.0.1", *words[3:]]
                     subprocess.run([sys.executable, *here, *SHORT, "data.val=2"], cwd=workshop, check=True)
+            elif prepares := re.fullmatch(r"datasets/(\w+)/prepare\.py", words[1]):
+                options = (ROOT / prepares[0]).read_text()  # what it does asks for a connection: test_prepare.py
+                assert all(f'"{word}"' in options for word in words[2:] if word.startswith("--")), line
             else:
                 tool = re.fullmatch(r"tools/(\w+)\.py", words[1])
                 assert tool, line
-                scenes = "configs/demo.yaml" in words and "configs/data/own.yaml" not in words
-                more = [*SHORT, *(["data.val=2"] if scenes else [])] if tool[1] in TRAINS else []
+                scenes = "configs/demo.yaml" in words and not any(
+                    "data" in word for word in words if word.endswith(".yaml")
+                )
+                small = any(re.search(r"recipe/(cifar10|svhn)", word) for word in words)
+                more = WHOLE if small else [*SHORT, *(["data.val=2"] if scenes else [])]
+                more = more if tool[1] in TRAINS else []
                 assert cli.main([tool[1], *words[2:], *more]) == 0, line
             ran.append(line)
     assert (workshop / "exported/hf/model.safetensors").is_file()
