@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtseg import capture
-from mtseg.trainer import train_step
+from mtseg.step import train_step
 
 
 def replay(path: Path, words: Sequence[str] = ()) -> list[str]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.capture import Broken
@@ -16,27 +16,19 @@ from mtseg.data.loading import loader
 from mtseg.data.provenance import record
 from mtseg.data.source import Splits, refuse_blank
 from mtseg.data.stream import Batch
-from mtseg.diagnostics import Alarms, health, pseudo_accuracy
-from mtseg.distributed import everywhere, from_first, joined, losses_told, rank, together, total, world
+from mtseg.diagnostics import Alarms
+from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, scores, source_of
 from mtseg.exhausted import memory_told
 from mtseg.keeping import Found, Scores
 from mtseg.lock import locked
 from mtseg.log import Log, Mute, summary
-from mtseg.method import Counts
-from mtseg.norm import level
-from mtseg.optim import set_lr
-from mtseg.precision import casting
-from mtseg.randomness import reseed_torch
 from mtseg.resume import continued
-from mtseg.running import summing
-from mtseg.share import Share, refuse_uneven, shares
+from mtseg.share import refuse_uneven
 from mtseg.signals import listening
-from mtseg.state import State, Undo, batches_of, build, pick_device, restore, save
+from mtseg.state import State, batches_of, build, pick_device, restore, save
+from mtseg.step import train_step
 from mtseg.stopping import ended_if_asked, stop_if_asked
-from mtseg.targets import Moment
-
-Learnt = tuple[dict[str, Tensor], list[Tensor]]  # a loss's terms, and the student's answers to the tasks
 
 
 def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) -> Scores:
@@ -134,92 +126,6 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
         )
     assert found is not None
     return found[split]
-
-
-def train_step(config: Config, state: State, batch: Batch, *, watch: bool = False) -> dict[str, Tensor | float]:
-    """One update of the student and of its teacher; returns what to log, still on the device.
-
-    Where the loss or the gradient is not finite, nothing is updated: student, optimizer, teacher, batch statistics and
-    memories stay, and the step is counted as skipped. It is a step of all schedules and of the data all the same.
-    `batch` is this process's part of the whole. `watch`: what is returned is of all processes, and holds the health of
-    the targets too.
-    """
-    undo = Undo(state)
-    method, moment = config.method, Moment(state.place, config.steps, config.seed)
-    reseed_torch(config.seed, "dropout", state.step * world() + rank())
-    others = config.optimizer.at(state.place, config.steps)
-    set_lr(state.optimizer, config.schedule(state.place, config.steps), **others)
-    with casting(config.precision, state.device):
-        plan = method.plan(
-            batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
-        )
-    tasks, label = plan.tasks, batch.label
-    counts = method.counts(label, tasks, images=batch.images)
-    parts = shares(batch.labelled.view(config.views).data, label, tasks, config.accumulate)
-
-    state.student.train()
-    state.asked.train()
-    state.optimizer.zero_grad(set_to_none=True)
-    learnt = []
-    for number, share in enumerate(parts, start=1):
-        with summing(state.asked, now=number == len(parts)):
-            learnt.append(_learn(config, state, share, counts, moment))
-    losses, on_tasks = _joined(learnt)
-    gradients = [p.grad for p in state.student.parameters() if p.grad is not None]
-    state.scale.undone(gradients)
-    norm = nn.utils.get_total_norm(gradients)
-    if everywhere((losses["loss"] + norm).isfinite()):  # the step's one wait for the device
-        if config.clip is not None:
-            nn.utils.clip_grads_with_norm_(state.student.parameters(), config.clip, norm)
-        level([state.student, state.teacher.module])
-        state.optimizer.step()
-        state.teacher.update(state.student, tasks, on_tasks)
-        state.memory, state.skipped_in_a_row = plan.memory, 0
-        state.scale.fits()
-    else:
-        undo()
-        state.skip()
-    state.step += 1
-
-    terms: dict[str, Tensor | float] = {key: total(loss) if watch else loss for key, loss in losses.items()}
-    if tasks:
-        known = torch.stack([task.target.known.float().mean() for task in tasks]).mean()
-        known = total(known) / world() if watch else known
-        terms |= {"weight": method.weight_at(moment.step, config.steps), "known": known}
-    if tasks and watch:
-        compared = [method.compared(values, task) for values, task in zip(on_tasks, tasks, strict=True)]
-        terms |= health(tasks, compared, label)
-        if batch.teacher is not None and batch.teacher.label is not None and plan.answer is not None:
-            answer = plan.answer.seen_from(batch.teacher.view(config.views))
-            terms["pseudo_accuracy"] = pseudo_accuracy(answer, batch.teacher.label)
-    lr = state.optimizer.param_groups[-1]["lr"]
-    return terms | {"lr": lr, "gradient": norm, "skipped": state.skipped}
-
-
-def _learn(config: Config, state: State, share: Share, counts: Counts, moment: Moment) -> Learnt:
-    """Adds to the student's gradient that of the loss of `share`; returns its terms and what was said of the tasks."""
-    method, labelled = config.method, len(share.labelled)
-    with casting(config.precision, state.device):
-        logits, agreeing = method.asked(state.asked, share, moment, separate=config.bn == "separate")
-    on_tasks = agreeing[labelled:].split([len(task.seen.data) for task in share.tasks])
-
-    supervised = method.supervised(logits[: len(share.label)], share.label, counts.labelled)
-    consistency = method.consistency(on_tasks, share.tasks, counts)
-    weight = method.weight_at(moment.step, config.steps)
-    heads = method.head_cost(logits, agreeing) / (world() * config.accumulate)
-    loss = method.supervised_weight * supervised + weight * consistency + heads
-
-    (loss * (state.scale.value * world())).backward()  # of the processes' gradients the mean is taken
-    terms = {"loss": loss, "loss_sup": supervised} | ({"loss_cons": consistency} if share.tasks else {})
-    return {key: term.detach() for key, term in terms.items()}, [values.detach() for values in on_tasks]
-
-
-def _joined(learnt: list[Learnt]) -> Learnt:
-    """The terms and the answers of the shares of a batch, as those of the whole."""
-    if len(learnt) == 1:
-        return learnt[0]
-    terms = {key: torch.stack([found[key] for found, _ in learnt]).sum() for key in learnt[0][0]}
-    return terms, [torch.cat(pieces) for pieces in zip(*(said for _, said in learnt), strict=True)]
 
 
 def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:

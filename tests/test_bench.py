@@ -21,7 +21,7 @@ from mtseg.config import Config
 from mtseg.data.stream import Stream
 from mtseg.metrics import Confusion
 from mtseg.state import State, build
-from mtseg.trainer import train_step
+from mtseg.step import train_step
 
 
 def test_a_long_list_opens_in_a_few_times_its_own_reading_and_workers_share_it(capsys):

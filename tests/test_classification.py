@@ -25,9 +25,10 @@ from mtseg.predictors import Augment, Slide, Whole
 from mtseg.schedules import Cosine, Ramps, Rampup
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, batches_of, build
+from mtseg.step import train_step
 from mtseg.teachers import Memory
 from mtseg.trained import load as load_network
-from mtseg.trainer import fit, train_step
+from mtseg.trainer import fit
 from mtseg.views import Views
 
 CPU = torch.device("cpu")

@@ -15,7 +15,8 @@ from mtseg.distributed import world
 from mtseg.evaluate import Also, evaluate
 from mtseg.norm import level
 from mtseg.state import batches_of, build
-from mtseg.trainer import fit, train_step
+from mtseg.step import train_step
+from mtseg.trainer import fit
 
 CPU = torch.device("cpu")
 ONE = "batch={labelled: 0, unlabelled: 8, consistency: all}"

@@ -22,7 +22,7 @@ from mtseg.ema import Ema
 from mtseg.geometry import View
 from mtseg.losses import CrossEntropy, Kl, SoftCrossEntropy, Squared
 from mtseg.state import build
-from mtseg.trainer import train_step
+from mtseg.step import train_step
 
 CPU = torch.device("cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")  # of aten, on a GPU

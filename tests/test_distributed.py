@@ -24,7 +24,8 @@ from mtseg.distributed import rank, taken, world
 from mtseg.evaluate import Also, evaluate
 from mtseg.signals import Stopped
 from mtseg.state import State, build
-from mtseg.trainer import fit, train_step
+from mtseg.step import train_step
+from mtseg.trainer import fit
 
 CPU = torch.device("cpu")
 # Statistics of a batch are other ones in parts of it, so that nothing but GroupNorm can be compared to rounding.

@@ -10,7 +10,7 @@ from mtseg.cli.train import main
 from mtseg.config import Config
 from mtseg.estimate import estimate
 from mtseg.settings import to_yaml, validate
-from mtseg.trainer import train_step
+from mtseg.step import train_step
 
 LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
 

@@ -49,7 +49,8 @@ from mtseg.log import Log, read
 from mtseg.replay import replay
 from mtseg.signals import Stopped
 from mtseg.state import State
-from mtseg.trainer import fit, train_step
+from mtseg.step import train_step
+from mtseg.trainer import fit
 
 ROOT = Path(__file__).parent.parent
 

@@ -29,10 +29,10 @@ from mtseg.optim import Sgd
 from mtseg.perturb import ChannelDropout, Vat
 from mtseg.schedules import Constant, Rampup
 from mtseg.state import State
+from mtseg.step import train_step
 from mtseg.targets import Adaptive, Hard, LowEntropy, Moment, Sharpen
 from mtseg.teachers import Ensemble, Itself
 from mtseg.teachers import Memory as TeacherMemory
-from mtseg.trainer import train_step
 from mtseg.views import Views
 
 CLASSES = 4

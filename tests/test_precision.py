@@ -13,7 +13,8 @@ from mtseg.config import Config
 from mtseg.norm import Frozen, Grouped, normed
 from mtseg.precision import GROWS_AFTER, Scale
 from mtseg.running import running
-from mtseg.trainer import fit, train_step
+from mtseg.step import train_step
+from mtseg.trainer import fit
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from mtseg.data.stream import Stream
 from mtseg.models import Smp
 from mtseg.settings import merge, validate
 from mtseg.state import State, build
-from mtseg.trainer import train_step
+from mtseg.step import train_step
 
 ROOT = Path(__file__).parent.parent / "configs"
 ROWS = sorted(path for path in (ROOT / "method").glob("*.yaml") if path.stem != "supervised")

@@ -18,7 +18,8 @@ from mtseg.data.source import IGNORE, Source
 from mtseg.data.stream import Stream
 from mtseg.signals import Stopped
 from mtseg.state import State, build
-from mtseg.trainer import fit, train_step
+from mtseg.step import train_step
+from mtseg.trainer import fit
 
 CPU = torch.device("cpu")
 HARD = [
@@ -505,7 +506,7 @@ def test_health_is_logged_with_every_line_and_costs_nothing_in_between(tmp_path,
     from mtseg import trainer
 
     asked = []
-    monkeypatch.setattr(trainer, "health", lambda *args: asked.append(1) or {"kept": torch.tensor(0.0)})
+    monkeypatch.setattr("mtseg.step.health", lambda *args: asked.append(1) or {"kept": torch.tensor(0.0)})
     fit(tiny(tmp_path, "steps=7", "log_every=3"), quiet=True)
     assert len(asked) == 3  # steps 3, 6 and the last
 

@@ -12,7 +12,7 @@ from mtseg.bench.networks import floor, forwards
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.bench.step import batches, configs
 from mtseg.state import sized
-from mtseg.trainer import train_step
+from mtseg.step import train_step
 
 
 def measure(asked: Asked) -> Iterator[Group]:

@@ -16,8 +16,8 @@ from mtseg.config import Config
 from mtseg.data.stream import Batch, Stream
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, sized
+from mtseg.step import train_step
 from mtseg.targets import Moment
-from mtseg.trainer import train_step
 
 GEOMETRY = {"scale": [0.75, 1.5], "rotation": 10, "flip": 0.5}
 

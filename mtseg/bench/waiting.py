@@ -16,7 +16,7 @@ from mtseg.data.loading import loader
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
 from mtseg.state import sized
-from mtseg.trainer import train_step
+from mtseg.step import train_step
 
 SIZE, FILES, FIRST = (375, 500), 16, 3  # of the images; of each kind; steps that do not count
 WAITING, WHOLE = "waiting for the batch", "a step and its waiting"
