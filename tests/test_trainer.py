@@ -503,7 +503,6 @@ def test_accuracy_of_the_teachers_answers_is_that_of_its_view_against_the_masks(
 
 
 def test_health_is_logged_with_every_line_and_costs_nothing_in_between(tmp_path, monkeypatch):
-    from mtseg import trainer
 
     asked = []
     monkeypatch.setattr("mtseg.step.health", lambda *args: asked.append(1) or {"kept": torch.tensor(0.0)})
