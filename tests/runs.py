@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mtseg.config import Config
-from mtseg.settings import merge, parse_word, validate
+from mtseg.settings import gather, merge, validate
 
 TINY = {
     "data": {"kind": "scenes", "size": [64, 64], "images": 6, "labels": 2, "val": 2, "test": 3},
@@ -31,10 +31,4 @@ TINY = {
 
 def tiny(out: Path, *words: str) -> Config:
     """The tiny config with `key.sub=value` words laid on it."""
-    tree = {**TINY, "out": str(out)}
-    for word in words:
-        keys, value = parse_word(word)
-        for key in reversed(keys):
-            value = {key: value}
-        tree = merge(tree, value)
-    return validate(Config, tree)
+    return validate(Config, merge({**TINY, "out": str(out)}, gather(words)))

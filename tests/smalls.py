@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mtseg.config import Config
-from mtseg.settings import merge, parse_word, validate
+from mtseg.settings import gather, merge, validate
 
 CLASSES = 4
 SIDE = 16
@@ -50,9 +50,4 @@ def small(folder: Path, *words: str) -> Config:
     """A run on such images in `folder`, with `key.sub=value` words laid on it."""
     path = folder / "small.npz"
     tree = merge(TREE, {"data": {"root": str(path if path.is_file() else write(path))}, "out": str(folder / "run")})
-    for word in words:
-        keys, value = parse_word(word)
-        for key in reversed(keys):
-            value = {key: value}
-        tree = merge(tree, value)
-    return validate(Config, tree)
+    return validate(Config, merge(tree, gather(words)))

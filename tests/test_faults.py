@@ -43,7 +43,7 @@ from test_trainer import METHODS, Died, begin, files, stop_after
 from mtseg import checkpoint, cli, trainer
 from mtseg.config import Config
 from mtseg.data.loading import loader
-from mtseg.data.source import Splits
+from mtseg.data.source import Splits, Subset
 from mtseg.data.stream import Stream
 from mtseg.log import Log, read
 from mtseg.replay import replay
@@ -512,15 +512,19 @@ def test_17_metrics_that_waited_for_room_are_written_in_order(tmp_path):
 
 
 def test_18_without_unlabelled_images_a_method_is_refused_and_supervised_training_is_not(tmp_path):
-    config = tiny(tmp_path / "run", "method.branches=[]")
+    method = tiny(tmp_path / "method")
+    splits = method.data.build()
+    splits = replace(splits, unlabelled=Subset(splits.unlabelled, []))
+    with pytest.raises(ValueError, match=r"takes 2 unlabelled images, and there are none; .*supervised\.yaml"):
+        fit(method, splits=splits, quiet=True)
+    fit(tiny(tmp_path / "supervised", "method.branches=[]"), splits=splits, quiet=True)
+
+
+def test_18_without_labelled_images_training_is_refused(tmp_path):
+    config = tiny(tmp_path / "run")
     splits = config.data.build()
-    fit(config, splits=replace(splits, unlabelled=replace_source(splits.unlabelled, [])), quiet=True)
-
-
-def replace_source(source: Any, indices: list[int]) -> Any:
-    from mtseg.data.source import Subset
-
-    return Subset(source, indices)
+    with pytest.raises(ValueError, match=r"takes 2 labelled images, and there are none; add some$"):
+        fit(config, splits=replace(splits, labelled=Subset(splits.labelled, [])), quiet=True)
 
 
 @pytest.mark.parametrize("name", ["mean teacher", "supervised"])

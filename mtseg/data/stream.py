@@ -291,7 +291,13 @@ class Stream(Dataset[Batch]):
 
 
 def in_turn(seed: int, pool: str, count: int, size: int, step: int) -> list[int]:
-    """Which images of a pool: consecutive slices of one fresh permutation of the pool after another."""
+    """Which images of a pool: consecutive slices of one fresh permutation of the pool after another.
+
+    Raises ValueError where the pool is empty.
+    """
+    if size and not count:
+        remedy = "" if pool == "labelled" else ", or train without them: configs/method/supervised.yaml"
+        raise ValueError(f"data: a batch takes {size} {pool} images, and there are none; add some{remedy}")
     places = range(step * size, (step + 1) * size)
     return [int(_order(seed, pool, count, p // count)[p % count]) for p in places]
 
