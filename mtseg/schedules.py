@@ -36,6 +36,20 @@ class Rampup:
 
 
 @part
+class RampupShare:
+    """The sigmoid ramp-up over the first `share` of the run's steps, so that a run of any length keeps the row.
+
+    Where a run goes on for more steps than it began with, the ramp is stretched, as `poly` and `cosine` are.
+    """
+
+    kind: Literal["rampup_share"] = "rampup_share"
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def __call__(self, step: int, total: int) -> float:
+        return rise(step, self.share * total)
+
+
+@part
 class Ramps:
     """The sigmoid ramp-up over the first `up` steps, times the sigmoid ramp-down over the last `down` ones.
 
@@ -77,10 +91,10 @@ class Cosine:
         )
 
 
-Schedule = Annotated[Constant | Rampup | Ramps | Poly | Cosine, Field(discriminator="kind")]
+Schedule = Annotated[Constant | Rampup | RampupShare | Ramps | Poly | Cosine, Field(discriminator="kind")]
 
 
-def rise(step: int, steps: int) -> float:
+def rise(step: int, steps: float) -> float:
     """The paper's sigmoid: exp(-5 (1 - x)^2) with x = step / steps clipped to [0, 1]; 1 where steps is 0."""
     if step >= steps:
         return 1.0

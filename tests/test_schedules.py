@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR
 
-from mtseg.schedules import Constant, Cosine, Poly, Rampup, rise
+from mtseg.schedules import Constant, Cosine, Poly, Rampup, RampupShare, rise
 
 STEPS = st.integers(0, 500)
 EXAMPLES = settings(max_examples=60, deadline=None)
@@ -45,6 +45,16 @@ def test_rampup_of_no_steps_is_full_from_the_first() -> None:
     assert Rampup(steps=0)(0, 10) == 1
 
 
+@pytest.mark.parametrize("total", [1, 7, 100, 40_000])
+def test_a_ramp_of_a_share_is_the_sigmoid_over_that_share_of_any_run(total: int) -> None:
+    half, ramp = RampupShare(share=0.5), RampupShare(share=0.3)
+    for step in {0, total // 5, total // 4, total // 3, total // 2, total - 1, total}:
+        x = min(step / total / 0.3, 1)
+        assert ramp(step, total) == pytest.approx(math.exp(-5 * (1 - x) ** 2), rel=1e-9)
+        assert half(2 * step, 4 * total) == pytest.approx(half(step, 2 * total), rel=1e-9)
+    assert {RampupShare(share=0)(step, 10) for step in range(11)} == {1.0}
+
+
 def test_constant_is_one_at_every_step() -> None:
     assert {Constant()(step, 10) for step in range(20)} == {1.0}
 
@@ -78,7 +88,8 @@ def test_a_warmup_may_start_above_zero() -> None:
 @EXAMPLES
 @given(step=STEPS, steps=STEPS, total=st.integers(1, 400), power=st.floats(0, 4))
 def test_every_schedule_stays_in_0_to_1_also_past_the_end(step: int, steps: int, total: int, power: float) -> None:
-    for schedule in (Constant(), Rampup(steps=steps), Poly(power=power, warmup=steps), Cosine(warmup=steps)):
+    ramps = (Rampup(steps=steps), RampupShare(share=steps / 500))
+    for schedule in (Constant(), *ramps, Poly(power=power, warmup=steps), Cosine(warmup=steps)):
         assert 0 <= schedule(step, total) <= 1
 
 
