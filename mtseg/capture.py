@@ -8,8 +8,8 @@ import torch
 
 from mtseg.checkpoint import Checkpoint
 from mtseg.config import Config, dump
+from mtseg.data.batch import Batch, Crops
 from mtseg.data.source import Splits
-from mtseg.data.stream import Batch, Crops
 from mtseg.distributed import rank
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, pick_device, restore, sized, snapshot

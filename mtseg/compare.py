@@ -10,9 +10,10 @@ from rich.text import Text
 
 from mtseg.checkpoint import write_whole
 from mtseg.config import Config
-from mtseg.evaluate import HEADLINES, source_of
-from mtseg.log import read, score_of
+from mtseg.evaluate import source_of
+from mtseg.logged import read, score_of
 from mtseg.report import gallery, percent
+from mtseg.tally import HEADLINES
 from mtseg.trained import restored
 from mtseg.trainer import fit
 

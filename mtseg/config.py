@@ -10,6 +10,7 @@ from mtseg.boards import Name as Board
 from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
 from mtseg.complaints import near
 from mtseg.data.ade20k import Ade20k
+from mtseg.data.batch import BatchSizes
 from mtseg.data.camvid import Camvid
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.cityscapes import Cityscapes
@@ -20,7 +21,6 @@ from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.scenes import Scenes
 from mtseg.data.small import Small
 from mtseg.data.source import Splits
-from mtseg.data.stream import BatchSizes
 from mtseg.data.voc import Voc
 from mtseg.evaluate import Evaluation
 from mtseg.losses import AT_ONCE

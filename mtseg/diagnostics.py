@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mtseg.distributed import total
-from mtseg.evaluate import headline
 from mtseg.geometry import View
 from mtseg.losses import average, has_class
 from mtseg.mix import Task
+from mtseg.tally import headline
 
 BINS = 10  # of the histogram of confidence, equal parts of [0, 1]
 WINDOW = 10  # logged steps over which an alarm looks

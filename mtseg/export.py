@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from mtseg import hub
 from mtseg.config import Config
 from mtseg.data.channels import PLAIN, Channels
-from mtseg.log import read
+from mtseg.logged import read
 from mtseg.models import Padded, Smp
 from mtseg.trained import Name, Trained, configured, load, weights_of
 from mtseg.views import Views

@@ -7,9 +7,9 @@ from mtseg import checkpoint
 from mtseg.capture import Broken
 from mtseg.config import Config
 from mtseg.distributed import from_first, same_everywhere
-from mtseg.evaluate import headline
 from mtseg.log import Log, Mute
 from mtseg.state import State, save
+from mtseg.tally import headline
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"
 Found = dict[str, Scores]  # by the images that are scored: eval.split, and "holdout"

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtseg.data.stream import Batch, Crops
+from mtseg.data.batch import Batch, Crops
 from mtseg.distributed import Rows, rows, taken, total, world
 from mtseg.ema import Ema
 from mtseg.geometry import View, source_frame

@@ -21,10 +21,11 @@ from mtseg.config import Config, of_run, written
 from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Splits
-from mtseg.evaluate import HEADLINES, Tally
-from mtseg.log import Log, Mute, read, score_of, selected, timings
+from mtseg.log import Log, Mute
+from mtseg.logged import read, score_of, selected, timings
 from mtseg.page import document, facts, folded, image, name_cell, share, table
 from mtseg.report import percent
+from mtseg.tally import HEADLINES, Tally
 
 FILE = "report.html"
 RECENT = 10  # logged steps over which the classes' shares are meaned

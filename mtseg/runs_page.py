@@ -10,12 +10,12 @@ from typing import Any
 
 from mtseg.charts import Curve, chart
 from mtseg.config import Config, differences, of_run
-from mtseg.evaluate import HEADLINES
-from mtseg.log import read
+from mtseg.logged import read
 from mtseg.page import document, folded, name_cell, number, table
 from mtseg.report import percent
 from mtseg.run_page import by_step, scored_by
 from mtseg.tables import spread
+from mtseg.tally import HEADLINES
 
 CHARTS = {  # the title, and whether it is in percent
     "train/loss_sup": ("supervised loss", False),

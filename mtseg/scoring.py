@@ -17,10 +17,11 @@ from rich.text import Text
 from mtseg import exported, hub
 from mtseg.config import of_run
 from mtseg.data.provenance import provenance
-from mtseg.evaluate import Also, Tally, by_class, evaluate, plain, scores, source_of
+from mtseg.evaluate import evaluate, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
 from mtseg.state import pick_device
+from mtseg.tally import Also, Tally, by_class, plain, scores
 from mtseg.trained import Restored, restored_at
 
 SUMMARY = {

@@ -20,9 +20,10 @@ from mtseg.checkpoint import write_whole
 from mtseg.config import Config
 from mtseg.data.channels import visible
 from mtseg.data.source import IGNORE, Source, Splits
-from mtseg.evaluate import Tally, plain, source_of
+from mtseg.evaluate import source_of
 from mtseg.predictors import asked, joined
 from mtseg.report import coloured
+from mtseg.tally import Tally, plain
 
 FILE = "evaluation.json"
 TILE = 128  # pixels, about: of a side of what is shown of a smaller whole image

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mtseg.config import Config
-from mtseg.data.stream import Batch
+from mtseg.data.batch import Batch
 from mtseg.diagnostics import health, pseudo_accuracy
 from mtseg.distributed import everywhere, rank, total, world
 from mtseg.method import Counts

@@ -8,8 +8,8 @@ from typing import Any
 
 from mtseg.compare import NETWORKS
 from mtseg.config import differences, of_run
-from mtseg.evaluate import HEADLINES, headline
-from mtseg.log import read, score_of, selected
+from mtseg.logged import read, score_of, selected
+from mtseg.tally import HEADLINES, headline
 
 
 def over_seeds(folders: Sequence[Path]) -> str:

@@ -12,13 +12,13 @@ from torch import Tensor
 from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.capture import Broken
 from mtseg.config import Config, written
+from mtseg.data.batch import Batch
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
 from mtseg.data.source import Splits, refuse_blank
-from mtseg.data.stream import Batch
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
-from mtseg.evaluate import evaluate, scores, source_of
+from mtseg.evaluate import evaluate, source_of
 from mtseg.exhausted import memory_told
 from mtseg.keeping import Found, Scores
 from mtseg.lock import locked
@@ -29,6 +29,7 @@ from mtseg.signals import listening
 from mtseg.state import State, batches_of, build, pick_device, restore, save
 from mtseg.step import train_step
 from mtseg.stopping import ended_if_asked, stop_if_asked
+from mtseg.tally import scores
 
 
 def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) -> Scores:

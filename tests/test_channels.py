@@ -23,11 +23,12 @@ import mtseg
 from mtseg import cli
 from mtseg.colour import Colour, Painter
 from mtseg.config import load
+from mtseg.data.batch import BatchSizes
 from mtseg.data.channels import Channels, Layer, visible
 from mtseg.data.damaged import MAX_PIXELS, Damaged
 from mtseg.data.decode import header, read_image, read_mask, read_values, size_of
 from mtseg.data.source import Splits
-from mtseg.data.stream import BatchSizes, Stream
+from mtseg.data.stream import Stream
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
 from mtseg.doctor.pictures import of_views

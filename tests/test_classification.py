@@ -16,7 +16,7 @@ from mtseg.cli.eval import main as eval_command
 from mtseg.config import Config, dump, load, written
 from mtseg.data.held import Held
 from mtseg.estimate import estimate
-from mtseg.evaluate import Also, evaluate, scores
+from mtseg.evaluate import evaluate
 from mtseg.export import export
 from mtseg.geometry import View
 from mtseg.mix import CutMix, Task, paste, sureness
@@ -26,6 +26,7 @@ from mtseg.schedules import Cosine, Ramps, Rampup
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
+from mtseg.tally import Also, scores
 from mtseg.teachers import Memory
 from mtseg.trained import load as load_network
 from mtseg.trainer import fit

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mtseg.config import Config
 from mtseg.distributed import world
-from mtseg.evaluate import Also, evaluate
+from mtseg.evaluate import evaluate
 from mtseg.norm import level
 from mtseg.state import batches_of, build
 from mtseg.step import train_step
+from mtseg.tally import Also
 from mtseg.trainer import fit
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from trees import camvid
 
 from mtseg import checkpoint, cli
 from mtseg.config import written
-from mtseg.log import read
+from mtseg.logged import read
 from mtseg.report import coloured, predicted
 from mtseg.views import Views
 

@@ -18,13 +18,15 @@ from test_trainer import METHODS
 from torch import Tensor
 
 from mtseg.config import Config
+from mtseg.data.batch import Batch
 from mtseg.data.source import Subset
-from mtseg.data.stream import Batch, Stream
+from mtseg.data.stream import Stream
 from mtseg.distributed import rank, taken, world
-from mtseg.evaluate import Also, evaluate
+from mtseg.evaluate import evaluate
 from mtseg.signals import Stopped
 from mtseg.state import State, build
 from mtseg.step import train_step
+from mtseg.tally import Also
 from mtseg.trainer import fit
 
 CPU = torch.device("cpu")

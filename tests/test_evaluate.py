@@ -12,8 +12,9 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE, Splits
-from mtseg.evaluate import Evaluation, Tally, evaluate, scores, source_of
+from mtseg.evaluate import Evaluation, evaluate, source_of
 from mtseg.metrics import Calibration, Confusion
+from mtseg.tally import Tally, scores
 from mtseg.views import Views
 
 CLASSES = 5

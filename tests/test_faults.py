@@ -45,7 +45,8 @@ from mtseg.config import Config
 from mtseg.data.loading import loader
 from mtseg.data.source import Splits, Subset
 from mtseg.data.stream import Stream
-from mtseg.log import Log, read
+from mtseg.log import Log
+from mtseg.logged import read
 from mtseg.replay import replay
 from mtseg.signals import Stopped
 from mtseg.state import State

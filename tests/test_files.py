@@ -10,10 +10,11 @@ import pytest
 import trees
 from PIL import Image
 
+from mtseg.data.batch import BatchSizes
 from mtseg.data.files import Files, Pool, files, packed
 from mtseg.data.loading import loader
 from mtseg.data.masks import in_order
-from mtseg.data.stream import BatchSizes, Stream
+from mtseg.data.stream import Stream
 from mtseg.views import Views
 
 

@@ -23,7 +23,7 @@ from mtseg.checkpoint import Checkpoint
 from mtseg.config import Config, load
 from mtseg.data.lists import Entry, read_list
 from mtseg.data.provenance import named, record
-from mtseg.log import read
+from mtseg.logged import read
 from mtseg.run_page import page
 from mtseg.state import build, restore
 from mtseg.trained import Trained

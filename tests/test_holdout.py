@@ -24,7 +24,7 @@ from mtseg.data.holdout import held_out
 from mtseg.data.match import Images, Masked
 from mtseg.data.provenance import digest
 from mtseg.data.source import Nothing, Source, Splits, Subset
-from mtseg.log import read
+from mtseg.logged import read
 from mtseg.run_page import page
 from mtseg.tables import of_methods
 from mtseg.trained import load

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtseg.config import Config
+from mtseg.data.batch import Batch, Crops
 from mtseg.data.scenes import Scenes
 from mtseg.data.source import IGNORE
-from mtseg.data.stream import Batch, Crops
 from mtseg.ema import Ema
 from mtseg.geometry import View
 from mtseg.losses import Kl, SoftCrossEntropy, Squared, Tau

@@ -19,7 +19,7 @@ from mtseg.checkpoint import load_newest
 from mtseg.config import written
 from mtseg.confusing import confusing
 from mtseg.data.source import IGNORE
-from mtseg.log import read
+from mtseg.logged import read
 from mtseg.page import share
 from mtseg.trained import load, restored
 from mtseg.trainer import fit

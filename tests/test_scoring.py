@@ -16,11 +16,11 @@ from mtseg import checkpoint, cli
 from mtseg.config import of_run
 from mtseg.data.provenance import digest
 from mtseg.data.source import IGNORE
-from mtseg.evaluate import Also
-from mtseg.log import read
+from mtseg.logged import read
 from mtseg.metrics import Boundary, Confusion
 from mtseg.report import predicted
 from mtseg.scoring import Wanted, score_run
+from mtseg.tally import Also
 from mtseg.trained import found, load, restored
 from mtseg.trainer import fit
 

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from mtseg.colour import Colour
+from mtseg.data.batch import Batch, BatchSizes, Crops
 from mtseg.data.loading import loader
 from mtseg.data.source import IGNORE, Source, Splits
-from mtseg.data.stream import Batch, BatchSizes, Crops, Stream
+from mtseg.data.stream import Stream
 from mtseg.geometry import Geometry
 from mtseg.views import Policy, StudentPolicy, Views
 

@@ -16,9 +16,10 @@ from mtseg.bench.baselines import Albumentations, Open, Pil
 from mtseg.bench.made import in_files, read
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.colour import Colour
+from mtseg.data.batch import BatchSizes
 from mtseg.data.files import Files
 from mtseg.data.source import Splits
-from mtseg.data.stream import BatchSizes, Stream
+from mtseg.data.stream import Stream
 from mtseg.geometry import Geometry
 from mtseg.views import Policy, StudentPolicy, Views
 

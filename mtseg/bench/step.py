@@ -13,7 +13,8 @@ from mtseg.bench.networks import floor, forwards
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.bench.phases import phases
 from mtseg.config import Config
-from mtseg.data.stream import Batch, Stream
+from mtseg.data.batch import Batch
+from mtseg.data.stream import Stream
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, sized
 from mtseg.step import train_step

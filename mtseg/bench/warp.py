@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mtseg.bench.asked import Asked
 from mtseg.bench.made import CLASSES
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
-from mtseg.data.stream import Crops
+from mtseg.data.batch import Crops
 from mtseg.geometry import Geometry, View
 from mtseg.models import Smp
 from mtseg.randomness import generator

@@ -33,9 +33,9 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mtseg.checkpoint import write_whole
-    from mtseg.evaluate import Also
     from mtseg.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv
     from mtseg.side_by_side import called, files, print_side_by_side
+    from mtseg.tally import Also
 
     if parsed.boundary is not None and not 0 < parsed.boundary <= 1:
         raise ValueError(f"--boundary: {parsed.boundary} is no share of the diagonal; give one in (0, 1], such as 0.02")

@@ -15,9 +15,10 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mtseg.data.batch import Batch
 from mtseg.data.in_hand import InHand
 from mtseg.data.resident import Resident
-from mtseg.data.stream import Batch, Stream
+from mtseg.data.stream import Stream
 from mtseg.signals import leave_to_parent
 
 SIGCHLD: Any = getattr(signal, "SIGCHLD", None)  # Windows has none

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtseg.data.batch import Batch, BatchSizes, Crops, nothing_like
 from mtseg.data.held import Held, held_by
 from mtseg.data.source import UNKNOWN, Source, Splits, shared
-from mtseg.data.stream import Batch, BatchSizes, Crops, Stream, in_turn, nothing_like, seed_of_noise
+from mtseg.data.stream import Stream, in_turn, seed_of_noise
 from mtseg.geometry import Geometry
 from mtseg.randomness import generator
 from mtseg.views import Views

@@ -12,12 +12,13 @@ from PIL import Image as Pil
 from PIL import ImageDraw, ImageFont
 
 from mtseg.config import Config
+from mtseg.data.batch import BatchSizes, Crops
 from mtseg.data.channels import COLOURS, visible
 from mtseg.data.decode import read_mask
 from mtseg.data.files import Files
 from mtseg.data.masks import NO_CLASS
 from mtseg.data.source import IGNORE, Source, Splits, Subset
-from mtseg.data.stream import BatchSizes, Crops, Stream
+from mtseg.data.stream import Stream
 from mtseg.doctor.facts import POOLS, Survey
 from mtseg.doctor.finding import Finding
 from mtseg.geometry import View
