@@ -155,6 +155,18 @@ def test_there_are_configs_of_both_kinds():
     assert PARTS
 
 
+def test_the_demo_is_the_default_row():
+    demo, row = (load([str(ROOT / "demo.yaml"), *words]) for words in ([], [str(ROOT / "method" / "default.yaml")]))
+    assert differences(demo, row) == []
+
+
+def test_the_default_row_is_full_for_the_second_half_of_a_run_of_any_length():
+    for steps in (10, 1200, 40_000):
+        method = load([str(ROOT / "demo.yaml"), f"steps={steps}"]).method
+        assert method.weight_at(steps // 2, steps) == method.weight
+        assert method.weight_at(0, steps) == pytest.approx(method.weight * 0.0067, rel=0.01)
+
+
 def test_the_resolved_config_of_a_run_is_the_config(tmp_path):
     config = load([str(ROOT / "demo.yaml"), f"out={tmp_path}", "optimizer.lr=1e-3"])
     (tmp_path / "config.yaml").write_text(written(config))
