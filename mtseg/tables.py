@@ -4,12 +4,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from mtseg.compare import NETWORKS
 from mtseg.config import differences, of_run
+from mtseg.dots import dots
 from mtseg.logged import read, score_of, selected
 from mtseg.tally import HEADLINES, headline
+
+Rows = dict[str, dict[int, dict[str, float]]]  # method -> seed -> the scores of its run
 
 
 def over_seeds(folders: Sequence[Path]) -> str:
@@ -70,21 +72,18 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str = "supervised_all") -> str:
+def of_methods(
+    runs: Sequence[Path], *, baseline: str = "supervised", full: str = "supervised_all", vary: Sequence[str] = ()
+) -> str:
     """A Markdown table with a row for each method over finished runs in folders NAME/SEED, sorted by the teacher.
 
     `baseline` is the row that the others are compared with; `full` the one with all labels, where there is one: then
     the share of the gap between the two that a row closes is a column. Percent; last step, mean and sample deviation.
 
-    Raises ValueError for runs that are not finished, that differ in more than method, seeds and the number of labels,
-    or that have not the same seeds in each row.
+    Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
+    the keys in `vary` (`batch`), or that have not the same seeds in each row.
     """
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in runs:
-        rows.setdefault(run.parent.name, {})[of_run(run).seed] = _scores(run)
-    _refuse_unlike_runs(runs, rows, full=full)
-    if baseline not in rows:
-        raise ValueError(f"no run of {baseline!r} among {', '.join(rows)}; name its folders too, or another baseline")
+    rows = _of_runs(runs, baseline=baseline, full=full, vary=vary)
     one, gap = of_run(runs[0]), " gap closed |" if full in rows else ""
     apart = " held out |" if all("selected" in seed for row in rows.values() for seed in row.values()) else ""
     name = score_of(read(runs[0]), one.eval.split, "teacher").rpartition("/")[2]
@@ -98,7 +97,7 @@ def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str 
         f"| method | student | teacher | best |{apart} teacher over {baseline}, each seed |{gap}",
         f"| --- | --- | --- | --- |{' --- |' if apart else ''} --- |{' --- |' if gap else ''}",
     ]
-    for name in sorted(rows, key=lambda name: -mean(seed["teacher"] for seed in rows[name].values())):
+    for name in rows:
         student, teacher, best = ([rows[name][seed][key] for seed in seeds] for key in ("student", "teacher", "best"))
         bases = [rows[baseline][seed]["student"] for seed in seeds]
         ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
@@ -107,9 +106,33 @@ def of_methods(runs: Sequence[Path], *, baseline: str = "supervised", full: str 
         line += ", ".join(f"{value:+.1f}" for value in ahead) + " |"
         if gap:
             whole = mean(rows[full][seed]["student"] for seed in seeds) - mean(bases)
-            line += f" {100 * mean(ahead) / whole:.0f} % |"
+            line += f" {100 * mean(ahead) / whole:.0f} % |" if whole > 0 else " - |"
         lines.append(line)
     return "\n".join(lines)
+
+
+def plot_of_methods(
+    runs: Sequence[Path], *, baseline: str = "supervised", full: str = "supervised_all", vary: Sequence[str] = ()
+) -> str:
+    """The teachers of the same table as a picture (SVG), with lines at `baseline` and `full`. Raises what it raises."""
+    rows = _of_runs(runs, baseline=baseline, full=full, vary=vary)
+    one = of_run(runs[0])
+    name = score_of(read(runs[0]), one.eval.split, "teacher").rpartition("/")[2]
+    values = {method: [seeds[seed]["teacher"] for seed in sorted(seeds)] for method, seeds in rows.items()}
+    title = f"{HEADLINES[name]} of the teacher on {one.eval.split} after {one.steps} steps, %"
+    return dots(title, values, lines=[line for line in (baseline, full) if line in rows])
+
+
+def _of_runs(runs: Sequence[Path], *, baseline: str, full: str, vary: Sequence[str]) -> Rows:
+    """The scores of `runs`, the method with the best teacher first."""
+    rows: Rows = {}
+    for run in runs:
+        rows.setdefault(run.parent.name, {})[of_run(run).seed] = _scores(run)
+    _refuse_unlike_runs(runs, rows, full=full, vary=vary)
+    if baseline not in rows:
+        raise ValueError(f"no run of {baseline!r} among {', '.join(rows)}; name its folders too, or another baseline")
+    best = sorted(rows, key=lambda name: -mean(seed["teacher"] for seed in rows[name].values()))
+    return {name: rows[name] for name in best}
 
 
 def _scores(run: Path) -> dict[str, float]:
@@ -132,13 +155,13 @@ def _scores(run: Path) -> dict[str, float]:
     }
 
 
-def _refuse_unlike_runs(runs: Sequence[Path], rows: dict[str, dict[int, Any]], *, full: str) -> None:
+def _refuse_unlike_runs(runs: Sequence[Path], rows: Rows, *, full: str, vary: Sequence[str]) -> None:
     if sum(len(seeds) for seeds in rows.values()) != len(runs):
         raise ValueError("a method has the same seed twice; name each run once")
     if len({tuple(sorted(seeds)) for seeds in rows.values()}) > 1:
         shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in rows.items())
         raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
-    own = ("method", "views", "model.heads")
+    own = ("method", "views", "model.heads", *vary)
     for run in runs[1:]:
         unlike = [
             line
@@ -148,4 +171,8 @@ def _refuse_unlike_runs(runs: Sequence[Path], rows: dict[str, dict[int, Any]], *
             and not (line.startswith("data.labels:") and full in (run.parent.name, runs[0].parent.name))
         ]
         if unlike:
-            raise ValueError(f"{runs[0]} and {run} differ in more than method and seed:\n  " + "\n  ".join(unlike))
+            listed = "\n  ".join(unlike)
+            raise ValueError(
+                f"{runs[0]} and {run} differ in more than method and seed:\n  {listed}\n"
+                f"If that is what is compared, say so: --vary {unlike[0].partition(':')[0]}"
+            )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -182,6 +183,50 @@ def test_runs_that_do_not_compare_are_no_table_of_methods(seed, scores, word, sa
     other = a_run(tmp_path / "other/0", seed, 0.5, scores, word)
     assert cli.main(["table", base, other]) == 1
     assert says in capsys.readouterr().err
+
+
+def test_rows_may_differ_in_what_is_said_to_vary(tmp_path, capsys):
+    runs = [
+        a_run(tmp_path / "supervised/0", 0, 0.4, [0.4], "method.branches=[]"),
+        a_run(tmp_path / "few/0", 0, 0.5, [0.5], "batch.labelled=1", "batch.unlabelled=3"),
+    ]
+    assert cli.main(["table", *runs]) == 1
+    assert "If that is what is compared, say so: --vary batch.labelled" in capsys.readouterr().err
+    assert cli.main(["table", *runs, "--vary", "batch"]) == 0
+    assert "| few | 50.0 | 50.0 | 50.0 | +10.0 |" in capsys.readouterr().out
+
+
+def test_the_plot_of_a_table_of_methods_has_a_dot_for_each_seed_and_lines_at_the_rows_compared_with(tmp_path, capsys):
+    scores = {"supervised": (0.40, 0.46), "a<b": (0.6, 0.7), "supervised_all": (0.84, 0.80)}
+    runs = [
+        a_run(tmp_path / name / str(seed), seed, 0.1, [score], f"data.labels={2 if name != 'supervised_all' else 6}")
+        for name, of in scores.items()
+        for seed, score in enumerate(of)
+    ]
+    assert cli.main(["table", *runs, "--plot", str(tmp_path / "plot.svg")]) == 0
+    picture = ElementTree.parse(tmp_path / "plot.svg").getroot()
+    space = {"s": "http://www.w3.org/2000/svg"}
+    names = [text.text for text in picture.findall("s:text", space)]
+    assert [name for name in names if name in scores] == ["supervised_all", "a<b", "supervised"]  # the best first
+    assert "mIoU of the teacher on val after 2 steps, %" in names
+    at = [float(dot.get("cx", "")) for dot in picture.findall("s:circle", space)]
+    values = [100 * score for name in ("supervised_all", "a<b", "supervised") for score in scores[name]]
+    slope = (at[0] - at[4]) / (values[0] - values[4])
+    assert at == pytest.approx([at[4] + slope * (value - values[4]) for value in values], abs=0.1)
+    compared = [float(line.get("x1", "")) for line in picture.findall("s:line[@stroke-dasharray]", space)]
+    assert compared == pytest.approx([at[4] + slope * 3, at[0] - slope * 2], abs=0.1)  # the means of the two
+
+
+def test_where_all_labels_are_no_better_there_is_no_gap_to_close(tmp_path, capsys):
+    runs = [a_run(tmp_path / name / "0", 0, 0.5, [0.5]) for name in ("supervised", "supervised_all", "good")]
+    assert cli.main(["table", *runs]) == 0
+    assert "| good | 50.0 | 50.0 | 50.0 | +0.0 | - |" in capsys.readouterr().out
+
+
+def test_comparisons_have_no_plot_of_methods(tmp_path, capsys):
+    folder = comparison(tmp_path / "a", 0, 0.3, 0.4)
+    assert cli.main(["table", str(folder), "--plot", str(tmp_path / "plot.svg")]) == 1
+    assert "these are comparisons" in capsys.readouterr().err
 
 
 def test_a_table_of_methods_without_its_baseline_says_which_rows_there_are(tmp_path, capsys):

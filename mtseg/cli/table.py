@@ -12,6 +12,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", help="folders of comparisons, or of runs named METHOD/SEED (their out=)")
     parser.add_argument("--baseline", default="supervised", help="the METHOD that the others are compared with")
     parser.add_argument("--full", default="supervised_all", help="the METHOD with all labels, where there is one")
+    parser.add_argument("--vary", action="append", default=[], metavar="KEY", help="a setting rows may differ in")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw the table of methods too")
     parsed = parser.parse_args(arguments)
     return answer(lambda: _table(parsed))
 
@@ -19,8 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _table(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from mtseg.tables import of_methods, over_seeds
+    from mtseg.tables import of_methods, over_seeds, plot_of_methods
 
     folders = [Path(folder) for folder in parsed.folders]
-    runs = all((folder / "metrics.jsonl").exists() for folder in folders)
-    print(of_methods(folders, baseline=parsed.baseline, full=parsed.full) if runs else over_seeds(folders))
+    if not all((folder / "metrics.jsonl").exists() for folder in folders):
+        if parsed.plot:
+            raise ValueError(f"--plot {parsed.plot}: is of runs named METHOD/SEED, and these are comparisons")
+        print(over_seeds(folders))
+        return
+    asked = {"baseline": parsed.baseline, "full": parsed.full, "vary": parsed.vary}
+    print(of_methods(folders, **asked))
+    if parsed.plot:
+        Path(parsed.plot).write_text(plot_of_methods(folders, **asked))
