@@ -22,10 +22,10 @@ def over_seeds(folders: Sequence[Path]) -> str:
     """
     found = [_finished(folder) for folder in folders]
     _refuse_unlike(folders, found)
-    seeds = ", ".join(str(one["seed"]) for one in found)
+    seeds = _numbered([one["seed"] for one in found])
     name = headline(found[0])
     lines = [
-        f"{HEADLINES[name]} on {found[0]['split']} in percent after {found[0]['steps']} steps, seeds {seeds}; each "
+        f"{HEADLINES[name]} on {found[0]['split']} in percent after {found[0]['steps']} steps, {seeds}; each "
         "seed, then mean and sample deviation; best is the best of all evaluations.",
         "",
         "| network | each seed, last | last | best |",
@@ -38,6 +38,10 @@ def over_seeds(folders: Sequence[Path]) -> str:
     ahead = [100 * (one[name]["teacher"]["last"] - one[name]["supervised-only"]["last"]) for one in found]
     lines.append(f"| teacher over supervised-only | {', '.join(f'{a:+.1f}' for a in ahead)} | {spread(ahead)} | |")
     return "\n".join(lines)
+
+
+def _numbered(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
 def _refuse_unlike(folders: Sequence[Path], found: Sequence[dict]) -> None:
@@ -89,8 +93,7 @@ def of_methods(
     name = score_of(read(runs[0]), one.eval.split, "teacher").rpartition("/")[2]
     seeds = sorted(next(iter(rows.values())))
     lines = [
-        f"{HEADLINES[name]} on {one.eval.split} in percent after {one.steps} steps, seeds "
-        f"{', '.join(map(str, seeds))}: the last",
+        f"{HEADLINES[name]} on {one.eval.split} in percent after {one.steps} steps, {_numbered(seeds)}: the last",
         "evaluation, mean and sample deviation; best is the teacher's best of all evaluations"
         f"{', held out the one that images held out of training chose' if apart else ''}.",
         "",
