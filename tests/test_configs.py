@@ -155,9 +155,10 @@ def test_there_are_configs_of_both_kinds():
     assert PARTS
 
 
-def test_the_demo_is_the_default_row():
-    demo, row = (load([str(ROOT / "demo.yaml"), *words]) for words in ([], [str(ROOT / "method" / "default.yaml")]))
-    assert differences(demo, row) == []
+@pytest.mark.parametrize("path", ["demo", "recipe/camvid_mt", "recipe/camvid_small"])
+def test_what_a_user_begins_with_is_the_default_row(path):
+    words = [str(ROOT / f"{path}.yaml")]
+    assert differences(load(words), load([*words, str(ROOT / "method" / "default.yaml")])) == []
 
 
 def test_the_default_row_is_full_for_the_second_half_of_a_run_of_any_length():
