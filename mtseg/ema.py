@@ -21,8 +21,10 @@ class Ema:
     """An exponential moving average of the student (Tarvainen & Valpola 2017, eq. 2).
 
     After update t = 0, 1, ... of the student: teacher <- a teacher + (1 - a) student, with
-    a = min(1 - 1 / (t + 1), decay), and `early_decay` in place of `decay` for the first `early_steps` updates
-    (the paper: 0.99, then 0.999 once the ramp-up is over). The first update copies the student.
+    a = min(1 - 1 / (span t + 1), decay), and `early_decay` in place of `decay` for the first `early_steps` updates
+    (the paper: 0.99, then 0.999 once the ramp-up is over). The first update copies the student. With a `span` of 1 (the
+    paper's code) the average is at first over all updates so far, and an early teacher lags behind its student; with a
+    smaller one it is over about the last `span` of them, so that it suits a run of any length.
 
     `mode` is the teacher's behaviour when it gives targets: `train` (its own batch statistics, dropout; the paper)
     or `eval` (running statistics). `buffers`, its batch-norm statistics: `average` them like parameters,
@@ -34,6 +36,7 @@ class Ema:
     decay: Decay = 0.99
     early_decay: Decay | None = None
     early_steps: Annotated[int, Field(ge=0)] = 0
+    span: Annotated[float, Field(gt=0, le=1)] = 1.0
     mode: Literal["train", "eval"] = "eval"
     buffers: Literal["average", "copy", "own"] = "average"
 
@@ -53,11 +56,11 @@ class Ema:
         """a of the update number `update`, counted from 0."""
         early = self.early_decay is not None and update < self.early_steps
         limit = self.early_decay if early and self.early_decay is not None else self.decay
-        return min(1 - 1 / (update + 1), limit)
+        return min(1 - 1 / (self.span * update + 1), limit)
 
     def averaging(self) -> "Ema":
         """How weights are averaged, without a say in how answers are given."""
-        return Ema(decay=self.decay, early_decay=self.early_decay, early_steps=self.early_steps)
+        return Ema(decay=self.decay, early_decay=self.early_decay, early_steps=self.early_steps, span=self.span)
 
     def build(self, student: nn.Module, images: int, classes: int) -> "EmaTeacher":
         return EmaTeacher(self, student)

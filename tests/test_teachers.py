@@ -106,19 +106,30 @@ def test_teacher_is_the_plain_mean_of_all_students_while_the_warmup_lasts() -> N
         Ema(decay=0.99, early_decay=0.8, early_steps=37),
         Ema(decay=0.8, early_decay=0.95, early_steps=60),
         Ema(decay=1.0),
+        Ema(decay=0.9, span=0.1),
+        Ema(decay=0.99, early_decay=0.8, early_steps=37, span=0.3),
     ],
     ids=str,
 )
 def test_teacher_is_the_weighted_sum_of_students_that_the_decays_make(rule: Ema) -> None:
-    """theta'_T = sum over t of (1 - a_t) a_{t+1} ... a_T theta_t, with a_t = min(1 - 1 / (t + 1), limit at t)."""
+    """theta'_T = sum over t of (1 - a_t) a_{t+1} ... a_T theta_t, with a_t = min(1 - 1 / (span t + 1), limit at t)."""
     count = 150
     _, students, teachers = follow(rule, count)
     limits = [rule.early_decay if rule.early_decay and t < rule.early_steps else rule.decay for t in range(count)]
-    decays = np.minimum(1 - 1 / np.arange(1, count + 1), limits)
+    decays = np.minimum(1 - 1 / (rule.span * np.arange(count) + 1), limits)
     for last in (0, 1, 9, 36, 37, 38, 60, 149):
         weights = [(1 - decays[t]) * np.prod(decays[t + 1 : last + 1]) for t in range(last + 1)]
         assert sum(weights) == pytest.approx(1)  # decays[0] is 0: the first update copies
         np.testing.assert_allclose(teachers[last], np.array(weights) @ np.array(students[: last + 1]), atol=5e-5)
+
+
+@pytest.mark.parametrize("span", [0.02, 0.1, 0.5, 1.0])
+def test_an_average_with_a_span_lags_behind_by_that_share_of_the_updates_so_far(span: float) -> None:
+    """With a = 1 - 1 / (s t + 1) the mean age of the weights tends to s / (1 + s) of t: the half of it for s = 1."""
+    rule, age = Ema(decay=1.0, span=span), 0.0
+    for update in range(20_000):
+        age = rule.decay_at(update) * (age + 1)
+    assert age / 20_000 == pytest.approx(span / (1 + span), rel=0.01)
 
 
 def test_early_decay_holds_for_exactly_its_number_of_updates() -> None:
@@ -338,6 +349,8 @@ def test_buffers_of_a_bfloat16_student_are_followed_in_float32() -> None:
     [
         ({"mode": "eval", "buffers": "own"}, "mode 'train'"),
         ({"early_decay": 0.9}, "both or neither"),
+        ({"span": 0.0}, "span"),
+        ({"span": 1.5}, "span"),
         ({"early_steps": 10}, "both or neither"),
         ({"decay": 1.5}, "decay"),
         ({"decay": -0.1}, "decay"),
