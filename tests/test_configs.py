@@ -8,6 +8,7 @@ from trees import BY_KIND, rgbd
 
 from mtseg.config import differences, load, of_run, rate_for, written
 from mtseg.losses import Ohem
+from mtseg.method import Method
 from mtseg.predictors import Slide
 from mtseg.settings import gather, validate
 from mtseg.trainer import fit
@@ -153,6 +154,16 @@ def test_a_published_split_takes_two_steps_and_refuses_another_count(name, tmp_p
 def test_there_are_configs_of_both_kinds():
     assert {path.name for path in WHOLE} >= {"demo.yaml", "camvid_mt.yaml"}
     assert PARTS
+
+
+ROWS = [path for path in sorted((ROOT / "method").glob("*.yaml")) if path.stem != "supervised"]
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_a_row_is_the_same_method_on_whatever_it_is_laid(path):
+    row = validate(Method, gather([str(path)])["method"])
+    for base in ("demo", "recipe/camvid_mt", "recipe/voc/92_unimatch"):
+        assert load([str(ROOT / f"{base}.yaml"), str(path)]).method == row
 
 
 @pytest.mark.parametrize("path", ["demo", "recipe/camvid_mt", "recipe/camvid_small"])
