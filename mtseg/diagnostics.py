@@ -101,7 +101,7 @@ class Alarms:
         return self._new(
             {
                 "behind": f"the teacher is behind the student for {self._behind} evaluations: lower "
-                "method.teacher.decay, or give it more steps"
+                "method.teacher.decay, or set its span (0.02: it averages over the last fiftieth of the updates)"
             }
         )
 
