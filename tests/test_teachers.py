@@ -132,6 +132,13 @@ def test_an_average_with_a_span_lags_behind_by_that_share_of_the_updates_so_far(
     assert age / 20_000 == pytest.approx(span / (1 + span), rel=0.01)
 
 
+def test_what_is_averaged_without_a_say_in_the_answers_is_averaged_alike() -> None:
+    """As supervised-only's weights are, when it is compared with a method."""
+    rule = Ema(decay=0.95, early_decay=0.8, early_steps=37, span=0.1, mode="train", buffers="own")
+    assert [rule.averaging().decay_at(t) for t in range(300)] == [rule.decay_at(t) for t in range(300)]
+    assert (rule.averaging().mode, rule.averaging().buffers) == ("eval", "average")
+
+
 def test_early_decay_holds_for_exactly_its_number_of_updates() -> None:
     rule = Ema(decay=0.999, early_decay=0.5, early_steps=1000)
     assert rule.decay_at(999) == 0.5
