@@ -51,8 +51,10 @@ LOOP = re.compile(r"for (\w+) in ([^;\n]+); do\s((?:(?!\bfor\b|\bdone\b).)*)done
 
 
 def written_out(block: str) -> str:
-    """A block of a shell without continued lines and without loops; of one of more than three turns, the first."""
+    """A block of a shell without continued lines, variables and loops; of over three turns of a loop, the first."""
     block = re.sub(r"\\\n\s*", "", block)
+    for name, value in re.findall(r'(?m)^([A-Z]+)="([^"\n]*)"$', block):
+        block = re.sub(rf"\${name}\b", lambda _, value=value: value, block)
     while loop := LOOP.search(block):
         name, values, work = loop[1], loop[2].split(), loop[3]
         turns = [work.replace(f"${name}", value) for value in (values if len(values) <= 3 else values[:1])]
@@ -73,6 +75,14 @@ def test_loops_are_written_out():
     block = "for s in 7 8; do a $s; done\nfor s in 7 8 9 6; do for v in x y; do\n  b $s \\\n c$v\ndone; done\nd"
     lines = [line.strip(" ;") for line in re.split(r"\n|; ", written_out(block))]
     assert [line for line in lines if line] == ["a 7", "a 8", "b 7 cx", "b 7 cy", "d"]
+
+
+def test_variables_are_written_out():
+    block = 'AS="x=[1,2] y=3"\nfor s in 7 8; do\n  a $AS $s $ASK\ndone'
+    assert [line.strip() for line in written_out(block).splitlines()[1:] if line.strip()] == [
+        "a x=[1,2] y=3 7 $ASK",
+        "a x=[1,2] y=3 8 $ASK",
+    ]
 
 
 @pytest.fixture
