@@ -83,6 +83,8 @@ def _whitening(file: Path, device: torch.device) -> tuple[Tensor, Tensor]:
             mean, matrix = torch.from_numpy(found["mean"]), torch.from_numpy(found["matrix"])
         if mean.dtype != torch.float32 or matrix.shape != (*mean.shape, *mean.shape) or matrix.dtype != mean.dtype:
             raise ValueError("no mean (D,) and matrix (D, D) of float32")
+        if not (mean.isfinite().all() and matrix.isfinite().all()):
+            raise ValueError("it holds numbers that are not finite")
     except Exception as error:  # what a damaged file raises is up to its reader
         raise ValueError(
             f"views.standard.file: {file} is not a whitening ({type(error).__name__}: {error}); make it with: "

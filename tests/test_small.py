@@ -10,6 +10,7 @@ from smalls import arrays, write
 from torch import tensor
 
 from mtseg.data.choose import balanced, listed
+from mtseg.data.divide import divide
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.provenance import provenance
 from mtseg.data.small import Small
@@ -35,7 +36,7 @@ def test_the_labelled_images_are_those_of_the_papers_procedure(seed):
     for label in range(5):
         places = [i for i in range(200) if LABELS[i] == label]
         expected += list(legacy.choice(places, 7, replace=False))
-    found = balanced(LABELS, 7, np.random.RandomState(seed))
+    found = balanced(LABELS, 7, np.random.RandomState(seed), "abcde")
     assert found.tolist() == expected
 
 
@@ -101,7 +102,7 @@ def test_a_list_that_does_not_fit_is_answered_with_its_line(tmp_path, text, says
     ("keys", "says"),
     [
         ({"labels": 6}, "multiple"),
-        ({"labels": 44}, "class 0 has 10"),
+        ({"labels": 44}, r"class 0 \(.*\) has 10"),
         ({"labels": 4, "per_class": 1}, "keep one"),
         ({"unlabelled": "rest"}, "'rest' leaves nothing"),
         ({"val": 40}, "leaves none"),
@@ -112,6 +113,45 @@ def test_a_list_that_does_not_fit_is_answered_with_its_line(tmp_path, text, says
 def test_impossible_choices_are_refused(tmp_path, keys, says):
     with pytest.raises(ValueError, match=says):
         built(tmp_path, **keys)
+
+
+def test_a_class_without_an_image_to_label_is_refused_and_not_left_out(tmp_path):
+    with pytest.raises(ValueError, match=r"class 3 \(d\) has 0; ask for fewer, keep fewer apart"):
+        balanced(np.array([0, 1, 2, 2, 1, 0]), 1, np.random.RandomState(0), "abcd")
+
+
+def test_the_lists_that_the_split_tool_writes_are_read(tmp_path):
+    divide(built(tmp_path), ["8"], tmp_path / "lists")
+    splits = built(tmp_path, split=tmp_path / "lists/8", unlabelled="rest")
+    names = (tmp_path / "lists/8/labelled.txt").read_text().split()
+    assert [splits.labelled.name(i) for i in range(8)] == names
+    assert len(splits.unlabelled) == 32
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"y_train": np.arange(8) % 4 + 0.7}, "whole numbers"),
+        ({"y_test": np.array(list("01230123"))}, "whole numbers"),
+        ({"y_train": np.arange(8).reshape(2, 4) % 4}, "row of values"),
+        ({"classes": np.array(list("abca"))}, "'a' twice"),
+        ({"classes": np.array([list("ab"), list("cd")])}, "row of values"),
+        ({"x_test": np.zeros((8, 28, 28, 3), np.uint8)}, "one size"),
+    ],
+)
+def test_arrays_that_would_be_misread_are_refused(tmp_path, wrong, says):
+    x = np.zeros((8, 32, 32, 3), np.uint8)
+    given = {"x_train": x, "y_train": np.arange(8) % 4, "x_test": x, "y_test": np.arange(8) % 4} | wrong
+    np.savez(tmp_path / "small.npz", **given)
+    with pytest.raises(ValueError, match=rf"small\.npz: .*{says}"):
+        Small(set="npz", root=tmp_path / "small.npz").build()
+
+
+def test_a_column_of_labels_is_a_row_of_them(tmp_path):
+    x, y = arrays(8, 0)
+    np.savez(tmp_path / "small.npz", x_train=x, y_train=y[:, None], x_test=x, y_test=y)
+    splits = Small(set="npz", root=tmp_path / "small.npz").build()
+    assert [int(splits.labelled.label(i)) for i in range(8)] == y.tolist()
 
 
 @pytest.mark.parametrize("wrong", ["bytes", "float", "labels", "missing"])
@@ -226,6 +266,9 @@ def test_a_whitening_that_is_missing_or_of_another_size_is_refused(tmp_path):
     np.savez(tmp_path / "zca.npz", mean=np.zeros(12, np.float32), matrix=np.eye(12, dtype=np.float32))
     with pytest.raises(ValueError, match="12 values, and these have 27"):
         Zca(file=tmp_path / "zca.npz")(torch.zeros((1, 3, 3, 3), dtype=torch.uint8))
+    np.savez(tmp_path / "nan.npz", mean=np.zeros(12, np.float32), matrix=np.full((12, 12), np.nan, np.float32))
+    with pytest.raises(ValueError, match="not finite"):
+        Zca(file=tmp_path / "nan.npz")(torch.zeros((1, 2, 2, 3), dtype=torch.uint8))
 
 
 def test_an_image_by_its_own_has_mean_zero_and_deviation_one_over_all_its_values():

@@ -22,19 +22,21 @@ def part(count: int, first: int, random: np.random.RandomState) -> tuple[Indices
     return np.flatnonzero(mask), np.flatnonzero(~mask)
 
 
-def balanced(labels: NDArray[np.int64], per_class: int, random: np.random.RandomState) -> Indices:
-    """`per_class` random indices of each class that occurs in `labels`, the classes in ascending order.
+def balanced(
+    labels: NDArray[np.int64], per_class: int, random: np.random.RandomState, classes: Sequence[str]
+) -> Indices:
+    """`per_class` random indices of each of the `classes` that `labels` are of, in the order of the classes.
 
-    Raises ValueError for a class of fewer images.
+    Raises ValueError for a class of fewer images, or of none.
     """
-    classes, counts = np.unique(labels, return_counts=True)
+    counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < per_class:
         least = int(counts.argmin())
         raise ValueError(
-            f"data.labels: {per_class} images of each class are asked for, and class {classes[least]} has "
-            f"{counts[least]}; ask for fewer"
+            f"data.labels: {per_class} images of each class are asked for, and class {least} ({classes[least]}) has "
+            f"{counts[least]}; ask for fewer, keep fewer apart for data.val, or leave out the class"
         )
-    chosen = [random.choice(np.flatnonzero(labels == one), per_class, replace=False) for one in classes]
+    chosen = [random.choice(np.flatnonzero(labels == one), per_class, replace=False) for one in range(len(classes))]
     return np.concatenate(chosen)
 
 

@@ -79,7 +79,7 @@ class ImageFolder:
                 "multiple"
             )
         per_class = self.per_class or int(self.labels) // len(classes)
-        return balanced(labels, per_class, np.random.RandomState(self.split_seed))
+        return balanced(labels, per_class, np.random.RandomState(self.split_seed), classes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,14 +93,15 @@ class Small:
         """The labelled images, as indices of the training set."""
         if self.split is not None:
             path = self.root / self.split if self.root.is_dir() else self.split
-            indices = listed(path, found.train_labels, found.classes, {})
+            path = path / "labelled.txt" if path.is_dir() else path  # as tools/split.py writes it
+            indices = listed(path, found.train_labels, found.classes, {name: i for i, name in enumerate(_names(found))})
             if np.isin(indices, kept, invert=True).any():
                 raise ValueError(f"{path}: names images that data.val keeps apart; set data.val=0, or another list")
             return indices
         if self.per_class is None and self.labels == "all":
             return kept
         per_class = self.per_class or self._share(len(found.classes))
-        return kept[balanced(found.train_labels[kept], per_class, random)]
+        return kept[balanced(found.train_labels[kept], per_class, random, found.classes)]
 
     def _share(self, classes: int) -> int:
         assert isinstance(self.labels, int)
@@ -112,7 +113,7 @@ class Small:
 
     def _with_extra(self, found: Arrays, random: np.random.RandomState) -> tuple[Held, NDArray[np.int64]]:
         """The training images with the extra ones behind them, and where those are."""
-        names = [f"train-{i}" for i in range(len(found.train))]
+        names = _names(found)
         if not self.extra:
             return Held(found.train, found.train_labels, names), np.arange(0)
         images, _ = svhn(self.root, "extra")
@@ -138,18 +139,29 @@ class Small:
         return f"{self.set} {'all' if labelled == kept else labelled} seed {self.split_seed}"
 
 
+def _names(found: Arrays) -> list[str]:
+    return [f"train-{i}" for i in range(len(found.train))]
+
+
 def from_npz(path: Path) -> Arrays:
     """The arrays of an .npz file. Raises ValueError for a file without them, or with others."""
     try:
         with np.load(path, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
-        names = [str(name) for name in arrays.get("classes", [])]
-        sides = [(arrays[f"x_{side}"], arrays[f"y_{side}"].reshape(-1).astype(np.int64)) for side in ("train", "test")]
+        names = [str(name) for name in _column(arrays.get("classes", np.array([])))]
+        given = [(arrays[f"x_{side}"], _column(arrays[f"y_{side}"])) for side in ("train", "test")]
     except Exception as error:  # what a damaged file raises is up to its reader
         raise ValueError(
             f"{path}: not a file of x_train, y_train, x_test and y_test ({type(error).__name__}: {error}); save them "
             "with numpy.savez"
         ) from error
+    for _, labels in given:
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"{path}: labels of {labels.dtype}; give the classes as whole numbers from 0")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: classes has {twice!r} twice, and scores are by name; name each class once")
+    sides = [(images, labels.astype(np.int64)) for images, labels in given]
     highest = max(int(labels.max(initial=-1)) for _, labels in sides)
     classes = tuple(names) or tuple(str(i) for i in range(highest + 1))
     for images, labels in sides:
@@ -159,7 +171,17 @@ def from_npz(path: Path) -> Arrays:
                 f"{path}: images of {images.dtype} {images.shape} with {len(labels)} labels up to {highest} of "
                 f"{len(classes)} classes; give uint8 (N, height, width, 3) and a class from 0 for each"
             )
+    if len({images.shape[1:] for images, _ in sides}) > 1:
+        shapes = " and ".join(f"{images.shape[1]}x{images.shape[2]}" for images, _ in sides)
+        raise ValueError(f"{path}: images of {shapes}; give training and test images of one size")
     return Arrays(sides[0][0], sides[0][1], sides[1][0], sides[1][1], classes)
+
+
+def _column(values: NDArray[Any]) -> NDArray[Any]:
+    """(N,) of (N,) or (N, 1). Raises ValueError for another shape."""
+    if values.ndim == 0 or values.size != len(values):
+        raise ValueError(f"an array of shape {values.shape} where a row of values is wanted")
+    return values.reshape(-1)
 
 
 def cifar(root: Path, name: Literal["CIFAR10", "CIFAR100"]) -> Arrays:
