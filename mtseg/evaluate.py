@@ -72,7 +72,7 @@ def source_of(splits: Splits, split: str) -> Source:
     """The pool of images named `split` (val, test, holdout). Raises ValueError where it is empty."""
     source: Source = getattr(splits, split)
     if not len(source):
-        raise ValueError(f"eval.split: this data set has no {split} images with masks; use another split")
+        raise ValueError(f"eval.split: this data set has no {split} images with labels; use another split")
     return source
 
 

@@ -15,8 +15,8 @@ from mtseg import hub
 from mtseg.config import Config
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.logged import read
-from mtseg.models import Padded, Smp
-from mtseg.trained import Name, Trained, configured, load, weights_of
+from mtseg.models import Padded
+from mtseg.trained import Name, Trained, configured, load, refuse_whole, weights_of
 from mtseg.views import Views
 
 FORMATS = ("hf", "torch", "onnx")
@@ -58,11 +58,7 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
     if "onnx" in formats:
         _need("onnx", "onnxruntime", "onnxscript")
     config = configured(run, [*words, "device=cpu"])
-    if not isinstance(config.model, Smp):
-        raise ValueError(
-            f"{run}: a network that answers for whole images (model.kind: {config.model.kind}) is not exported; use "
-            "mtseg.load(RUN).predict(IMAGE)"
-        )
+    refuse_whole(run, config, "is not exported")
     trained = load(run, [*words, "device=cpu"], at=at, network=network)
     facts = _facts(trained, weights_of(run, trained.step, network))
     out.mkdir(parents=True, exist_ok=True)

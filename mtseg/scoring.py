@@ -191,8 +191,9 @@ def _besides(tally: Tally, classes: tuple[str, ...], seed: int) -> dict[str, Any
     if tally.images is not None:
         each = {name: plain(value) for name, value in tally.alone.values()}
         worst = sorted((value, name) for name, value in each.items() if value is not None)[:WORST]
+        if tally.sizes != {()}:  # of whole images no mIoU is reported
+            found["mIoU_interval"] = [plain(bound) for bound in interval(list(tally.images.values()), seed=seed)]
         found |= {
-            "mIoU_interval": [plain(bound) for bound in interval(list(tally.images.values()), seed=seed)],
             "worst": {name: value for value, name in worst},
             "images": each,
         }

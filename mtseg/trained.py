@@ -17,6 +17,7 @@ from mtseg.config import Config, channels_of, dump, of_run, splits_of
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Nothing, Pixels, Splits
+from mtseg.models import Smp
 from mtseg.predictors import Predictor, asked, joined
 from mtseg.settings import gather, merge, validate
 from mtseg.state import build, load_networks, pick_device
@@ -160,6 +161,15 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
     config, splits, networks, step = _with(run, config, _classes(run, config), at)
     about = (config.views, config.eval.predictor, splits.classes, splits.palette, step, channels_of(config))
     return Trained(networks[network], *about)
+
+
+def refuse_whole(run: Path, config: Config, why: str) -> None:
+    """Raises ValueError for a run whose network answers for whole images, which `why`."""
+    if not isinstance(config.model, Smp):
+        raise ValueError(
+            f"{run}: a network that answers for whole images (model.kind: {config.model.kind}) {why}; use "
+            "mtseg.load(RUN).predict(IMAGE)"
+        )
 
 
 def weights_of(run: Path, step: int, network: str) -> str:

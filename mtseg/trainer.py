@@ -15,7 +15,7 @@ from mtseg.config import Config, written
 from mtseg.data.batch import Batch
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
-from mtseg.data.source import Splits, refuse_blank
+from mtseg.data.source import Splits, refuse_apart, refuse_blank
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, source_of
@@ -47,6 +47,8 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
         _refuse_uneven(config)
         splits = config.eval.apart(together(config.data.build) if splits is None else splits, config.seed)
         together(partial(refuse_blank, splits, {"labelled": "learnt", config.eval.split: "scored"}))
+        if config.batch.labelled == 0:
+            refuse_apart(splits)
         from_first(lambda: within.enter_context(locked(config.out)))
         saved, sentences = from_first(lambda: continued(config))
         state = build(config, splits, device, pretrained=saved is None)

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from browser import Page
+from PIL import Image
+from runs import tiny
 from smalls import CLASSES, SIDE, small
 from torch import nn
 
 from mtseg.checkpoint import load_newest
 from mtseg.cli.compare import main as compare_command
 from mtseg.cli.eval import main as eval_command
+from mtseg.cli.predict import main as predict_command
 from mtseg.config import Config, dump, load, written
 from mtseg.data.held import Held
 from mtseg.estimate import estimate
@@ -223,6 +226,25 @@ def test_classmix_and_windows_want_maps_and_say_so(tmp_path):
         fit(small(tmp_path, "eval.predictor={kind: slide, window: [16, 16]}"), quiet=True)
 
 
+def test_a_memory_of_maps_is_refused_for_whole_images_and_the_other_way_round(tmp_path):
+    row = str(Path(__file__).parent.parent / "configs/method/temporal_ensembling.yaml")
+    config = validate(Config, merge(dump(small(tmp_path)), gather([row])))
+    with pytest.raises(ValueError, match=r"method.teacher.size: answers of 2 dimensions and labels of 0; give \[\]"):
+        fit(config, quiet=True)
+    with pytest.raises(ValueError, match=r"size: answers of 0 dimensions and labels of 2; .*height and width"):
+        fit(tiny(tmp_path / "maps", "method.teacher={kind: memory, size: []}"), quiet=True)
+
+
+@pytest.mark.parametrize("asking", ["data.unlabelled=rest", "eval.select=holdout"])
+def test_a_batch_of_the_unlabelled_pool_alone_wants_the_labelled_images_in_it(tmp_path, asking):
+    config = small(tmp_path, "batch={labelled: 0, unlabelled: 8, consistency: all}", asking)
+    if asking == "eval.select=holdout":  # keeps the others in the pool
+        assert fit(config, quiet=True)["teacher"]["top1"] is not None
+    else:
+        with pytest.raises(ValueError, match=r"batch.labelled: 0 .*no label would be learnt; set data.unlabelled=all"):
+            fit(config, quiet=True)
+
+
 def test_it_learns_what_can_be_learnt(tmp_path):
     """Classes are colours: forty steps are enough for most of them."""
     words = ["steps=40", "eval.every=40", "method.teacher={kind: ema, decay: 0.8}", "model={kind: shake26, width: 8}"]
@@ -399,12 +421,20 @@ def test_the_page_shows_accuracies_and_what_was_answered_wrongly(tmp_path):
     assert np.trace(said["confusion"]["teacher"]) == sum(right.values())
 
 
-def test_networks_of_whole_images_are_not_exported_and_want_three_channels(tmp_path):
+def test_networks_of_whole_images_draw_no_masks_are_not_exported_and_want_three_channels(tmp_path, capsys):
     config = small(tmp_path)
     fit(config, quiet=True)
     for kind in ("hf", "torch", "onnx"):
         with pytest.raises(ValueError, match=r"convnet13\) is not exported; use mtseg.load"):
             export(config.out, tmp_path / "out", [kind], at="last", network="teacher")
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "a.png")
+    for asked in ([str(tmp_path / "a.png")], ["--pool", "unlabelled"]):
+        assert predict_command([str(config.out), *asked, "--out", str(tmp_path / "masks")]) == 1
+        assert "convnet13) draws no masks; use mtseg.load(RUN).predict(IMAGE)" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+    assert eval_command([str(config.out), "--images"]) == 0
+    assert "IoU" not in capsys.readouterr().out
+    assert len(json.loads((config.out / "eval_test.json").read_text())["teacher"]["images"]) == 12
     with pytest.raises(ValueError, match=r"4 channels .* model.kind=smp"):
         config.model.build(CLASSES, channels=4)
 

@@ -36,16 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from mtseg import hub
     from mtseg.config import splits_of
     from mtseg.inputs import items, pool_items
     from mtseg.predict import Wishes, predict
-    from mtseg.trained import configured, load, weights_of
+    from mtseg.trained import configured, load, refuse_whole, weights_of
 
     run, out = Path(parsed.run), Path(parsed.out)
     if bool(parsed.images) == bool(parsed.pool):
         raise ValueError("name images (files, folders, globs, lists), or a --pool of the run's data; not both")
     save = () if parsed.save == "none" else tuple(parsed.save.split(","))
     wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
+    if not hub.holds(run):
+        refuse_whole(run, configured(run, parsed.set), "draws no masks")
     trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
     pool = parsed.pool
     splits = splits_of(configured(run, parsed.set)) if pool else None

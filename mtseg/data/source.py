@@ -106,6 +106,15 @@ def shared(splits: Splits) -> dict[int, int]:
     return {i: place for i, place in found if place is not None}
 
 
+def refuse_apart(splits: Splits) -> None:
+    """Raises ValueError where no labelled image is in the unlabelled pool, of which alone `batch.labelled: 0` reads."""
+    if not shared(splits):
+        raise ValueError(
+            "batch.labelled: 0 takes all images from the unlabelled pool, and none of the labelled ones is in it, so "
+            "no label would be learnt; set data.unlabelled=all, or labelled images a step"
+        )
+
+
 def refuse_blank(splits: Splits, pools: Mapping[str, str]) -> None:
     """Raises ValueError where a pool has images and none of their labels has a class; `pools`: what it is there for.
 

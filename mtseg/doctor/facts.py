@@ -74,6 +74,11 @@ class Mask:
     fault: Fault | None = None
 
     @property
+    def pixels(self) -> int:
+        """1 for the class of a whole image."""
+        return sum(n for _, n in self.classes)
+
+    @property
     def ignored(self) -> int:
         return dict(self.classes).get(IGNORE, 0)
 

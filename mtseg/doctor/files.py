@@ -123,7 +123,7 @@ def _two_values(survey: Survey, masks: list[Mask], maps: bool) -> Iterator[Findi
 def _of_one_kind(survey: Survey) -> Iterator[Finding]:
     """Masks that teach nothing, or one class alone; and how much is ignored."""
     for pool in ("labelled", "val"):
-        usable = [e.mask for e in survey.of(pool) if e.mask and not e.mask.fault and e.mask.classes]
+        usable = [e.mask for e in survey.of(pool) if e.mask and not e.mask.fault and e.mask.pixels > 1]
         empty = [mask for mask in usable if [value for value, _ in mask.classes] == [IGNORE]]
         if empty:
             text = f"{pool}: {empty[0].name}: every pixel is ignored{_more(len(empty))}; label it, or leave it out"
