@@ -33,7 +33,10 @@ def score_of(lines: Sequence[dict[str, Any]], split: str, network: str) -> str:
     for name in HEADLINES:
         if any(f"{split}_{network}/{name}" in line for line in lines):
             return f"{split}_{network}/{name}"
-    raise ValueError(f"metrics.jsonl holds no score of the {network} on {split}; train it with eval.split={split}")
+    raise ValueError(
+        f"metrics.jsonl holds no score of the {network} on {split}: it came to no evaluation, or scored other images; "
+        f"run its command again, or train it with eval.split={split}"
+    )
 
 
 def selected(lines: Sequence[dict[str, Any]], split: str, network: str) -> tuple[float, int] | None:

@@ -1,5 +1,6 @@
 """What the README and the guides say exists; their commands run, at a tiny budget, and so does their Python."""
 
+import itertools
 import json
 import re
 import shlex
@@ -96,6 +97,10 @@ def workshop(tmp_path, monkeypatch) -> Path:
     (x, y), (x_test, y_test) = arrays(60, 0, 32, 10), arrays(10, 1, 32, 10)
     np.savez(tmp_path / "data/cifar10/cifar10.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
     np.savez(tmp_path / "data/cifar10/zca.npz", mean=np.zeros(3072, np.float32), matrix=np.eye(3072, dtype=np.float32))
+    for side, name in itertools.product(("train", "val"), ("cat", "dog")):
+        (folder := tmp_path / "data/classes" / side / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (61, 47), "green").save(folder / f"{number}.png")
     svhn_tree(tmp_path / "data/svhn", {"train": 60, "test": 10, "extra": 30})
     for name in ("photos/a.jpg", "more/b.jpg", "c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from smalls import arrays
 
 from mtseg.config import load
@@ -44,7 +45,7 @@ def path(name):
 
 def test_there_is_a_recipe_for_every_cell_of_the_tables():
     expected = {f"{name}_{size}_{method}" for name, size, method in CELLS} | set(OTHERS)
-    assert {file.stem for file in ROOT.glob("*.yaml")} == expected | {"camvid_mt", "camvid_small"}
+    assert {file.stem for file in ROOT.glob("*.yaml")} == expected | {"camvid_mt", "camvid_small", "classes"}
     for name, number in PUBLISHED.items():
         assert number in Path(path(name)).read_text()
 
@@ -131,3 +132,23 @@ def test_the_svhn_and_imagenet_recipes_take_two_steps_too(tmp_path):
     words += ["batch={labelled: 2, unlabelled: 3, consistency: all}", "eval.predictor.size=[32, 32]", "eval.batch=2"]
     found = fit(load([path("imagenet_10_mt"), *SMALL, *words]), quiet=True)
     assert 0 <= found["teacher"]["top1"] <= 1
+
+
+def test_the_recipe_for_folders_of_classes_takes_two_steps(tmp_path):
+    for side, count in (("train", 24), ("val", 8)):
+        for image, label in zip(*arrays(count, 0, 64), strict=True):
+            folder = tmp_path / side / "abcd"[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{len(list(folder.iterdir()))}.png")
+    small = ["model.name=mobilenetv2_035", "model.weights=none", "views.crop=[32,32]", "eval.predictor.size=[32,32]"]
+    words = [
+        f"data.root={tmp_path}",
+        "data.labels=8",
+        "data.side=48",
+        f"out={tmp_path / 'run'}",
+        "steps=2",
+        "workers=0",
+    ]
+    config = load([path("classes"), *small, *words, "batch.labelled=4", "batch.unlabelled=4", "device=cpu"])
+    assert config.model.name == "mobilenetv2_035"
+    assert 0 <= fit(config, quiet=True)["teacher"]["top1"] <= 1
