@@ -47,8 +47,9 @@ def compare(config: Config) -> Rows:
     if not config.method.branches:
         raise ValueError("method.branches: this config is supervised-only already; give one with a method to compare")
     console = Console()
+    alone = supervised_only(config)
     for name, heading, run in (
-        ("supervised", "1 of 2: supervised-only, the labelled images alone", supervised_only(config)),
+        ("supervised", f"1 of 2: supervised-only, {alone.batch.labelled} labelled images a step", alone),
         ("method", "2 of 2: the method, labelled and unlabelled images", config),
     ):
         console.rule(heading, align="left")

@@ -380,7 +380,9 @@ def test_scores_a_comparison_and_a_prediction_of_whole_images(tmp_path, capsys):
     facts = json.loads((tmp_path / "both/comparison.json").read_text())
     assert set(facts["top1"]) >= {"supervised-only", "student", "teacher"}
     assert (tmp_path / "both/comparison.png").stat().st_size > 1000
-    assert "accuracy on test" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "supervised-only, 8 labelled images a step" in said
+    assert "accuracy on test" in said
     run = tmp_path / "both/method"
     assert eval_command([str(run)]) == 0
     shown = capsys.readouterr().out
