@@ -15,8 +15,8 @@ from mtseg.trainer import fit
 
 ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
-SMALL_IMAGES = ("cifar10", "svhn", "imagenet")  # recipes of whole images: test_recipes.py
-FILES = [path for path in FILES if not (path.parent.name == "recipe" and path.name.startswith(SMALL_IMAGES))]
+WHOLE_IMAGES = ("cifar10", "svhn", "imagenet", "classes")  # recipes of which test_recipes.py takes two steps
+FILES = [path for path in FILES if not (path.parent.name == "recipe" and path.name.startswith(WHOLE_IMAGES))]
 WHOLE = [path for path in FILES if path.parent.name in ("configs", "recipe")]
 CELLS = [path for path in FILES if path.parent.parent.name == "recipe"]  # configs/recipe/SET/SPLIT_METHOD.yaml
 LADDERS = [path for path in FILES if path.parent.parent.name == "data"]  # configs/data/SET/SPLIT.yaml
