@@ -136,11 +136,10 @@ class Method:
             return Plan([], memory)
         asked = batch.teacher.view(views)
         answer = teacher.answer(student, asked, batch.teacher.index)
-        given, wanted = answer.data.dim() - 2, batch.label.dim() - 1
-        if given != wanted:  # a memory's, whose size is set
+        if (given := answer.data.dim() - 2) != batch.dimensions:  # a memory's, whose size is set
             raise ValueError(
-                f"method.teacher.size: answers of {given} dimensions and labels of {wanted}; give [] for whole images, "
-                "and height and width for maps"
+                f"method.teacher.size: answers of {given} dimensions and labels of {batch.dimensions}; give [] for "
+                "whole images, and height and width for maps"
             )
         students, tasks, remembered = iter(batch.students), [], []
         rng = generator(moment.seed, "mixing", moment.step)
