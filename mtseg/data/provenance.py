@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mtseg.checkpoint import write_whole
 from mtseg.data.palette import check_named, inks
-from mtseg.data.source import Source, Splits
+from mtseg.data.source import Source, Splits, identity
 from mtseg.part import part
 from mtseg.settings import validate
 
@@ -34,7 +34,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Names:
-    """How many images, and the SHA-256 of their sorted names, one a line, in UTF-8."""
+    """How many images, and the SHA-256 of their sorted names, or what else tells them apart, one a line, in UTF-8."""
 
     images: int
     sha256: str
@@ -64,7 +64,7 @@ class Provenance:
 
 
 def provenance(splits: Splits) -> Provenance:
-    """What `splits` consists of. Reads names, no image."""
+    """What `splits` consists of. Reads names, and of images only those that lie in memory."""
     pools = (splits.labelled, splits.unlabelled, splits.val, splits.test, splits.holdout)
     return Provenance(splits.name, *(_names(source) for source in pools))
 
@@ -142,5 +142,5 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _names(source: Source) -> Names:
-    names = [source.name(index) for index in range(len(source))]
+    names = [identity(source, index) for index in range(len(source))]
     return Names(len(names), digest(names))

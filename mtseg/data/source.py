@@ -36,6 +36,12 @@ class Source(Protocol):
         ...
 
 
+def identity(source: Source, index: int) -> str:
+    """What an image is told from others by: its `identity` where its source has such, or else its name."""
+    of = getattr(source, "identity", source.name)
+    return str(of(index))
+
+
 @dataclass(frozen=True)
 class Subset:
     """The images of `source` at `indices`, in that order."""
@@ -48,6 +54,9 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self.source.name(self.indices[index])
+
+    def identity(self, index: int) -> str:
+        return identity(self.source, self.indices[index])
 
     def image(self, index: int) -> Pixels:
         return self.source.image(self.indices[index])
