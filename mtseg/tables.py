@@ -8,10 +8,8 @@ from statistics import mean, stdev
 from mtseg.compare import NETWORKS
 from mtseg.config import differences, of_run
 from mtseg.dots import dots
-from mtseg.logged import read, score_of, selected
+from mtseg.standings import Standings
 from mtseg.tally import HEADLINES, headline
-
-Rows = dict[str, dict[int, dict[str, float]]]  # method -> seed -> the scores of its run
 
 
 def over_seeds(folders: Sequence[Path]) -> str:
@@ -76,106 +74,66 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def of_methods(
-    runs: Sequence[Path], *, baseline: str = "supervised", full: str = "supervised_all", vary: Sequence[str] = ()
-) -> str:
-    """A Markdown table with a row for each method over finished runs in folders NAME/SEED, sorted by the teacher.
+def of_methods(found: Standings) -> str:
+    """A Markdown table with a row for each method: last step, mean and sample deviation, in percent.
 
-    `baseline` is the row that the others are compared with; `full` the one with all labels, where there is one: then
-    the share of the gap between the two that a row closes is a column. Percent; last step, mean and sample deviation.
-
-    Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
-    the keys in `vary` (`batch`), or that have not the same seeds in each row.
+    Where there is a method with all labels, the share of the gap between it and the baseline that a row closes is a
+    column; where all runs held images out, so is the score of the checkpoint that those chose.
     """
-    rows = _of_runs(runs, baseline=baseline, full=full, vary=vary)
-    one, gap = of_run(runs[0]), " gap closed |" if full in rows else ""
-    apart = " held out |" if all("selected" in seed for row in rows.values() for seed in row.values()) else ""
-    name = score_of(read(runs[0]), one.eval.split, "teacher").rpartition("/")[2]
-    seeds = sorted(next(iter(rows.values())))
+    rows, gap = found.courses, " gap closed |" if found.full in found.courses else ""
+    held = all(course.selected is not None for seeds in rows.values() for course in seeds.values())
+    apart = " held out |" if held else ""
     lines = [
-        f"{HEADLINES[name]} on {one.eval.split} in percent after {one.steps} steps, {_numbered(seeds)}: the last",
+        f"{found.called} on {found.split} in percent after {found.steps} steps, {_numbered(found.seeds)}: the last",
         "evaluation, mean and sample deviation; best is the teacher's best of all evaluations"
         f"{', held out the one that images held out of training chose' if apart else ''}.",
         "",
-        f"| method | student | teacher | best |{apart} teacher over {baseline}, each seed |{gap}",
+        f"| method | student | teacher | best |{apart} teacher over {found.baseline}, each seed |{gap}",
         f"| --- | --- | --- | --- |{' --- |' if apart else ''} --- |{' --- |' if gap else ''}",
     ]
-    for name in rows:
-        student, teacher, best = ([rows[name][seed][key] for seed in seeds] for key in ("student", "teacher", "best"))
-        bases = [rows[baseline][seed]["student"] for seed in seeds]
+    bases = found.last(found.baseline, "student")
+    for name, seeds in rows.items():
+        teacher, courses = found.last(name, "teacher"), [seeds[seed] for seed in found.seeds]
+        best = [max(course.teacher.values()) for course in courses]
         ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
-        line = f"| {name} | {spread(student)} | {spread(teacher)} | {spread(best)} | "
-        line += f"{spread([rows[name][seed]['selected'] for seed in seeds])} | " if apart else ""
+        line = f"| {name} | {spread(found.last(name, 'student'))} | {spread(teacher)} | {spread(best)} | "
+        line += f"{spread([c.selected for c in courses if c.selected is not None])} | " if apart else ""
         line += ", ".join(f"{value:+.1f}" for value in ahead) + " |"
         if gap:
-            whole = mean(rows[full][seed]["student"] for seed in seeds) - mean(bases)
+            whole = mean(found.last(found.full, "student")) - mean(bases)
             line += f" {100 * mean(ahead) / whole:.0f} % |" if whole > 0 else " - |"
         lines.append(line)
     return "\n".join(lines)
 
 
-def plot_of_methods(
-    runs: Sequence[Path], *, baseline: str = "supervised", full: str = "supervised_all", vary: Sequence[str] = ()
-) -> str:
-    """The teachers of the same table as a picture (SVG), with lines at `baseline` and `full`. Raises what it raises."""
-    rows = _of_runs(runs, baseline=baseline, full=full, vary=vary)
-    one = of_run(runs[0])
-    name = score_of(read(runs[0]), one.eval.split, "teacher").rpartition("/")[2]
-    values = {method: [seeds[seed]["teacher"] for seed in sorted(seeds)] for method, seeds in rows.items()}
-    title = f"{HEADLINES[name]} of the teacher on {one.eval.split} after {one.steps} steps, %"
-    return dots(title, values, lines=[line for line in (baseline, full) if line in rows])
+def over_steps(found: Standings) -> str:
+    """A Markdown table of the teachers at every evaluation, each seed: what one has who stops there.
+
+    The last column is each row's smallest lead over the baseline's teacher, its averaged weights, of all steps and
+    seeds: below zero, a run that was stopped there had lost.
+    """
+    steps = found.evaluations()
+    lines = [
+        f"{found.called} of the teacher on {found.split} in percent, {_numbered(found.seeds)}, by the step; last, the",
+        f"least that it was ahead of {found.baseline}'s averaged weights on one seed.",
+        "",
+        "| method | " + " | ".join(map(str, steps)) + " | least ahead |",
+        "| --- |" + " --- |" * (len(steps) + 1),
+    ]
+    for name, seeds in found.courses.items():
+        at = [[seeds[seed].teacher[step] for seed in found.seeds] for step in steps]
+        ahead = min(
+            seeds[seed].teacher[step] - found.courses[found.baseline][seed].teacher[step]
+            for seed in found.seeds
+            for step in steps
+        )
+        cells = " | ".join(", ".join(f"{value:.1f}" for value in values) for values in at)
+        lines.append(f"| {name} | {cells} | {'-' if name == found.baseline else f'{ahead:+.1f}'} |")
+    return "\n".join(lines)
 
 
-def _of_runs(runs: Sequence[Path], *, baseline: str, full: str, vary: Sequence[str]) -> Rows:
-    """The scores of `runs`, the method with the best teacher first."""
-    rows: Rows = {}
-    for run in runs:
-        rows.setdefault(run.parent.name, {})[of_run(run).seed] = _scores(run)
-    _refuse_unlike_runs(runs, rows, full=full, vary=vary)
-    if baseline not in rows:
-        raise ValueError(f"no run of {baseline!r} among {', '.join(rows)}; name its folders too, or another baseline")
-    best = sorted(rows, key=lambda name: -mean(seed["teacher"] for seed in rows[name].values()))
-    return {name: rows[name] for name in best}
-
-
-def _scores(run: Path) -> dict[str, float]:
-    """Last student, last and best teacher of a finished run, in percent, and the one `selected` on images held out."""
-    config = of_run(run)
-    lines = read(run)
-    try:
-        keys = {name: score_of(lines, config.eval.split, name) for name in ("student", "teacher")}
-    except ValueError as error:
-        raise ValueError(f"{run}: {error}") from None
-    found = [line for line in lines if keys["teacher"] in line]
-    if not found or found[-1]["step"] != config.steps or None in (found[-1][key] for key in keys.values()):
-        raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
-    best = max(line[keys["teacher"]] for line in found if line[keys["teacher"]] is not None)
-    chosen = selected(lines, config.eval.split, "teacher")
-    return ({"selected": 100 * chosen[0]} if chosen else {}) | {
-        "student": 100 * found[-1][keys["student"]],
-        "teacher": 100 * found[-1][keys["teacher"]],
-        "best": 100 * best,
-    }
-
-
-def _refuse_unlike_runs(runs: Sequence[Path], rows: Rows, *, full: str, vary: Sequence[str]) -> None:
-    if sum(len(seeds) for seeds in rows.values()) != len(runs):
-        raise ValueError("a method has the same seed twice; name each run once")
-    if len({tuple(sorted(seeds)) for seeds in rows.values()}) > 1:
-        shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in rows.items())
-        raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
-    own = ("method", "views", "model.heads", *vary)
-    for run in runs[1:]:
-        unlike = [
-            line
-            for line in differences(of_run(runs[0]), of_run(run))
-            if not line.startswith(own)
-            and not line.partition(":")[0].endswith("seed")
-            and not (line.startswith("data.labels:") and full in (run.parent.name, runs[0].parent.name))
-        ]
-        if unlike:
-            listed = "\n  ".join(unlike)
-            raise ValueError(
-                f"{runs[0]} and {run} differ in more than method and seed:\n  {listed}\n"
-                f"If that is what is compared, say so: --vary {unlike[0].partition(':')[0]}"
-            )
+def plot_of_methods(found: Standings) -> str:
+    """The teachers of the same table as a picture (SVG), with lines at the baseline and at all labels."""
+    values = {method: found.last(method, "teacher") for method in found.courses}
+    title = f"{found.called} of the teacher on {found.split} after {found.steps} steps, %"
+    return dots(title, values, lines=[line for line in (found.baseline, found.full) if line in values])

@@ -169,6 +169,41 @@ def test_a_table_of_methods_has_the_gain_over_the_baseline_and_the_share_of_the_
     assert row[6] == f"{100 * ahead.mean() / 40:.0f} %"
 
 
+def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_least_lead_of_all(tmp_path, capsys):
+    courses = {
+        "supervised": ([0.30, 0.40, 0.45], [0.35, 0.38, 0.44]),
+        "method": ([0.36, 0.39, 0.55], [0.34, 0.45, 0.50]),  # ahead by 6, -1, 10 and -1, 7, 6
+        "other": ([0.37, 0.42, 0.46], [0.38, 0.41, 0.46]),  # 7, 2, 1 and 3, 3, 2
+    }
+    runs = [
+        a_run(tmp_path / name / str(seed), seed, 0.9, scores)
+        for name, seeds in courses.items()
+        for seed, scores in enumerate(seeds)
+    ]
+    assert cli.main(["table", *runs, "--steps"]) == 0
+    table = capsys.readouterr().out.partition("\n\n| method | 2 | 4 | 6 | least ahead |\n")[2].splitlines()
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in table[1:])}
+    assert list(rows) == ["method", "other", "supervised"]
+    for name, seeds in courses.items():
+        assert rows[name][:3] == [f"{100 * one:.1f}, {100 * two:.1f}" for one, two in zip(*seeds, strict=True)]
+    assert [rows[name][3] for name in rows] == ["-1.0", "+1.0", "-"]
+
+
+def test_a_comparison_too_has_its_table_over_steps(config, tmp_path, capsys):
+    out = tmp_path / "both"
+    assert cli.main(["compare", config, f"out={out}"]) == 0
+    capsys.readouterr()
+    assert cli.main(["table", str(out), "--steps"]) == 0
+    shown = capsys.readouterr().out
+    ahead = []
+    for name in ("supervised", "method"):
+        values = [100 * line["val_teacher/mIoU"] for line in read(out / name) if "val_teacher/mIoU" in line]
+        assert f"| {name} | {values[0]:.1f} | {values[1]:.1f} | " in shown
+        ahead.append(values)
+    least = min(method - alone for alone, method in zip(*ahead, strict=True))
+    assert f" | {least:+.1f} |" in shown
+
+
 @pytest.mark.parametrize(
     ("seed", "scores", "word", "says"),
     [

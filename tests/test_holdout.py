@@ -26,6 +26,7 @@ from mtseg.data.provenance import digest
 from mtseg.data.source import Nothing, Source, Splits, Subset
 from mtseg.logged import read
 from mtseg.run_page import page
+from mtseg.standings import standings
 from mtseg.tables import of_methods
 from mtseg.trained import load
 from mtseg.trainer import fit
@@ -279,7 +280,11 @@ def test_the_page_and_the_table_have_the_score_of_the_step_that_the_images_held_
         step = -max(known)[1]
         shown.append(100 * logged(tmp_path / f"supervised/{seed}", step, "val")["val_teacher/mIoU"])
         assert f"{shown[-1]:.2f} % at step {step}" in page(tmp_path / f"supervised/{seed}")
-    row = of_methods([tmp_path / f"supervised/{seed}" for seed in (0, 1)]).splitlines()[-1].split("|")
+    row = (
+        of_methods(standings([("supervised", tmp_path / f"supervised/{seed}") for seed in (0, 1)]))
+        .splitlines()[-1]
+        .split("|")
+    )
     assert float(row[5].split("+-")[0]) == pytest.approx(np.mean(shown), abs=0.051)
 
 

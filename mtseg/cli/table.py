@@ -13,6 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", default="supervised", help="the METHOD that the others are compared with")
     parser.add_argument("--full", default="supervised_all", help="the METHOD with all labels, where there is one")
     parser.add_argument("--vary", action="append", default=[], metavar="KEY", help="a setting rows may differ in")
+    parser.add_argument("--steps", action="store_true", help="print the teachers at every evaluation too")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the table of methods too")
     parsed = parser.parse_args(arguments)
     return answer(lambda: _table(parsed))
@@ -21,15 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _table(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from mtseg.tables import of_methods, over_seeds, plot_of_methods
+    from mtseg.standings import standings
+    from mtseg.tables import of_methods, over_seeds, over_steps, plot_of_methods
 
     folders = [Path(folder) for folder in parsed.folders]
     if not all((folder / "metrics.jsonl").exists() for folder in folders):
         if parsed.plot:
             raise ValueError(f"--plot {parsed.plot}: is of runs named METHOD/SEED, and these are comparisons")
         print(over_seeds(folders))
+        if parsed.steps:
+            both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
+            print("\n" + over_steps(standings(both)))
         return
-    asked = {"baseline": parsed.baseline, "full": parsed.full, "vary": parsed.vary}
-    print(of_methods(folders, **asked))
+    named = [(folder.parent.name, folder) for folder in folders]
+    found = standings(named, baseline=parsed.baseline, full=parsed.full, vary=parsed.vary)
+    print(of_methods(found))
+    if parsed.steps:
+        print("\n" + over_steps(found))
     if parsed.plot:
-        Path(parsed.plot).write_text(plot_of_methods(folders, **asked))
+        Path(parsed.plot).write_text(plot_of_methods(found))
