@@ -21,16 +21,20 @@ _REMEDY = "give an entry for each, in views.std too: `mtseg doctor` computes the
 class Policy:
     """Geometry and colours of one kind of view. `pick`: see `Painter`.
 
+    `colour: student` is the student's, drawn anew, with its `pick`: in the paper every input has the same noise.
     `noise` is the standard deviation of normal noise that is added, on the device, to the normalised pixels.
     """
 
     geometry: Geometry = Geometry()
-    colour: tuple[Colour, ...] = ()
+    colour: Literal["student"] | tuple[Colour, ...] = ()
     pick: Pick | None = None
     noise: Noise = 0.0
 
     def __post_init__(self) -> None:
-        check_pick(self.pick, self.colour)
+        if self.colour != "student":
+            check_pick(self.pick, self.colour)
+        elif self.pick is not None:
+            raise ValueError(f"pick: {list(self.pick)}, and colour: student takes the student's; give pick there")
 
 
 @part
@@ -79,6 +83,12 @@ class Views:
         """How many channels the normalisation is of."""
         return len(self.mean)
 
+    def colours(self, view: str) -> tuple[tuple[Colour, ...], Pick | None]:
+        """The colours of the `labelled`, `teacher` or `student` view, and how many of them are picked (`Painter`)."""
+        policy = getattr(self, view)
+        policy = self.student if policy.colour == "student" else policy
+        return policy.colour, policy.pick
+
     def check(self, channels: int, *, rgb: bool) -> None:
         """Raises ValueError where these views cannot be those of images of so many channels, `rgb` first or not."""
         if channels != self.channels:
@@ -87,7 +97,7 @@ class Views:
                 f"{_REMEDY}"
             )
         for name in ("labelled", "teacher", "student"):
-            if getattr(self, name).colour and not rgb:
+            if self.colours(name)[0] and not rgb:
                 raise ValueError(
                     f"views.{name}.colour: colours are changed in red, green and blue alone, and data.channels.rgb is "
                     f"false; set views.{name}.colour=[]"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtseg.colour import Colour, Painter
 from mtseg.settings import validate
-from mtseg.views import StudentPolicy
+from mtseg.views import Policy, StudentPolicy
 
 RECIPE = (
     Colour(name="ColorJitter", p=0.8),
@@ -179,3 +179,12 @@ def test_picked_colours_are_that_many_of_the_set_each_as_likely_and_applied_in_t
 def test_a_pick_without_range_or_colours_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="pick"):
         validate(StudentPolicy, wrong)
+
+
+def test_a_pick_beside_the_students_colours_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"pick: \[1, 2\], and colour: student takes the student's"):
+        validate(Policy, {"colour": "student", "pick": [1, 2]})
+    with pytest.raises(ValueError, match="colour"):
+        validate(StudentPolicy, {"colour": "student"})
+    with pytest.raises(ValueError, match="colour"):
+        validate(Policy, {"colour": "teacher"})

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -115,6 +115,25 @@ def served(stream: Stream, steps: Sequence[int], workers: int) -> list[Batch]:
 
 def indices(stream: Stream, pool: str, steps: int) -> list[int]:
     return [i for step in range(steps) for i in getattr(stream[step], pool).index.tolist()]
+
+
+# What is drawn --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pick", [None, (1, 2)])
+def test_the_students_colours_may_be_those_of_labelled_images_and_of_the_teacher_too(
+    pick: tuple[int, int] | None,
+) -> None:
+    colours = (Colour(name="InvertImg", p=0.5), Colour(name="ToGray", p=0.5))
+    student = StudentPolicy(geometry=FREE, colour=colours, pick=pick)
+
+    def drawn(colour: Any, pick: tuple[int, int] | None) -> list[list[bytes]]:
+        policy = Policy(geometry=FREE, colour=colour, pick=pick)
+        views = Views(crop=(24, 32), labelled=policy, teacher=policy, student=student)
+        stream = Stream(a_stream().splits, views=views, sizes=BatchSizes(labelled=3, unlabelled=4), students=1, seed=0)
+        return [bits(stream[step]) for step in range(4)]
+
+    assert drawn("student", None) == drawn(colours, pick) != drawn((), None)
 
 
 # A pure function of (seed, step) --------------------------------------------------------------------------------------

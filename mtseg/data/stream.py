@@ -174,8 +174,7 @@ class Stream(Dataset[Batch]):
 
     def _painter(self, view: str) -> Painter:
         if view not in self._painters:
-            policy = getattr(self.views, view)
-            self._painters[view] = Painter(policy.colour, policy.pick)
+            self._painters[view] = Painter(*self.views.colours(view))
         return self._painters[view]
 
 
