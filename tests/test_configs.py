@@ -172,11 +172,18 @@ def test_what_a_user_begins_with_is_the_default_row(path):
     assert differences(load(words), load([*words, str(ROOT / "method" / "default.yaml")])) == []
 
 
-def test_the_default_row_is_full_for_the_second_half_of_a_run_of_any_length():
+def test_the_default_row_has_one_weight_in_a_run_of_any_length():
     for steps in (10, 1200, 40_000):
         method = load([str(ROOT / "demo.yaml"), f"steps={steps}"]).method
-        assert method.weight_at(steps // 2, steps) == method.weight
-        assert method.weight_at(0, steps) == pytest.approx(method.weight * 0.0067, rel=0.01)
+        assert [method.weight_at(step, steps) for step in (0, steps // 3, steps - 1)] == [method.weight] * 3
+
+
+def test_the_demos_labelled_images_have_the_colours_that_photographs_laid_on_it_have_not():
+    """Colours are half of what the scenes are solved by: without them supervised-only would not be a fair baseline."""
+    demo = load([str(ROOT / "demo.yaml")]).views
+    assert demo.colours("labelled") == demo.colours("student") != ((), None)
+    for name in ("own", "rgbd"):
+        assert load([str(ROOT / "demo.yaml"), str(ROOT / "data" / f"{name}.yaml")]).views.colours("labelled")[0] == ()
 
 
 def test_the_resolved_config_of_a_run_is_the_config(tmp_path):
