@@ -63,7 +63,9 @@ def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
     del tree["cache"], tree["on_bad_image"]  # these are whose machine it is
     beside = f", beside {len(real)} of persons" if real else ""
     head = HEAD.format(count=len(sure), beside=beside, scored=SCORED if scored.get("val") else ALONE)
-    write_whole(out / "data.yaml", head + to_yaml({"data": tree}))
+    seen = dump(trained.views.labelled)  # as the run saw its labelled images, whatever recipe this is laid on
+    views = {"labelled": {key: seen[key] for key in ("colour", "pick")}}
+    write_whole(out / "data.yaml", head + to_yaml({"data": tree, "views": views}))
     return f"{len(sure)} pseudo-labels{beside}"
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mtseg import exported, hub
 from mtseg.config import of_run
-from mtseg.data.provenance import provenance
+from mtseg.data.provenance import names_of
 from mtseg.evaluate import evaluate, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
@@ -78,7 +78,7 @@ def score_checkpoints(run: Path, words: Sequence[str], wanted: Wanted, ats: Sequ
 def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dict[str, Any]:
     config, splits, networks, step = there
     split, predictor = config.eval.split, config.eval.predictor
-    source, names = source_of(splits, split), getattr(provenance(splits), config.eval.split)
+    source = source_of(splits, split)
     found: dict[str, Any] = {
         "run": str(run),
         "step": step,
@@ -86,7 +86,7 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
         "split": split,
         "images": len(source),
         "data": splits.name,
-        "sha256": names.sha256,
+        "sha256": names_of(source).sha256,
         "protocol": predictor.sentence(),
         "classes": list(splits.classes),
     }

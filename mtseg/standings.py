@@ -11,23 +11,29 @@ from mtseg.tally import HEADLINES
 
 
 @dataclass(frozen=True)
-class Course:
-    """A run's scores in percent at each evaluation, {step: score}, and the one `selected` on images held out."""
+class History:
+    """A run's scores in percent, {step: score} of the evaluations that had one, and the one `selected` on images
+    held out; None where none were."""
 
     student: Mapping[int, float]
     teacher: Mapping[int, float]
     selected: float | None
 
+    def last(self, network: str) -> float:
+        """The score of `student` or `teacher` at the run's end."""
+        of: Mapping[int, float] = getattr(self, network)
+        return of[max(of)]
+
 
 @dataclass(frozen=True)
 class Standings:
-    """Runs of several methods that compare: method -> seed -> course, the method with the best teacher first.
+    """Runs of several methods that compare: method -> seed -> history, the method with the best teacher first.
 
     `baseline` is the method that the others are compared with, `full` the one with all labels, which may be missing;
-    `called` is the score (`mIoU`), of images of `split`; all ended at step `steps`.
+    `called` is the score (`mIoU`), of images of `split`; the first run had `steps` steps.
     """
 
-    courses: Mapping[str, Mapping[int, Course]]
+    histories: Mapping[str, Mapping[int, History]]
     baseline: str
     full: str
     called: str
@@ -37,16 +43,16 @@ class Standings:
     @property
     def seeds(self) -> list[int]:
         """Those that each method has."""
-        return sorted(self.courses[self.baseline])
+        return sorted(self.histories[self.baseline])
 
     def last(self, method: str, network: str) -> list[float]:
         """The last score of `student` or `teacher` of each seed."""
-        return [getattr(self.courses[method][seed], network)[self.steps] for seed in self.seeds]
+        return [self.histories[method][seed].last(network) for seed in self.seeds]
 
     def evaluations(self) -> list[int]:
-        """The steps at which every run was evaluated."""
-        every = [set(course.teacher) for seeds in self.courses.values() for course in seeds.values()]
-        return sorted(set.intersection(*every))
+        """The steps at which any run's teacher was evaluated."""
+        every = [set(run.teacher) for seeds in self.histories.values() for run in seeds.values()]
+        return sorted(set.union(*every))
 
 
 def standings(
@@ -61,21 +67,19 @@ def standings(
     Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
     the keys in `vary` (`batch`), or that have not the same seeds for each method, and where no run is `baseline`'s.
     """
-    courses: dict[str, dict[int, Course]] = {}
+    found: dict[str, dict[int, History]] = {}
     for name, run in runs:
-        courses.setdefault(name, {})[of_run(run).seed] = _course(run)
-    _refuse_unlike(runs, courses, full=full, vary=vary)
-    if baseline not in courses:
-        raise ValueError(
-            f"no run of {baseline!r} among {', '.join(courses)}; name its folders too, or another baseline"
-        )
+        found.setdefault(name, {})[of_run(run).seed] = _history(run)
+    _refuse_unlike(runs, found, full=full, vary=vary)
+    if baseline not in found:
+        raise ValueError(f"no run of {baseline!r} among {', '.join(found)}; name its folders too, or another baseline")
     one = of_run(runs[0][1])
-    best = sorted(courses, key=lambda name: -mean(course.teacher[one.steps] for course in courses[name].values()))
+    best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in found[name].values()))
     called = HEADLINES[score_of(read(runs[0][1]), one.eval.split, "teacher").rpartition("/")[2]]
-    return Standings({name: courses[name] for name in best}, baseline, full, called, one.eval.split, one.steps)
+    return Standings({name: found[name] for name in best}, baseline, full, called, one.eval.split, one.steps)
 
 
-def _course(run: Path) -> Course:
+def _history(run: Path) -> History:
     config = of_run(run)
     lines = read(run)
     found: dict[str, dict[int, float]] = {}
@@ -89,20 +93,20 @@ def _course(run: Path) -> Course:
         if max(scores) != config.steps or config.steps not in found[network]:
             raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
     chosen = selected(lines, config.eval.split, "teacher")
-    return Course(found["student"], found["teacher"], 100 * chosen[0] if chosen else None)
+    return History(found["student"], found["teacher"], 100 * chosen[0] if chosen else None)
 
 
 def _refuse_unlike(
     runs: Sequence[tuple[str, Path]],
-    courses: Mapping[str, Mapping[int, Course]],
+    found: Mapping[str, Mapping[int, History]],
     *,
     full: str,
     vary: Sequence[str],
 ) -> None:
-    if sum(len(seeds) for seeds in courses.values()) != len(runs):
+    if sum(len(seeds) for seeds in found.values()) != len(runs):
         raise ValueError("a method has the same seed twice; name each run once")
-    if len({tuple(sorted(seeds)) for seeds in courses.values()}) > 1:
-        shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in courses.items())
+    if len({tuple(sorted(seeds)) for seeds in found.values()}) > 1:
+        shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
         raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
     own = ("method", "views", "model.heads", *vary)
     (first, begun), *rest = runs

@@ -80,8 +80,8 @@ def of_methods(found: Standings) -> str:
     Where there is a method with all labels, the share of the gap between it and the baseline that a row closes is a
     column; where all runs held images out, so is the score of the checkpoint that those chose.
     """
-    rows, gap = found.courses, " gap closed |" if found.full in found.courses else ""
-    held = all(course.selected is not None for seeds in rows.values() for course in seeds.values())
+    rows, gap = found.histories, " gap closed |" if found.full in found.histories else ""
+    held = all(run.selected is not None for seeds in rows.values() for run in seeds.values())
     apart = " held out |" if held else ""
     lines = [
         f"{found.called} on {found.split} in percent after {found.steps} steps, {_numbered(found.seeds)}: the last",
@@ -93,11 +93,11 @@ def of_methods(found: Standings) -> str:
     ]
     bases = found.last(found.baseline, "student")
     for name, seeds in rows.items():
-        teacher, courses = found.last(name, "teacher"), [seeds[seed] for seed in found.seeds]
-        best = [max(course.teacher.values()) for course in courses]
+        teacher, runs = found.last(name, "teacher"), [seeds[seed] for seed in found.seeds]
+        best = [max(run.teacher.values()) for run in runs]
         ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
         line = f"| {name} | {spread(found.last(name, 'student'))} | {spread(teacher)} | {spread(best)} | "
-        line += f"{spread([c.selected for c in courses if c.selected is not None])} | " if apart else ""
+        line += f"{spread([run.selected for run in runs if run.selected is not None])} | " if apart else ""
         line += ", ".join(f"{value:+.1f}" for value in ahead) + " |"
         if gap:
             whole = mean(found.last(found.full, "student")) - mean(bases)
@@ -109,31 +109,37 @@ def of_methods(found: Standings) -> str:
 def over_steps(found: Standings) -> str:
     """A Markdown table of the teachers at every evaluation, each seed: what one has who stops there.
 
-    The last column is each row's smallest lead over the baseline's teacher, its averaged weights, of all steps and
-    seeds: below zero, a run that was stopped there had lost.
+    The last column is each row's smallest lead over the baseline's teacher, its averaged weights, of all seeds and all
+    steps at which both have a score: below zero, a run that was stopped there had lost.
     """
     steps = found.evaluations()
     lines = [
         f"{found.called} of the teacher on {found.split} in percent, {_numbered(found.seeds)}, by the step; last, the",
-        f"least that it was ahead of {found.baseline}'s averaged weights on one seed.",
+        f"smallest lead over {found.baseline}'s averaged weights of all steps and seeds.",
         "",
-        "| method | " + " | ".join(map(str, steps)) + " | least ahead |",
+        "| method | " + " | ".join(map(str, steps)) + " | smallest lead |",
         "| --- |" + " --- |" * (len(steps) + 1),
     ]
-    for name, seeds in found.courses.items():
-        at = [[seeds[seed].teacher[step] for seed in found.seeds] for step in steps]
-        ahead = min(
-            seeds[seed].teacher[step] - found.courses[found.baseline][seed].teacher[step]
+    base = found.histories[found.baseline]
+    for name, seeds in found.histories.items():
+        cells = [_each([seeds[seed].teacher.get(step) for seed in found.seeds]) for step in steps]
+        leads = [
+            value - base[seed].teacher[step]
             for seed in found.seeds
-            for step in steps
-        )
-        cells = " | ".join(", ".join(f"{value:.1f}" for value in values) for values in at)
-        lines.append(f"| {name} | {cells} | {'-' if name == found.baseline else f'{ahead:+.1f}'} |")
+            for step, value in seeds[seed].teacher.items()
+            if step in base[seed].teacher
+        ]
+        lead = "-" if name == found.baseline or not leads else f"{min(leads):+.1f}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {lead} |")
     return "\n".join(lines)
+
+
+def _each(values: Sequence[float | None]) -> str:
+    return ", ".join("-" if value is None else f"{value:.1f}" for value in values)
 
 
 def plot_of_methods(found: Standings) -> str:
     """The teachers of the same table as a picture (SVG), with lines at the baseline and at all labels."""
-    values = {method: found.last(method, "teacher") for method in found.courses}
+    values = {method: found.last(method, "teacher") for method in found.histories}
     title = f"{found.called} of the teacher on {found.split} after {found.steps} steps, %"
     return dots(title, values, lines=[line for line in (found.baseline, found.full) if line in values])

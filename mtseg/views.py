@@ -72,7 +72,7 @@ class Views:
     def __post_init__(self) -> None:
         if self.made == "device":
             for name in ("labelled", "teacher", "student"):
-                _drawn_by_moving(name, getattr(self, name))
+                _drawn_by_moving(name, getattr(self, name).geometry, self.colours(name)[0])
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}; give one for each channel")
         if min(self.std) < 1e-6:
@@ -96,7 +96,7 @@ class Views:
                 f"views.mean: {self.channels} entries, and the images have {channels} channels (data.channels): "
                 f"{_REMEDY}"
             )
-        for name in ("labelled", "teacher", "student"):
+        for name in ("student", "labelled", "teacher"):  # the student's first: others may have them from it
             if self.colours(name)[0] and not rgb:
                 raise ValueError(
                     f"views.{name}.colour: colours are changed in red, green and blue alone, and data.channels.rgb is "
@@ -115,12 +115,11 @@ class Views:
         return image.permute(0, 3, 1, 2).contiguous().to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
-def _drawn_by_moving(name: str, policy: Policy | StudentPolicy) -> None:
+def _drawn_by_moving(name: str, shape: Literal["shared"] | Geometry, colours: tuple[Colour, ...]) -> None:
     """Raises ValueError for a view that cannot be made in batch."""
-    shape = policy.geometry
     plain = {"scale": (1, 1), "rotation": 0, "shear": 0, "area": None}
     whole = shape == "shared" or all(getattr(shape, key) == value for key, value in plain.items())
-    if not whole or policy.colour:
+    if not whole or colours:
         raise ValueError(
             f"{name}: views are made on the device by whole-pixel moves, mirrors and noise alone; give geometry "
             "{scale: [1, 1]} without rotation and shear, and no colour, or let workers make them (views.made=workers)"

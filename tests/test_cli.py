@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -134,7 +135,7 @@ def test_a_table_has_the_mean_and_the_sample_deviation_over_seeds(tmp_path, caps
     assert rows["teacher"][4].strip().startswith(f"{np.mean(teacher) * 100 + 10:.1f}")
 
 
-def a_run(folder: Path, seed: int, student: float, teacher: list[float], *words: str) -> str:
+def a_run(folder: Path, seed: int, student: float, teacher: Sequence[float | None], *words: str) -> str:
     """A finished run of 2 steps a score, with these scores of the teacher."""
     folder.mkdir(parents=True)
     steps = 2 * len(teacher)
@@ -169,7 +170,7 @@ def test_a_table_of_methods_has_the_gain_over_the_baseline_and_the_share_of_the_
     assert row[6] == f"{100 * ahead.mean() / 40:.0f} %"
 
 
-def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_least_lead_of_all(tmp_path, capsys):
+def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_smallest_lead_of_all(tmp_path, capsys):
     courses = {
         "supervised": ([0.30, 0.40, 0.45], [0.35, 0.38, 0.44]),
         "method": ([0.36, 0.39, 0.55], [0.34, 0.45, 0.50]),  # ahead by 6, -1, 10 and -1, 7, 6
@@ -181,7 +182,7 @@ def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_least_lead
         for seed, scores in enumerate(seeds)
     ]
     assert cli.main(["table", *runs, "--steps"]) == 0
-    table = capsys.readouterr().out.partition("\n\n| method | 2 | 4 | 6 | least ahead |\n")[2].splitlines()
+    table = capsys.readouterr().out.partition("\n\n| method | 2 | 4 | 6 | smallest lead |\n")[2].splitlines()
     rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in table[1:])}
     assert list(rows) == ["method", "other", "supervised"]
     for name, seeds in courses.items():
@@ -189,19 +190,56 @@ def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_least_lead
     assert [rows[name][3] for name in rows] == ["-1.0", "+1.0", "-"]
 
 
-def test_a_comparison_too_has_its_table_over_steps(config, tmp_path, capsys):
-    out = tmp_path / "both"
-    assert cli.main(["compare", config, f"out={out}"]) == 0
-    capsys.readouterr()
-    assert cli.main(["table", str(out), "--steps"]) == 0
+def test_an_evaluation_that_not_all_runs_have_is_a_column_all_the_same(tmp_path, capsys):
+    runs = [
+        a_run(tmp_path / "supervised/0", 0, 0.9, [0.3, 0.4, 0.5]),
+        a_run(tmp_path / "method/0", 0, 0.9, [None, 0.38, 0.6]),  # nothing was scored at step 2
+    ]
+    assert cli.main(["table", *runs, "--steps"]) == 0
     shown = capsys.readouterr().out
-    ahead = []
-    for name in ("supervised", "method"):
-        values = [100 * line["val_teacher/mIoU"] for line in read(out / name) if "val_teacher/mIoU" in line]
-        assert f"| {name} | {values[0]:.1f} | {values[1]:.1f} | " in shown
-        ahead.append(values)
-    least = min(method - alone for alone, method in zip(*ahead, strict=True))
-    assert f" | {least:+.1f} |" in shown
+    assert "| method | - | 38.0 | 60.0 | -2.0 |" in shown
+    assert "| supervised | 30.0 | 40.0 | 50.0 | - |" in shown
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_runs_of_different_lengths_are_each_taken_at_their_end(order, tmp_path, capsys):
+    runs = [
+        a_run(tmp_path / "supervised/0", 0, 0.4, [0.2, 0.4]),
+        a_run(tmp_path / "longer/0", 0, 0.7, [0.4, 0.5, 0.6, 0.7]),
+    ]
+    assert cli.main(["table", *runs[order], "--vary", "steps"]) == 0
+    assert "| longer | 70.0 | 70.0 | 70.0 | +30.0 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["batch={labelled: 0, unlabelled: 4, consistency: all}", "data.unlabelled=all"]])
+def test_a_comparison_too_has_its_table_over_steps(words, config, tmp_path, capsys):
+    outs = [tmp_path / f"both{seed}" for seed in (0, 1)]
+    for seed, out in enumerate(outs):
+        assert cli.main(["compare", config, f"out={out}", f"seed={seed}", *words]) == 0
+    capsys.readouterr()
+    assert cli.main(["table", *map(str, outs), "--steps"]) == 0
+    table = capsys.readouterr().out.partition("| method | 2 | 4 | smallest lead |\n")[2].splitlines()
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in table[1:])}
+    teachers = {
+        name: [
+            [100 * line["val_teacher/mIoU"] for line in read(out / name) if "val_teacher/mIoU" in line] for out in outs
+        ]
+        for name in ("supervised", "method")
+    }
+    for name, seeds in teachers.items():
+        assert rows[name][:2] == [f"{one:.1f}, {two:.1f}" for one, two in zip(*seeds, strict=True)]
+    leads = [
+        method - alone
+        for of, base in zip(teachers["method"], teachers["supervised"], strict=True)
+        for method, alone in zip(of, base, strict=True)
+    ]
+    assert rows["method"][2] == f"{min(leads):+.1f}"
+
+
+@pytest.mark.parametrize("words", [["--baseline", "method"], ["--full", "x"], ["--vary", "nonsense"]])
+def test_words_about_methods_are_refused_where_there_are_comparisons(words, tmp_path, capsys):
+    assert cli.main(["table", str(comparison(tmp_path / "a", 0, 0.3, 0.4)), *words]) == 1
+    assert f"{words[0]}: is of runs named METHOD/SEED" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Colours: refused unless they are colours, reproducible from the generator alone, and never geometry."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import albumentations
@@ -9,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from mtseg.colour import Colour, Painter
+from mtseg.geometry import Geometry
 from mtseg.settings import validate
-from mtseg.views import Policy, StudentPolicy
+from mtseg.views import Policy, StudentPolicy, Views
 
 RECIPE = (
     Colour(name="ColorJitter", p=0.8),
@@ -188,3 +190,22 @@ def test_a_pick_beside_the_students_colours_is_refused() -> None:
         validate(StudentPolicy, {"colour": "student"})
     with pytest.raises(ValueError, match="colour"):
         validate(Policy, {"colour": "teacher"})
+
+
+def test_colours_taken_from_the_student_are_allowed_and_refused_as_the_students_are() -> None:
+    given, none = StudentPolicy(colour=(Colour(name="ToGray"),)), StudentPolicy()
+    inherited = Policy(geometry=Geometry(scale=(1, 1)), colour="student")
+    with pytest.raises(ValueError, match=r"views\.student\.colour: .*set views\.student\.colour=\[\]"):
+        Views(crop=(32, 32), labelled=inherited, student=given).check(3, rgb=False)
+    Views(crop=(32, 32), labelled=inherited, student=none).check(3, rgb=False)
+    still = Policy(geometry=Geometry(scale=(1, 1)))
+    shared = StudentPolicy(geometry="shared")
+    Views(crop=(32, 32), labelled=inherited, teacher=still, student=shared, made="device")
+    with pytest.raises(ValueError, match="labelled: views are made on the device"):
+        Views(
+            crop=(32, 32),
+            labelled=inherited,
+            teacher=still,
+            student=replace(shared, colour=given.colour),
+            made="device",
+        )

@@ -178,12 +178,21 @@ def test_the_default_row_has_one_weight_in_a_run_of_any_length():
         assert [method.weight_at(step, steps) for step in (0, steps // 3, steps - 1)] == [method.weight] * 3
 
 
-def test_the_demos_labelled_images_have_the_colours_that_photographs_laid_on_it_have_not():
+def test_the_demos_labelled_images_have_the_students_colours_whatever_row_is_laid_on_it():
     """Colours are half of what the scenes are solved by: without them supervised-only would not be a fair baseline."""
     demo = load([str(ROOT / "demo.yaml")]).views
     assert demo.colours("labelled") == demo.colours("student") != ((), None)
-    for name in ("own", "rgbd"):
-        assert load([str(ROOT / "demo.yaml"), str(ROOT / "data" / f"{name}.yaml")]).views.colours("labelled")[0] == ()
+    augseg = load([str(ROOT / "demo.yaml"), str(ROOT / "method/augseg.yaml")]).views
+    assert augseg.colours("student") != augseg.colours("labelled") == demo.colours("labelled")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "data").glob("*.yaml") if path.stem != "scenes"])
+def test_photographs_that_are_labelled_keep_their_colours_on_any_recipe(name, tmp_path):
+    picks = tmp_path / "picks.yaml"
+    picks.write_text("views: {labelled: {colour: [{name: ToGray}, {name: Equalize}], pick: [1, 2]}}")
+    for recipe in ([ROOT / "demo.yaml"], [ROOT / "demo.yaml", picks]):
+        words = [*map(str, recipe), str(ROOT / "data" / f"{name}.yaml")]
+        assert load(words).views.colours("labelled") == ((), None)
 
 
 def test_the_resolved_config_of_a_run_is_the_config(tmp_path):

@@ -18,7 +18,7 @@ from runs import TINY, tiny
 
 import mtseg
 from mtseg import cli, pictures
-from mtseg.config import load
+from mtseg.config import load, of_run
 from mtseg.data.channels import Channels, Layer
 from mtseg.data.decode import read_mask, size_of
 from mtseg.data.source import IGNORE
@@ -456,6 +456,8 @@ def test_the_next_round_has_the_persons_labels_beside_and_is_laid_on_their_own_c
     assert (after.classes, after.palette.tolist()) == (before.classes, before.palette.tolist())
     scores = mtseg.fit([*words, str(out / "data.yaml"), f"out={tmp_path / 'run'}"], quiet=True)
     assert scores["teacher"]["mIoU"] is not None
+    demo = load([str(ROOT / "configs/demo.yaml"), str(out / "data.yaml")])  # whose labelled images have colours
+    assert demo.views.colours("labelled") == of_run(run).views.colours("labelled") == ((), None)
 
 
 def hash_of(pixels: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """Small images: the paper's choice of labels, published lists, readers, whitening."""
 
 import hashlib
+import json
 import pickle
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import tensor
 from mtseg.data.choose import balanced, listed
 from mtseg.data.divide import divide
 from mtseg.data.imagefolder import ImageFolder
-from mtseg.data.provenance import provenance
+from mtseg.data.provenance import digest, provenance, record
 from mtseg.data.small import Small
 from mtseg.whiten import PerImage, Zca, fit_zca
 
@@ -75,8 +76,35 @@ def test_hashes_are_of_pixels_since_names_are_only_places(tmp_path):
     assert other.unlabelled == said.unlabelled  # the same images, in another order
     assert other.labelled.images == said.labelled.images
     assert other.labelled.sha256 != said.labelled.sha256  # of which one seed draws others
-    lines = sorted(hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in kept["x_test"])
+    size = str(kept["x_test"].shape[1:]).encode()
+    lines = sorted(hashlib.blake2b(x.tobytes(), key=size, digest_size=16).hexdigest() for x in kept["x_test"])
     assert said.test.sha256 == hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def test_a_run_whose_record_is_of_names_goes_on_and_one_of_other_pixels_does_not(tmp_path):
+    path = write(tmp_path / "small.npz")
+    splits = built(tmp_path, per_class=3)
+    pools = {pool: getattr(splits, pool) for pool in ("labelled", "unlabelled", "val", "test")}
+    names = {pool: [source.name(i) for i in range(len(source))] for pool, source in pools.items()}
+    of_names = {pool: {"images": len(of), "sha256": digest(of)} for pool, of in names.items()}
+    (tmp_path / "splits.json").write_text(json.dumps({"name": "npz"} | of_names))
+    said = record(tmp_path, splits, continued=True)
+    assert json.loads((tmp_path / "splits.json").read_text())["test"]["sha256"] == said.test.sha256
+    with np.load(path) as found:
+        kept = dict(found)
+    np.savez(path, **kept | {"x_train": 255 - kept["x_train"]})
+    with pytest.raises(ValueError, match=r"begun with other images .labelled: 12 -> 12, unlabelled: 40 -> 40.;"):
+        record(tmp_path, built(tmp_path, per_class=3), continued=True)
+
+
+def test_the_split_tool_says_the_hashes_that_runs_say_of_its_lists(tmp_path):
+    splits = built(tmp_path)
+    (rung,) = divide(splits, ["8"], tmp_path / "lists")
+    read = provenance(built(tmp_path, split=tmp_path / "lists/8", unlabelled="rest"))
+    assert [rung[pool]["sha256"] for pool in ("labelled", "unlabelled")] == [
+        read.labelled.sha256,
+        read.unlabelled.sha256,
+    ]
 
 
 LINES = "3_airplane.png airplane\n7_bird.png bird\n\n"

@@ -10,8 +10,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="table", description=__doc__)
     parser.add_argument("folders", nargs="+", help="folders of comparisons, or of runs named METHOD/SEED (their out=)")
-    parser.add_argument("--baseline", default="supervised", help="the METHOD that the others are compared with")
-    parser.add_argument("--full", default="supervised_all", help="the METHOD with all labels, where there is one")
+    parser.add_argument("--baseline", help="the METHOD that the others are compared with (supervised)")
+    parser.add_argument("--full", help="the METHOD with all labels, where there is one (supervised_all)")
     parser.add_argument("--vary", action="append", default=[], metavar="KEY", help="a setting rows may differ in")
     parser.add_argument("--steps", action="store_true", help="print the teachers at every evaluation too")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the table of methods too")
@@ -27,15 +27,18 @@ def _table(parsed: argparse.Namespace) -> None:
 
     folders = [Path(folder) for folder in parsed.folders]
     if not all((folder / "metrics.jsonl").exists() for folder in folders):
-        if parsed.plot:
-            raise ValueError(f"--plot {parsed.plot}: is of runs named METHOD/SEED, and these are comparisons")
-        print(over_seeds(folders))
+        for name in ("plot", "vary", "baseline", "full"):
+            if getattr(parsed, name):
+                raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
+        tables = [over_seeds(folders)]
         if parsed.steps:
             both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
-            print("\n" + over_steps(standings(both)))
+            tables.append(over_steps(standings(both, vary=["batch.labelled"])))  # which `supervised_only` may change
+        print("\n\n".join(tables))
         return
     named = [(folder.parent.name, folder) for folder in folders]
-    found = standings(named, baseline=parsed.baseline, full=parsed.full, vary=parsed.vary)
+    of = {"baseline": parsed.baseline, "full": parsed.full, "vary": parsed.vary}
+    found = standings(named, **{key: value for key, value in of.items() if value})
     print(of_methods(found))
     if parsed.steps:
         print("\n" + over_steps(found))

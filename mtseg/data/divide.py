@@ -6,6 +6,7 @@ All three are nested: for one seed, a smaller rung of the ladder lies inside a l
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from mtseg.data.provenance import digest
-from mtseg.data.source import IGNORE, Source, Splits
+from mtseg.data.provenance import names_of
+from mtseg.data.source import IGNORE, Source, Splits, Subset
 from mtseg.data.splits import Labels, choose, wanted
 from mtseg.randomness import generator
 
@@ -106,15 +107,13 @@ def ladder(
 def write(folder: Path, source: Source, chosen: Sequence[int], facts: dict[str, object]) -> dict[str, object]:
     """Write labelled.txt, unlabelled.txt (the rest) and split.json into `folder`; returns what split.json says."""
     known = set(chosen)
-    pools = {
-        "labelled": [source.name(i) for i in chosen],
-        "unlabelled": [source.name(i) for i in range(len(source)) if i not in known],
-    }
+    pools = {"labelled": list(chosen), "unlabelled": [i for i in range(len(source)) if i not in known]}
     folder.mkdir(parents=True, exist_ok=True)
     said = dict(facts)
-    for pool, names in pools.items():
-        (folder / f"{pool}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        said[pool] = {"images": len(names), "sha256": digest(names)}
+    for pool, indices in pools.items():
+        names = "".join(f"{source.name(i)}\n" for i in indices)
+        (folder / f"{pool}.txt").write_text(names, encoding="utf-8")
+        said[pool] = asdict(names_of(Subset(source, indices)))
     (folder / "split.json").write_text(json.dumps(said, indent=1))
     return said
 

@@ -1,13 +1,12 @@
 """Images that lie in memory, all of one size: small ones, of which a device holds whole data sets."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtseg.data.source import Label, Source, Subset
+from mtseg.data.source import Label, Source, Subset, fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +24,8 @@ class Held:
         return self.names[index]
 
     def identity(self, index: int) -> str:
-        """The BLAKE2b of the pixels: the names are places in an array, which says nothing of another array."""
-        return hashlib.blake2b(self.images[index].tobytes(), digest_size=16).hexdigest()
+        """The pixels' own: names are places in an array, which say nothing of another array."""
+        return fingerprint(self.images[index])
 
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.images[index]

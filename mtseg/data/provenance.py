@@ -66,7 +66,13 @@ class Provenance:
 def provenance(splits: Splits) -> Provenance:
     """What `splits` consists of. Reads names, and of images only those that lie in memory."""
     pools = (splits.labelled, splits.unlabelled, splits.val, splits.test, splits.holdout)
-    return Provenance(splits.name, *(_names(source) for source in pools))
+    return Provenance(splits.name, *(names_of(source) for source in pools))
+
+
+def names_of(source: Source) -> Names:
+    """How many images a source has, and their hash."""
+    names = [identity(source, index) for index in range(len(source))]
+    return Names(len(names), digest(names))
 
 
 def digest(names: list[str]) -> str:
@@ -94,7 +100,8 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     here, path = provenance(splits), folder / FILE
     if continued and path.is_file():
         before = _read(path)
-        changed = [pool for pool, names in before.items() if names != asdict(here)[pool]]
+        unlike = [pool for pool, names in before.items() if names != asdict(getattr(here, pool))]
+        changed = [pool for pool in unlike if before[pool] != _by_name(getattr(splits, pool))]
         if changed:
             numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
             raise ValueError(
@@ -128,6 +135,12 @@ class _Named:
         check_named(self.classes, self.palette)
 
 
+def _by_name(source: Source) -> dict[str, Any]:
+    """What runs recorded of any source before images in memory were told by their pixels."""
+    names = [source.name(index) for index in range(len(source))]
+    return asdict(Names(len(names), digest(names)))
+
+
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -139,8 +152,3 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             f"{path}: damaged, so the run's images cannot be compared with those it was begun with; restore it, or "
             "delete it where you know that they are the same"
         ) from None
-
-
-def _names(source: Source) -> Names:
-    names = [identity(source, index) for index in range(len(source))]
-    return Names(len(names), digest(names))

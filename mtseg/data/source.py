@@ -3,6 +3,7 @@
 A label has the shape S of what is predicted: (H, W) for the pixels of an image, () for the image as a whole.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,9 +38,17 @@ class Source(Protocol):
 
 
 def identity(source: Source, index: int) -> str:
-    """What an image is told from others by: its `identity` where its source has such, or else its name."""
-    of = getattr(source, "identity", source.name)
-    return str(of(index))
+    """What an image is told from others by: its name, or what a source's own method `identity(index)` says.
+
+    A source has that method where its names say nothing of another copy of the data, as places in an array do.
+    """
+    own = getattr(source, "identity", None)
+    return str(own(index) if callable(own) else source.name(index))
+
+
+def fingerprint(pixels: Pixels) -> str:
+    """A hash of pixels, of their size too: BLAKE2b, 32 hexadecimal digits. Labels have no part in it."""
+    return hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What is in each file of a data set: every image and mask is decoded once, by several processes."""
 
-import hashlib
 import multiprocessing
 import sys
 from collections.abc import Hashable, Iterator, Sequence
@@ -19,7 +18,7 @@ from mtseg.data.channels import COLOURS, PLAIN, Channels
 from mtseg.data.decode import Damaged, header, read_mask
 from mtseg.data.files import Files, same_size
 from mtseg.data.masks import NO_CLASS, code_of, spans
-from mtseg.data.source import IGNORE, Pixels, Source, Splits
+from mtseg.data.source import IGNORE, Pixels, Source, Splits, fingerprint
 
 POOLS = ("labelled", "val", "test", "unlabelled")  # the first three have masks
 MOST = 300  # different values or colours of one mask that are kept, the commonest first
@@ -184,7 +183,7 @@ def _image(path: Path, name: str, channels: Channels) -> Image:
         fault = Fault(_image_code(error, head.mode, channels), str(error))
         return Image(name, head.size, weight, head.orientation, fault=fault)
     values = () if channels == PLAIN else _values(pixels)
-    return Image(name, head.size, weight, head.orientation, _is_grey(pixels), _digest(pixels), values)
+    return Image(name, head.size, weight, head.orientation, _is_grey(pixels), fingerprint(pixels), values)
 
 
 def _image_code(error: ValueError, mode: str, channels: Channels) -> str:
@@ -207,7 +206,7 @@ def _mask(source: Files, name: str, image: Image) -> Mask:
         return Mask(name, fault=Fault(_mask_code(error, path), str(error)))
     colours = raw.ndim == 3
     values = _counts(code_of(raw) if colours else raw)
-    mask = Mask(name, colours=colours, raw=values, digest=_digest(raw))
+    mask = Mask(name, colours=colours, raw=values, digest=fingerprint(raw))
     code = "size-mismatch"
     try:
         if image.size != (0, 0):
@@ -244,7 +243,7 @@ def _drawn(source: Source, index: int) -> Entry:
         return Entry(Image(name, fault=Fault("image-unreadable", f"{name}: {error}")))
     size = (pixels.shape[0], pixels.shape[1])
     values = _values(pixels) if pixels.shape[2] != COLOURS else ()
-    image = Image(name, size, pixels.nbytes, 1, _is_grey(pixels), _digest(pixels), values)
+    image = Image(name, size, pixels.nbytes, 1, _is_grey(pixels), fingerprint(pixels), values)
     try:
         label = source.label(index)
     except (ValueError, OSError) as error:
@@ -252,7 +251,7 @@ def _drawn(source: Source, index: int) -> Entry:
     if label.shape not in ((), size):
         text = f"{name}: the image is {size} and its label {label.shape} (height, width); they must be equal"
         return Entry(image, Mask(name, raw=_counts(label), fault=Fault("size-mismatch", text)))
-    return Entry(image, Mask(name, raw=_counts(label), classes=_counts(label), digest=_digest(label)))
+    return Entry(image, Mask(name, raw=_counts(label), classes=_counts(label), digest=fingerprint(label)))
 
 
 def _counts(values: NDArray[Any]) -> Counts:
@@ -280,7 +279,3 @@ def _is_grey(pixels: Pixels) -> bool:
     if pixels.shape[2] != COLOURS:
         return False
     return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
-
-
-def _digest(pixels: NDArray[Any]) -> str:
-    return hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=16).hexdigest()
