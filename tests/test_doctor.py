@@ -78,6 +78,13 @@ def config_of(root: Path, *words: str, data: dict | None = None) -> Config:
     return validate(Config, merge(tree, gather(words)))
 
 
+def laid(folder: Path, words: list[str]) -> Config:
+    """A small recipe under a data set's file and words."""
+    tree = dump(tiny(folder))
+    del tree["data"]
+    return validate(Config, merge(tree, gather(words)))
+
+
 def found(root: Path, *words: str, data: dict | None = None, here: Machine = HEALTHY) -> tuple[Finding, ...]:
     return examine(config_of(root, *words, data=data), here).findings
 
@@ -110,12 +117,12 @@ def test_a_clean_set_of_each_reader_has_no_error_and_no_warning(kind, tmp_path):
     name = "own" if kind == "folder" else kind
     words = [str(ROOT / f"configs/data/{name}.yaml"), f"data.root={root}"]
     words += [] if kind == "folder" else ["data.labels=all", "data.unlabelled=all"]
-    everything = validate(Config, dump(tiny(tmp_path)) | gather(words)).data.build()
+    everything = laid(tmp_path, words).data.build()
     for number, pool in enumerate(("labelled", "unlabelled", "val", "test")):
         if pool != "unlabelled" or kind == "folder":
             redrawn(getattr(everything, pool), 1000 * number)
     words += [] if kind == "folder" else ["data.labels=17"]
-    report = examine(validate(Config, dump(tiny(tmp_path)) | gather(words)), HEALTHY)
+    report = examine(laid(tmp_path, words), HEALTHY)
     assert serious(report.findings) == []
     assert sum(len(report.read.pools[pool]) for pool in ("labelled", "val")) > 7
 
@@ -624,7 +631,7 @@ def test_a_data_set_without_a_mask_map_is_offered_none(tmp_path):
     mask = root / "trainannot/0001TP_006690.png"
     Image.fromarray(np.full((90, 120), 77, np.uint8)).save(mask)
     words = (str(ROOT / "configs/data/camvid.yaml"), f"data.root={root}", "data.labels=all")
-    findings = examine(validate(Config, dump(tiny(tmp_path)) | gather(words)), HEALTHY).findings
+    findings = examine(laid(tmp_path, words), HEALTHY).findings
     (only,) = [finding for finding in findings if finding.code == "labels-outside"]
     assert (only.files, only.suggestion) == (("trainannot/0001TP_006690.png",), "")
     assert "value 77 on 10800 pixels" in only.text
@@ -652,7 +659,7 @@ def test_many_processes_see_what_one_sees(root):
 def test_a_file_that_is_in_several_pools_is_read_once(tmp_path, monkeypatch):
     root = BY_KIND["camvid"](tmp_path / "data", images=6)
     words = (str(ROOT / "configs/data/camvid.yaml"), f"data.root={root}", "data.labels=4")
-    splits = validate(Config, dump(tiny(tmp_path)) | gather(words)).data.build()
+    splits = laid(tmp_path, words).data.build()
     assert len(splits.unlabelled) == 6
     asked = []
     monkeypatch.setattr(
