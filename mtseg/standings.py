@@ -69,7 +69,13 @@ def standings(
     """
     found: dict[str, dict[int, History]] = {}
     for name, run in runs:
-        found.setdefault(name, {})[of_run(run).seed] = _history(run)
+        seed = of_run(run).seed
+        if seed in found.get(name, {}):
+            raise ValueError(
+                f"{run}: the method {name!r} has seed {seed} twice; tables read METHOD/SEED from a run's folder: train "
+                "with out=runs/METHOD/SEED, and name each run once"
+            )
+        found.setdefault(name, {})[seed] = _history(run)
     _refuse_unlike(runs, found, full=full, vary=vary)
     if baseline not in found:
         raise ValueError(f"no run of {baseline!r} among {', '.join(found)}; name its folders too, or another baseline")
@@ -103,8 +109,6 @@ def _refuse_unlike(
     full: str,
     vary: Sequence[str],
 ) -> None:
-    if sum(len(seeds) for seeds in found.values()) != len(runs):
-        raise ValueError("a method has the same seed twice; name each run once")
     if len({tuple(sorted(seeds)) for seeds in found.values()}) > 1:
         shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
         raise ValueError(f"the rows have different seeds ({shown}); train what is missing")

@@ -43,19 +43,26 @@ def _numbered(seeds: Sequence[int]) -> str:
 
 
 def _refuse_unlike(folders: Sequence[Path], found: Sequence[dict]) -> None:
-    for n, (folder, one) in enumerate(zip(folders, found, strict=True)):
-        for earlier, other in zip(folders[:n], found[:n], strict=True):
-            if one["seed"] == other["seed"]:
-                raise ValueError(f"{folder} and {earlier} have the same seed, {one['seed']}; name each seed once")
     for folder in folders[1:]:
         unlike = differences(of_run(folders[0] / "method"), of_run(folder / "method"))
         unlike = [line for line in unlike if not line.partition(":")[0].endswith("seed")]
         if unlike:
             raise ValueError(f"{folders[0]} and {folder} differ in more than their seed:\n  " + "\n  ".join(unlike))
+    for n, (folder, one) in enumerate(zip(folders, found, strict=True)):
+        for earlier, other in zip(folders[:n], found[:n], strict=True):
+            if one["seed"] == other["seed"]:
+                raise ValueError(f"{folder} and {earlier} have the same seed, {one['seed']}; name each seed once")
 
 
 def _finished(folder: Path) -> dict:
     path = folder / "comparison.json"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name folders of comparisons, or of runs METHOD/SEED")
+    for pattern, what in (("*/comparison.json", "comparisons"), ("**/metrics.jsonl", "runs")):
+        inner = sorted(found.parent for found in folder.glob(pattern))
+        if inner and not path.is_file() and not (folder / "supervised/config.yaml").is_file():
+            named = " ".join(map(str, inner[:3]))
+            raise ValueError(f"{folder}: a folder of {what}; name each, as in: python tools/table.py {named}")
     if not path.is_file():
         raise ValueError(f"{folder}: no comparison.json; make it with: python tools/compare.py CONFIG out={folder}")
     try:

@@ -34,7 +34,9 @@ class Policy:
         if self.colour != "student":
             check_pick(self.pick, self.colour)
         elif self.pick is not None:
-            raise ValueError(f"pick: {list(self.pick)}, and colour: student takes the student's; give pick there")
+            raise ValueError(
+                f"pick: {list(self.pick)}, and colour: student takes the student's; set views.student.pick"
+            )
 
 
 @part

@@ -302,6 +302,32 @@ def test_comparisons_have_no_plot_of_methods(tmp_path, capsys):
     assert "these are comparisons" in capsys.readouterr().err
 
 
+def test_a_folder_of_folders_is_answered_with_those_to_name(tmp_path, capsys):
+    run = a_run(tmp_path / "runs/supervised/0", 0, 0.5, [0.5])
+    (tmp_path / "all").mkdir()
+    one = comparison(tmp_path / "all/a", 0, 0.3, 0.4)
+    for folder, says in (
+        (tmp_path / "runs", f"a folder of runs; name each, as in: python tools/table.py {run}"),
+        (tmp_path / "all", f"a folder of comparisons; name each, as in: python tools/table.py {one}"),
+        (tmp_path / "none", "no such folder"),
+    ):
+        assert cli.main(["table", str(folder)]) == 1
+        assert f"{folder}: {says}" in capsys.readouterr().err
+
+
+def test_two_runs_of_one_folder_and_seed_are_no_table_of_methods(tmp_path, capsys):
+    runs = [a_run(tmp_path / "runs" / name, 0, 0.5, [0.5]) for name in ("first", "choice")]
+    assert cli.main(["table", *runs]) == 1
+    assert f"{runs[1]}: the method 'runs' has seed 0 twice; tables read METHOD/SEED" in capsys.readouterr().err
+
+
+def test_a_plot_that_is_not_named_svg_is_refused(tmp_path, capsys):
+    run = a_run(tmp_path / "supervised/0", 0, 0.5, [0.5])
+    assert cli.main(["table", run, "--plot", str(tmp_path / "a.png")]) == 1
+    assert "name a file that ends in .svg" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_a_table_of_methods_without_its_baseline_says_which_rows_there_are(tmp_path, capsys):
     assert cli.main(["table", a_run(tmp_path / "other/0", 0, 0.5, [0.5])]) == 1
     assert "no run of 'supervised' among other" in capsys.readouterr().err
@@ -331,7 +357,7 @@ def test_a_comparison_that_is_not_whole_is_named(content, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["table", "nowhere"], "no comparison.json"),
+        (["table", "nowhere"], "nowhere: no such folder"),
         (["train", "nowhere.yaml"], "no such file"),
         (["train", "{config}", "out=x", "optimizer.lrr=1"], "optimizer.lrr: unknown key (value 1); did you mean 'lr'"),
         (["train", "{config}", "out=x", "data.labels=99"], "labels"),

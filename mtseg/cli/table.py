@@ -27,10 +27,10 @@ def _table(parsed: argparse.Namespace) -> None:
 
     folders = [Path(folder) for folder in parsed.folders]
     if not all((folder / "metrics.jsonl").exists() for folder in folders):
+        tables = [over_seeds(folders)]
         for name in ("plot", "vary", "baseline", "full"):
             if getattr(parsed, name):
                 raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
-        tables = [over_seeds(folders)]
         if parsed.steps:
             both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
             tables.append(over_steps(standings(both, vary=["batch.labelled"])))  # which `supervised_only` may change
@@ -42,5 +42,7 @@ def _table(parsed: argparse.Namespace) -> None:
     print(of_methods(found))
     if parsed.steps:
         print("\n" + over_steps(found))
+    if parsed.plot and not parsed.plot.endswith(".svg"):
+        raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
     if parsed.plot:
         Path(parsed.plot).write_text(plot_of_methods(found))
