@@ -315,6 +315,12 @@ def test_a_folder_of_folders_is_answered_with_those_to_name(tmp_path, capsys):
         assert f"{folder}: {says}" in capsys.readouterr().err
 
 
+def test_runs_beside_something_else_are_no_table(tmp_path, capsys):
+    run = a_run(tmp_path / "supervised/0", 0, 0.5, [0.5])
+    assert cli.main(["table", run, str(tmp_path / "supervised")]) == 1
+    assert f"{tmp_path / 'supervised'}: no metrics.jsonl, so no run, as {run} is one" in capsys.readouterr().err
+
+
 def test_two_runs_of_one_folder_and_seed_are_no_table_of_methods(tmp_path, capsys):
     runs = [a_run(tmp_path / "runs" / name, 0, 0.5, [0.5]) for name in ("first", "choice")]
     assert cli.main(["table", *runs]) == 1

@@ -26,7 +26,11 @@ def _table(parsed: argparse.Namespace) -> None:
     from mtseg.tables import of_methods, over_seeds, over_steps, plot_of_methods
 
     folders = [Path(folder) for folder in parsed.folders]
-    if not all((folder / "metrics.jsonl").exists() for folder in folders):
+    runs = [folder for folder in folders if (folder / "metrics.jsonl").exists()]
+    if runs and len(runs) < len(folders):
+        other = next(folder for folder in folders if folder not in runs)
+        raise ValueError(f"{other}: no metrics.jsonl, so no run, as {runs[0]} is one; name runs alone, or comparisons")
+    if not runs:
         tables = [over_seeds(folders)]
         for name in ("plot", "vary", "baseline", "full"):
             if getattr(parsed, name):
