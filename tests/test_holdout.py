@@ -280,11 +280,8 @@ def test_the_page_and_the_table_have_the_score_of_the_step_that_the_images_held_
         step = -max(known)[1]
         shown.append(100 * logged(tmp_path / f"supervised/{seed}", step, "val")["val_teacher/mIoU"])
         assert f"{shown[-1]:.2f} % at step {step}" in page(tmp_path / f"supervised/{seed}")
-    row = (
-        of_methods(standings([("supervised", tmp_path / f"supervised/{seed}") for seed in (0, 1)]))
-        .splitlines()[-1]
-        .split("|")
-    )
+    runs = [("supervised", tmp_path / f"supervised/{seed}") for seed in (0, 1)]
+    row = of_methods(standings(runs)).splitlines()[-1].split("|")
     assert float(row[5].split("+-")[0]) == pytest.approx(np.mean(shown), abs=0.051)
 
 

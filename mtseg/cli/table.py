@@ -40,13 +40,13 @@ def _table(parsed: argparse.Namespace) -> None:
             tables.append(over_steps(standings(both, vary=["batch.labelled"])))  # which `supervised_only` may change
         print("\n\n".join(tables))
         return
+    if parsed.plot and not parsed.plot.endswith(".svg"):
+        raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
     named = [(folder.parent.name, folder) for folder in folders]
     of = {"baseline": parsed.baseline, "full": parsed.full, "vary": parsed.vary}
     found = standings(named, **{key: value for key, value in of.items() if value})
     print(of_methods(found))
     if parsed.steps:
         print("\n" + over_steps(found))
-    if parsed.plot and not parsed.plot.endswith(".svg"):
-        raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
     if parsed.plot:
         Path(parsed.plot).write_text(plot_of_methods(found))
