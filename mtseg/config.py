@@ -1,5 +1,6 @@
 """The Config tree: everything that decides what a run does, checked before anything starts."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -124,7 +125,7 @@ class Config:
                 f"norm: {self.norm!r} takes the place of batch normalisation, and model.norm: weight has means of its "
                 "own; use model.norm=batch, or norm=process"
             )
-        known = _names(dump(self)) if self.accept_changes else []
+        known = names_of_settings(self) if self.accept_changes else []
         for key in self.accept_changes:
             if key not in known:
                 raise ValueError(f"accept_changes: {key!r} is no setting{near(key, known, '; ')}")
@@ -175,9 +176,17 @@ class Config:
 def load(words: Sequence[str]) -> Config:
     """The config of command-line words: YAML files merged in order, then key.sub=value words.
 
-    Raises ValueError with a line for every unknown key, wrong value or impossible combination.
+    Raises ValueError with a line for every unknown or missing key, wrong value or impossible combination.
     """
-    return validate(Config, gather(words))
+    try:
+        return validate(Config, gather(words))
+    except ValueError as error:
+        if not re.search("(?m)^missing key", str(error)):
+            raise
+        raise ValueError(
+            f"{error}\nA run is a recipe (configs/demo.yaml, configs/recipe/*.yaml) and what is laid on it: a data set "
+            "(configs/data/*.yaml), a network, a method, words"
+        ) from None
 
 
 @part
@@ -248,8 +257,12 @@ def differences(before: Config, after: Config) -> list[str]:
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
+def names_of_settings(config: Config) -> list[str]:
+    """The dotted names of all settings, and of what holds them: `batch`, `batch.labelled`."""
+    return _names(dump(config))
+
+
 def _names(tree: Any, prefix: str = "") -> list[str]:
-    """The dotted names of all settings, and of what holds them."""
     inner = tree.items() if isinstance(tree, dict) else ()
     names = [(f"{prefix}{key}", value) for key, value in inner]
     return [name for name, _ in names] + [deep for name, value in names for deep in _names(value, f"{name}.")]

@@ -17,10 +17,11 @@ ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
 WHOLE_IMAGES = ("cifar10", "svhn", "imagenet", "classes")  # recipes of which test_recipes.py takes two steps
 FILES = [path for path in FILES if not (path.parent.name == "recipe" and path.name.startswith(WHOLE_IMAGES))]
-WHOLE = [path for path in FILES if path.parent.name in ("configs", "recipe")]
+PHOTOGRAPHS = ROOT / "recipe/photographs.yaml"  # the one recipe without a data set
+WHOLE = [path for path in FILES if path.parent.name in ("configs", "recipe") and path != PHOTOGRAPHS]
 CELLS = [path for path in FILES if path.parent.parent.name == "recipe"]  # configs/recipe/SET/SPLIT_METHOD.yaml
 LADDERS = [path for path in FILES if path.parent.parent.name == "data"]  # configs/data/SET/SPLIT.yaml
-PARTS = [path for path in FILES if path not in WHOLE + LADDERS + CELLS]
+PARTS = [path for path in FILES if path not in [*WHOLE, *LADDERS, *CELLS, PHOTOGRAPHS]]
 SMALL = [
     "steps=2",
     "eval.every=2",
@@ -47,6 +48,21 @@ def test_every_whole_config_takes_two_steps(path, tmp_path):
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_partial_config_fits_onto_the_demo_and_takes_two_steps(path, tmp_path):
     takes_two_steps([str(ROOT / "demo.yaml"), str(path)], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["own", "camvid"])
+def test_the_recipe_for_photographs_takes_two_steps_on_a_data_set(name, tmp_path):
+    words = [str(PHOTOGRAPHS), str(ROOT / f"data/{name}.yaml")]
+    of = load(words)
+    assert (of.data.root, of.views.crop) == (Path(f"data/{name}"), (320, 320))
+    takes_two_steps([*words, "views.crop=[48, 64]"], tmp_path)
+
+
+def test_a_recipe_without_its_data_set_says_what_is_missing_and_where_it_is():
+    with pytest.raises(ValueError, match=r"missing key 'data'\n.*a data set .configs/data/\*\.yaml"):
+        load([str(PHOTOGRAPHS)])
+    with pytest.raises(ValueError, match=r"missing key 'out'\nA run is a recipe .configs/demo\.yaml"):
+        load([str(ROOT / "method/default.yaml")])
 
 
 # As the papers and their lists have it: labelled, unlabelled (None: not stated by them), validation images.
@@ -166,9 +182,9 @@ def test_a_row_is_the_same_method_on_whatever_it_is_laid(path):
         assert load([str(ROOT / f"{base}.yaml"), str(path)]).method == row
 
 
-@pytest.mark.parametrize("path", ["demo", "recipe/camvid_mt", "recipe/camvid_small"])
+@pytest.mark.parametrize("path", ["demo", "recipe/camvid_mt", "recipe/camvid_small", "recipe/photographs"])
 def test_what_a_user_begins_with_is_the_default_row(path):
-    words = [str(ROOT / f"{path}.yaml")]
+    words = [str(ROOT / f"{path}.yaml"), str(ROOT / "data/own.yaml")]
     assert differences(load(words), load([*words, str(ROOT / "method" / "default.yaml")])) == []
 
 
