@@ -256,6 +256,11 @@ class Method:
         """The consistency weight of a step, ramp included."""
         return self.weight * self.ramp(step, total)
 
+    def peak(self, total: int) -> tuple[float, int]:
+        """The largest consistency weight in a run of `total` steps, and the first step that has it."""
+        step = max(range(total), key=lambda step: self.ramp(step, total))  # the first of equals
+        return self.weight_at(step, total), step
+
 
 def _other(mix: Mix, task: Task, labelled: Crops, views: Views) -> Task:
     """What `task` is mixed with: the next unlabelled images, or the labelled ones; itself where it stays alone."""

@@ -13,6 +13,7 @@ from mtseg.data.provenance import provenance
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
 from mtseg.estimate import estimate
+from mtseg.evaluate import source_of
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
 from mtseg.views import Views
@@ -23,9 +24,10 @@ Image = NDArray[np.uint8]
 def facts(config: Config) -> dict[str, str]:
     """What follows from a config: counts of images, passes, parameters. Reads the data set's lists and a weights file.
 
-    Raises ValueError for lists and weights that cannot be used.
+    Raises ValueError for lists and weights that cannot be used, and where there is no image to evaluate on.
     """
     splits = splits_of(config)
+    source_of(splits, config.eval.split)
     config.views.check(splits.channels, rgb=splits.rgb)
     read_here = not config.model.downloads()
     network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)
@@ -44,12 +46,21 @@ def facts(config: Config) -> dict[str, str]:
         if branches
         else "not used",
         "val, test images": f"{len(splits.val)}, {len(splits.test)}",
+        **({"consistency weight": _rise(config)} if branches else {}),
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step",
         "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
     }
+
+
+def _rise(config: Config) -> str:
+    """How the consistency weight gets to where it is meant to."""
+    most, step = config.method.peak(config.steps)
+    if most < config.method.weight:
+        return f"{most:.2g} at most: the run ends before method.ramp gets to method.weight, {config.method.weight:g}"
+    return f"{most:g}, " + (f"reached at step {step}" if step else "from the first step")
 
 
 def percent(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -499,6 +500,30 @@ def test_images_smaller_than_the_crop_are_noted_and_those_that_never_fill_it_war
     findings = found(root, f"views.crop=[{wide[0]}, {wide[1]}]", "views.teacher.geometry.scale=[0.5, 1.25]")
     (warned,) = serious(findings)
     assert (warned.code, len(warned.files), "unlabelled" in warned.text) == ("never-fills-the-crop", 5, True)
+
+
+@pytest.mark.parametrize(
+    ("crop", "scale", "share"),
+    [((16, 40), 2.0, "21%"), ((16, 48), 2.0, None), ((16, 20), 1.0, "24%"), ((17, 20), 1.0, None)],
+)
+def test_a_crop_that_never_shows_a_quarter_of_a_side_is_warned_of(crop, scale, share, root):
+    assert SIZE == (66, 96)  # at scale 2, 132 x 192
+    words = [f"views.crop=[{crop[0]}, {crop[1]}]"]
+    words += [f"views.{who}.geometry.scale=[{scale}, {scale + 1}]" for who in ("labelled", "teacher")]
+    warned = [finding for finding in found(root, *words) if finding.code == "crop-is-a-corner"]
+    assert [finding.text.partition(":")[0] for finding in warned] == (["labelled", "unlabelled"] if share else [])
+    assert all(f"shows at most {share} of a side" in finding.text for finding in warned)
+    alone = [finding for finding in found(root, *words, "method.branches=[]") if finding.code == "crop-is-a-corner"]
+    assert alone == warned[:1]
+
+
+def test_a_ramp_that_is_longer_than_the_run_is_warned_of(root):
+    words = ["steps=4", "method.weight=3.0", "method.ramp={kind: rampup, steps: 8}"]
+    (warned,) = serious(found(root, *words))
+    assert warned.code == "ramp-longer-than-the-run"
+    assert f"it gets to {3 * math.exp(-5 * (5 / 8) ** 2):.2g}" in warned.text  # at step 3, the last of four
+    assert not serious(found(root, *words, "steps=9"))
+    assert not serious(found(root, *words, "method.branches=[]"))
 
 
 def test_steps_that_do_not_see_all_unlabelled_images_are_noted(root):

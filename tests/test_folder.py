@@ -42,6 +42,8 @@ def test_the_worked_example_trains_and_is_evaluated(tmp_path, capsys):
     words += ["batch={labelled: 2, unlabelled: 2}", "device=cpu"]
     assert cli.main(["train", *words, f"out={tmp_path / 'run'}", "--dry-run"]) == 0
     assert "own all: 6 labelled" in capsys.readouterr().out
+    assert cli.main(["train", *words, f"out={tmp_path / 'run'}", "eval.split=test", "--dry-run"]) == 1
+    assert "eval.split: this data set has no test images" in capsys.readouterr().err
     assert cli.main(["train", *words, f"out={tmp_path / 'run'}"]) == 0
     assert cli.main(["eval", str(tmp_path / "run")]) == 0
 

@@ -45,7 +45,11 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def share_cores(config: "Config") -> None:
-    """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise; and `hold_memory`."""
+    """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise; and `hold_memory`.
+
+    OpenCV, whose pool knows nothing of that variable, gets no more threads than PyTorch.
+    """
+    import cv2
     import torch
 
     from mtseg.state import pick_device
@@ -56,6 +60,7 @@ def share_cores(config: "Config") -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores - config.workers))
+    cv2.setNumThreads(min(cv2.getNumThreads(), torch.get_num_threads()))
 
 
 def hold_memory() -> bool:

@@ -14,6 +14,8 @@ from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
 from mtseg.optim import Sgd
 
+CORNER = 0.25  # of an image's side: a crop that never shows more hides what the image is of
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,6 +78,13 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
     if config.method.branches and needs.unlabelled_passes < 1:
         text = f"steps: {config.steps} see {needs.unlabelled_passes:.0%} of the unlabelled images, none of them twice"
         yield Finding("note", "part-of-a-pass", text)
+    most, _ = config.method.peak(config.steps)
+    if config.method.branches and most < config.method.weight:
+        text = (
+            f"method.ramp: the run's {config.steps} steps end before the consistency weight gets to "
+            f"{config.method.weight:g}: it gets to {most:.2g}; shorten the ramp, or raise steps"
+        )
+        yield Finding("warning", "ramp-longer-than-the-run", text)
     if needs.free < needs.checkpoints:
         text = (
             f"out: {megabytes(needs.free)} are free where {config.out} will be, and the checkpoints take "
@@ -99,6 +108,20 @@ def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
         if pool == "unlabelled" and not config.method.branches:
             continue
         yield from _small(survey, pool, (height, width), policy.geometry.scale[1])
+        yield from _corner(pool, (height, width), policy.geometry.scale[0], (int(middle[0]), int(middle[1])))
+
+
+def _corner(pool: str, crop: tuple[int, int], least: float, image: tuple[int, int]) -> Iterator[Finding]:
+    """Crops that are a corner of an image of median size even at the smallest scale that is drawn."""
+    shown = max(side / (least * whole) for side, whole in zip(crop, image, strict=True))
+    if shown < CORNER:
+        text = (
+            f"{pool}: a crop of {crop[0]} x {crop[1]} shows at most {shown:.0%} of a side of an image of {image[0]} x "
+            f"{image[1]} (the median), at the smallest scale, {least:g}: nothing large is ever seen whole. Raise "
+            f"views.crop, or lower the scales of views.labelled and views.teacher, and ask alike, as in "
+            "eval.predictor.augment.scales=[0.5]. For images of small things, as from the air, it may be right"
+        )
+        yield Finding("warning", "crop-is-a-corner", text)
 
 
 def _small(survey: Survey, pool: str, crop: tuple[int, int], most: float) -> Iterator[Finding]:
