@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from mtseg.config import differences, of_run
+from mtseg.complaints import near
+from mtseg.config import differences, names_of_settings, of_run
 from mtseg.logged import read, score_of, selected
 from mtseg.tally import HEADLINES
 
@@ -65,8 +66,13 @@ def standings(
     """How `runs`, methods' names and folders, ended.
 
     Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
-    the keys in `vary` (`batch`), or that have not the same seeds for each method, and where no run is `baseline`'s.
+    the keys in `vary` (`batch`), or that have not the same seeds for each method; for a key that is no setting; and
+    where no run is `baseline`'s.
     """
+    for key in vary:
+        known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))})
+        if key not in known:
+            raise ValueError(f"--vary {key}: no setting of these runs{near(key, known, '; ')}")
     found: dict[str, dict[int, History]] = {}
     for name, run in runs:
         seed = of_run(run).seed

@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import pytest
+import torch
 import yaml
 from PIL import Image
 from runs import TINY, tiny
@@ -18,6 +21,7 @@ from safetensors.torch import load_file
 from trees import camvid
 
 from mtseg import checkpoint, cli
+from mtseg.cli.common import share_cores
 from mtseg.config import written
 from mtseg.logged import read
 from mtseg.report import coloured, predicted
@@ -73,6 +77,39 @@ def test_dry_run_prints_the_resolved_config_and_what_follows_and_trains_nothing(
     assert "2, 2 a step, 4.0 passes" in facts
     assert "million" in facts
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method.weight=2", "method.ramp={kind: constant}"], "consistency weight: 2, from the first step"),
+        (["method.weight=2", "method.ramp={kind: rampup, steps: 2}"], "consistency weight: 2, reached at step 2"),
+        (["method.weight=2", "method.ramp={kind: rampup, steps: 9}"], f"{2 * math.exp(-5 * (6 / 9) ** 2):.2g} at most"),
+    ],
+)
+def test_dry_run_says_when_the_consistency_weight_is_reached(words, says, config, capsys):
+    assert cli.main(["train", config, "out=x", *words, "--dry-run"]) == 0
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_images_are_read_by_no_more_threads_than_the_network_has(threads, tmp_path, monkeypatch):
+    """OpenCV has a pool of its own, a thread a core: beside other runs its threads wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(4)
+        share_cores(tiny(tmp_path))
+        assert cv2.getNumThreads() == threads
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
+
+
+def test_dry_run_says_no_weight_where_there_is_no_consistency(config, capsys):
+    assert cli.main(["train", config, "out=x", "method.branches=[]", "--dry-run"]) == 0
+    assert "consistency weight" not in capsys.readouterr().out
 
 
 def test_compare_trains_both_on_equal_terms_and_leaves_a_table_and_a_picture(config, tmp_path, capsys):
@@ -277,6 +314,7 @@ def test_the_plot_of_a_table_of_methods_has_a_dot_for_each_seed_and_lines_at_the
         for seed, score in enumerate(of)
     ]
     assert cli.main(["table", *runs, "--plot", str(tmp_path / "plot.svg")]) == 0
+    assert f"{tmp_path / 'plot.svg'}: the table's picture" in capsys.readouterr().err
     picture = ElementTree.parse(tmp_path / "plot.svg").getroot()
     space = {"s": "http://www.w3.org/2000/svg"}
     names = [text.text for text in picture.findall("s:text", space)]
@@ -288,6 +326,19 @@ def test_the_plot_of_a_table_of_methods_has_a_dot_for_each_seed_and_lines_at_the
     assert at == pytest.approx([at[4] + slope * (value - values[4]) for value in values], abs=0.1)
     compared = [float(line.get("x1", "")) for line in picture.findall("s:line[@stroke-dasharray]", space)]
     assert compared == pytest.approx([at[4] + slope * 3, at[0] - slope * 2], abs=0.1)  # the means of the two
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--full", "all"], "--full all: no run of it among supervised, good; name its folders too"),
+        (["--vary", "batch.labeled"], "--vary batch.labeled: no setting of these runs; did you mean 'batch.labelled'?"),
+    ],
+)
+def test_a_word_that_names_no_method_or_setting_is_refused(words, says, tmp_path, capsys):
+    runs = [a_run(tmp_path / name / "0", 0, 0.5, [0.5]) for name in ("supervised", "good")]
+    assert cli.main(["table", *runs, *words]) == 1
+    assert says in capsys.readouterr().err
 
 
 def test_where_all_labels_are_no_better_there_is_no_gap_to_close(tmp_path, capsys):

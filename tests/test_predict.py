@@ -472,7 +472,9 @@ def test_pseudo_labels_of_which_nothing_is_kept_are_said_and_leave_the_persons_l
     assert "look: no pixel has a class; lower --min-confidence" in said
     assert not (tmp_path / "files/data.yaml").exists()
     assert predicted(run, "--pool", "unlabelled", "--out", tmp_path / "pool", *wish) == 0
-    assert "look: no pixel has a class" in capsys.readouterr().out
+    assert "look: no pixel has a class" in (said := capsys.readouterr().out)
+    assert "0 pseudo-labels" in said
+    assert "tools/train.py" not in said  # another round would learn from nothing
     data = load([*words, str(tmp_path / "pool/data.yaml"), "out=x"]).data.build()
     assert (len(data.labelled), len(data.unlabelled), len(data.val)) == (6, 8, 2)
 

@@ -70,5 +70,5 @@ def _next_round(trained: "Trained", out: "Path", splits: "Splits | None", wishes
     if kept == 0:
         print("look: no pixel has a class; lower --min-confidence, in another --out")
     if {"mask", "image"} <= set(wishes.save) and (kept > 0 or splits is not None):
-        made = pseudo.write(trained, out, splits)
-        print(f"{out / 'data.yaml'}: {made}; the last file of tools/train.py RECIPE.yaml {out / 'data.yaml'}")
+        made, file = pseudo.write(trained, out, splits), out / "data.yaml"
+        print(f"{file}: {made}" + (f"; the last file of tools/train.py RECIPE.yaml {file}" if kept > 0 else ""))

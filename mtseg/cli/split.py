@@ -31,4 +31,5 @@ def _split(parsed: argparse.Namespace) -> None:
     said = divide(splits, rungs, out, how=parsed.how, seed=parsed.seed, pattern=parsed.sequence)
     for rung, facts in zip(rungs, said, strict=True):
         place = shlex.quote(f"data.split={(out / rung.replace('/', '_')).resolve()}")
-        print(f"{place} data.labels=all: {facts['labelled']}")  # recipes may ask for a share
+        # Recipes may ask for a share.
+        print(f"{place} data.labels=all: {facts['labelled']['images']} images (SHA-256 {facts['labelled']['sha256']})")

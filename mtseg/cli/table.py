@@ -1,6 +1,7 @@
 """Print one Markdown table over finished comparisons that differ in their seed, or over runs of several methods."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from mtseg.cli.common import answer
@@ -43,6 +44,9 @@ def _table(parsed: argparse.Namespace) -> None:
     if parsed.plot and not parsed.plot.endswith(".svg"):
         raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
     named = [(folder.parent.name, folder) for folder in folders]
+    if parsed.full and parsed.full not in dict(named):
+        shown = ", ".join(dict(named))
+        raise ValueError(f"--full {parsed.full}: no run of it among {shown}; name its folders too, or another METHOD")
     of = {"baseline": parsed.baseline, "full": parsed.full, "vary": parsed.vary}
     found = standings(named, **{key: value for key, value in of.items() if value})
     print(of_methods(found))
@@ -50,3 +54,4 @@ def _table(parsed: argparse.Namespace) -> None:
         print("\n" + over_steps(found))
     if parsed.plot:
         Path(parsed.plot).write_text(plot_of_methods(found))
+        print(f"{parsed.plot}: the table's picture", file=sys.stderr)  # tables are piped into files

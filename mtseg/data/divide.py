@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def ladder(
     return [sorted(i for group in sequences[: int((ends <= count).sum())] for i in group) for count in counts]
 
 
-def write(folder: Path, source: Source, chosen: Sequence[int], facts: dict[str, object]) -> dict[str, object]:
+def write(folder: Path, source: Source, chosen: Sequence[int], facts: dict[str, Any]) -> dict[str, Any]:
     """Write labelled.txt, unlabelled.txt (the rest) and split.json into `folder`; returns what split.json says."""
     known = set(chosen)
     pools = {"labelled": list(chosen), "unlabelled": [i for i in range(len(source)) if i not in known]}
@@ -120,7 +120,7 @@ def write(folder: Path, source: Source, chosen: Sequence[int], facts: dict[str, 
 
 def divide(
     splits: Splits, rungs: Sequence[str], out: Path, *, how: How = "random", seed: int = 0, pattern: str = FOLDER
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Write a folder of lists under `out` for each rung (`1/8` -> `1_8`); returns what each split.json says."""
     source, classes = splits.labelled, len(splits.classes)
     present = None
@@ -133,7 +133,7 @@ def divide(
     for rung, chosen in zip(
         rungs, ladder(source, labels, how=how, seed=seed, present=present, pattern=pattern), strict=True
     ):
-        facts: dict[str, object] = {"of": splits.name, "labels": rung, "how": how, "seed": seed}
+        facts: dict[str, Any] = {"of": splits.name, "labels": rung, "how": how, "seed": seed}
         if how == "sequence":
             facts["sequence"] = pattern
         if present is not None:

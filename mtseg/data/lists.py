@@ -30,7 +30,9 @@ def read_list(path: Path) -> list[Entry]:
     Raises ValueError, with file and line, for what is neither, for an image named twice, and for an empty list.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such list; fetch it with the data set's prepare.py, or name another")
+        raise ValueError(
+            f"{path}: no such list; paths are relative to data.root, and a data set's prepare.py fetches published lists"
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
