@@ -31,7 +31,7 @@ def read_list(path: Path) -> list[Entry]:
     """
     if not path.is_file():
         raise ValueError(
-            f"{path}: no such list; paths are relative to data.root, and a data set's prepare.py fetches published lists"
+            f"{path}: no such list; paths are relative to data.root; prepare.py of a data set fetches published lists"
         )
     try:
         text = path.read_bytes().decode("utf-8-sig")
