@@ -504,9 +504,9 @@ def test_images_smaller_than_the_crop_are_noted_and_those_that_never_fill_it_war
 
 @pytest.mark.parametrize(
     ("crop", "scale", "share"),
-    [((16, 40), 2.0, "21%"), ((16, 48), 2.0, None), ((16, 20), 1.0, "24%"), ((17, 20), 1.0, None)],
+    [((24, 80), 2.0, "42%"), ((24, 96), 2.0, None), ((32, 40), 1.0, "48%"), ((33, 40), 1.0, None)],
 )
-def test_a_crop_that_never_shows_a_quarter_of_a_side_is_warned_of(crop, scale, share, root):
+def test_a_crop_that_never_shows_half_of_a_side_is_warned_of(crop, scale, share, root):
     assert SIZE == (66, 96)  # at scale 2, 132 x 192
     words = [f"views.crop=[{crop[0]}, {crop[1]}]"]
     words += [f"views.{who}.geometry.scale=[{scale}, {scale + 1}]" for who in ("labelled", "teacher")]
@@ -515,6 +515,12 @@ def test_a_crop_that_never_shows_a_quarter_of_a_side_is_warned_of(crop, scale, s
     assert all(f"shows at most {share} of a side" in finding.text for finding in warned)
     alone = [finding for finding in found(root, *words, "method.branches=[]") if finding.code == "crop-is-a-corner"]
     assert alone == warned[:1]
+    if warned:
+        asks = re.search("'(eval.predictor=.*)'", warned[0].text)[1]
+        views = config_of(root, *words, asks, *(finding.suggestion for finding in warned)).views
+        for policy in (views.labelled, views.teacher):  # as suggested, the smallest scale shows a whole side
+            reach = max(side / (policy.geometry.scale[0] * whole) for side, whole in zip(crop, SIZE, strict=True))
+            assert reach == pytest.approx(1, rel=0.05)
 
 
 def test_a_ramp_that_is_longer_than_the_run_is_warned_of(root):

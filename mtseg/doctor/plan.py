@@ -14,7 +14,8 @@ from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
 from mtseg.optim import Sgd
 
-CORNER = 0.25  # of an image's side: a crop that never shows more hides what the image is of
+CORNER = 0.5  # of an image's side: the crops of published recipes show more, at the smallest scale
+SMALLEST = 0.1  # the least scale at which a predictor asks
 
 
 @dataclass(frozen=True)
@@ -108,20 +109,25 @@ def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
         if pool == "unlabelled" and not config.method.branches:
             continue
         yield from _small(survey, pool, (height, width), policy.geometry.scale[1])
-        yield from _corner(pool, (height, width), policy.geometry.scale[0], (int(middle[0]), int(middle[1])))
+        yield from _corner(pool, (height, width), policy.geometry.scale, (int(middle[0]), int(middle[1])))
 
 
-def _corner(pool: str, crop: tuple[int, int], least: float, image: tuple[int, int]) -> Iterator[Finding]:
+def _corner(pool: str, crop: tuple[int, int], scale: tuple[float, float], image: tuple[int, int]) -> Iterator[Finding]:
     """Crops that are a corner of an image of median size even at the smallest scale that is drawn."""
-    shown = max(side / (least * whole) for side, whole in zip(crop, image, strict=True))
+    shown = max(side / (scale[0] * whole) for side, whole in zip(crop, image, strict=True))
     if shown < CORNER:
         text = (
             f"{pool}: a crop of {crop[0]} x {crop[1]} shows at most {shown:.0%} of a side of an image of {image[0]} x "
-            f"{image[1]} (the median), at the smallest scale, {least:g}: nothing large is ever seen whole. Raise "
-            f"views.crop, or lower the scales of views.labelled and views.teacher, and ask alike, as in "
-            "eval.predictor.augment.scales=[0.5]. For images of small things, as from the air, it may be right"
+            f"{image[1]} (the median), at the smallest scale, {scale[0]:g}: nothing large is ever seen whole. For "
+            "images of small things, as from the air, it may be right; else raise views.crop"
         )
-        yield Finding("warning", "crop-is-a-corner", text)
+        word = ""
+        if shown >= SMALLEST:
+            whose = "labelled" if pool == "labelled" else "teacher"
+            word = f"views.{whose}.geometry.scale=[{shown * scale[0]:.2g}, {shown * scale[1]:.2g}]"
+            asks = f"eval.predictor={{kind: whole, augment: {{scales: [{shown:.2g}]}}}}"
+            text += f", or lower the scales as suggested, and ask alike: '{asks}'"
+        yield Finding("warning", "crop-is-a-corner", text, suggestion=word)
 
 
 def _small(survey: Survey, pool: str, crop: tuple[int, int], most: float) -> Iterator[Finding]:
