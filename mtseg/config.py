@@ -1,6 +1,5 @@
 """The Config tree: everything that decides what a run does, checked before anything starts."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -178,14 +177,20 @@ def load(words: Sequence[str]) -> Config:
 
     Raises ValueError with a line for every unknown or missing key, wrong value or impossible combination.
     """
+    return whole(gather(words))
+
+
+def whole(tree: dict[str, Any]) -> Config:
+    """The config of a tree of settings. Raises ValueError as `load` does."""
     try:
-        return validate(Config, gather(words))
+        return validate(Config, tree)
     except ValueError as error:
-        if not re.search("(?m)^missing key", str(error)):
+        data = tree.get("data")
+        if isinstance(data, dict) and "kind" in data:
             raise
         raise ValueError(
-            f"{error}\nA run is a recipe (configs/demo.yaml, configs/recipe/*.yaml) and what is laid on it: a data set "
-            "(configs/data/*.yaml), a network, a method, words"
+            f"{error}\nNo file names a data set: lay one on the recipe, as in tools/train.py "
+            "configs/recipe/photographs.yaml configs/data/own.yaml"
         ) from None
 
 

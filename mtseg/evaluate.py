@@ -72,7 +72,9 @@ def source_of(splits: Splits, split: str) -> Source:
     """The pool of images named `split` (val, test, holdout). Raises ValueError where it is empty."""
     source: Source = getattr(splits, split)
     if not len(source):
-        raise ValueError(f"eval.split: this data set has no {split} images with labels; use another split")
+        there = [f"eval.split={other}" for other in ("val", "test") if len(getattr(splits, other))]
+        remedy = f"use {' or '.join(there)}" if there else "name some, such as data.val or data.test of your own images"
+        raise ValueError(f"eval.split: this data set has no {split} images with labels; {remedy}")
     return source
 
 

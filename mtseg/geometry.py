@@ -80,6 +80,13 @@ class Geometry:
             warp[:2, 2] += rng.integers(-self.translate, self.translate + 1, size=2) * 2 / np.array(image[::-1])
         return warp
 
+    def reach(self, *, crop: Size, image: Size) -> float:
+        """The largest share of an image's height or width that a view of size `crop` shows; from 1 on, a whole side."""
+        (h, w), high = image, self.area[1] if self.area is not None else None
+        if high is not None:
+            return min(1.0, math.sqrt(high * self.aspect * max(h / w, w / h)))
+        return max(crop[0] / h, crop[1] / w) / self.scale[0]
+
     def _stretch(self, rng: np.random.Generator, crop: Size, image: Size) -> NDArray[np.float64]:
         """Image pixels per view pixel, along x and along y."""
         if self.area is None:

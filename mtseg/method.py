@@ -256,10 +256,13 @@ class Method:
         """The consistency weight of a step, ramp included."""
         return self.weight * self.ramp(step, total)
 
-    def peak(self, total: int) -> tuple[float, int]:
-        """The largest consistency weight in a run of `total` steps, and the first step that has it."""
-        step = max(range(total), key=lambda step: self.ramp(step, total))  # the first of equals
-        return self.weight_at(step, total), step
+    def unfinished(self, total: int) -> str:
+        """A sentence on a ramp that still rises where a run of `total` steps ends, and is short by over a hundredth."""
+        last = self.weight_at(total - 1, total)
+        rising = last > self.weight_at(max(0, total - 2), total)
+        if not rising or last > 0.99 * self.weight:
+            return ""
+        return f"the consistency weight rises to {last:.2g} of {self.weight:g} in the run's {total} steps"
 
 
 def _other(mix: Mix, task: Task, labelled: Crops, views: Views) -> Task:

@@ -19,6 +19,7 @@ from mtseg.views import Side, Views
 Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, C) in [0, 255] -> logits (B, K, *S), S = (h, w) or ()
 Average = Literal["softmax", "logits"]
 FIRST = 5  # answers for a whole image, as ImageNet counts them
+LEAST_SCALE = 0.1  # at which an image is asked about
 ROWS = 64  # of finished scores that become classes at a time
 
 
@@ -49,7 +50,7 @@ class Canvas(Protocol):
 class Augment:
     """Each image, or window of it, is asked about at all `scales`, and mirrored too with `flip`."""
 
-    scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=8)], ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(ge=LEAST_SCALE, le=8)], ...], Field(min_length=1)] = (1.0,)
     flip: bool = False
 
     @property

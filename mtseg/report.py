@@ -46,7 +46,7 @@ def facts(config: Config) -> dict[str, str]:
         if branches
         else "not used",
         "val, test images": f"{len(splits.val)}, {len(splits.test)}",
-        **({"consistency weight": _rise(config)} if branches else {}),
+        **({"consistency weight": _weights(config)} if branches else {}),
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step",
         "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
@@ -55,12 +55,12 @@ def facts(config: Config) -> dict[str, str]:
     }
 
 
-def _rise(config: Config) -> str:
-    """How the consistency weight gets to where it is meant to."""
-    most, step = config.method.peak(config.steps)
-    if most < config.method.weight:
-        return f"{most:.2g} at most: the run ends before method.ramp gets to method.weight, {config.method.weight:g}"
-    return f"{most:g}, " + (f"reached at step {step}" if step else "from the first step")
+def _weights(config: Config) -> str:
+    """The consistency weight at the first step, halfway and at the last, and whether its ramp comes to its end."""
+    steps, method = config.steps, config.method
+    first, half, last = (f"{method.weight_at(step, steps):.2g}" for step in (0, steps // 2, steps - 1))
+    unfinished = method.unfinished(steps)
+    return f"{first} at first, {half} halfway, {last} at last" + (f"; {unfinished}" if unfinished else "")
 
 
 def percent(value: float | None) -> str:

@@ -60,17 +60,17 @@ def standings(
     runs: Sequence[tuple[str, Path]],
     *,
     baseline: str = "supervised",
-    full: str = "supervised_all",
+    full: str | None = None,
     vary: Sequence[str] = (),
 ) -> Standings:
-    """How `runs`, methods' names and folders, ended.
+    """How `runs`, methods' names and folders, ended. `full` is, unless named, `supervised_all` where there is such.
 
     Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
     the keys in `vary` (`batch`), or that have not the same seeds for each method; for a key that is no setting; and
-    where no run is `baseline`'s.
+    where no run is `baseline`'s, or `full`'s.
     """
+    known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))}) if vary else []
     for key in vary:
-        known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))})
         if key not in known:
             raise ValueError(f"--vary {key}: no setting of these runs{near(key, known, '; ')}")
     found: dict[str, dict[int, History]] = {}
@@ -82,9 +82,13 @@ def standings(
                 "with out=runs/METHOD/SEED, and name each run once"
             )
         found.setdefault(name, {})[seed] = _history(run)
+    for key, method in (("baseline", baseline), ("full", full or baseline)):
+        if method not in found:
+            raise ValueError(
+                f"--{key}: no run of {method!r} among {', '.join(found)}; name its folders too, or another"
+            )
+    full = full or "supervised_all"
     _refuse_unlike(runs, found, full=full, vary=vary)
-    if baseline not in found:
-        raise ValueError(f"no run of {baseline!r} among {', '.join(found)}; name its folders too, or another baseline")
     one = of_run(runs[0][1])
     best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in found[name].values()))
     called = HEADLINES[score_of(read(runs[0][1]), one.eval.split, "teacher").rpartition("/")[2]]

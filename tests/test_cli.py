@@ -82,12 +82,15 @@ def test_dry_run_prints_the_resolved_config_and_what_follows_and_trains_nothing(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["method.weight=2", "method.ramp={kind: constant}"], "consistency weight: 2, from the first step"),
-        (["method.weight=2", "method.ramp={kind: rampup, steps: 2}"], "consistency weight: 2, reached at step 2"),
-        (["method.weight=2", "method.ramp={kind: rampup, steps: 9}"], f"{2 * math.exp(-5 * (6 / 9) ** 2):.2g} at most"),
+        (["method.ramp={kind: constant}"], "consistency weight: 2 at first, 2 halfway, 2 at last\n"),
+        (["method.ramp={kind: rampup, steps: 2}"], "consistency weight: 0.013 at first, 2 halfway, 2 at last\n"),
+        (
+            ["method.ramp={kind: rampup, steps: 9}"],
+            f"rises to {2 * math.exp(-5 * (6 / 9) ** 2):.2g} of 2 in the run's 4",
+        ),
     ],
 )
-def test_dry_run_says_when_the_consistency_weight_is_reached(words, says, config, capsys):
+def test_dry_run_says_how_the_consistency_weight_goes(words, says, config, capsys):
     assert cli.main(["train", config, "out=x", *words, "--dry-run"]) == 0
     assert says in capsys.readouterr().out
 
@@ -331,7 +334,7 @@ def test_the_plot_of_a_table_of_methods_has_a_dot_for_each_seed_and_lines_at_the
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--full", "all"], "--full all: no run of it among supervised, good; name its folders too"),
+        (["--full", "all"], "--full: no run of 'all' among supervised, good; name its folders too"),
         (["--vary", "batch.labeled"], "--vary batch.labeled: no setting of these runs; did you mean 'batch.labelled'?"),
     ],
 )

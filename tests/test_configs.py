@@ -1,11 +1,13 @@
 """Every file in configs/ loads, and every run described there takes two steps."""
 
+import re
 from pathlib import Path
 
 import pytest
 from torch import nn
 from trees import BY_KIND, rgbd
 
+from mtseg import cli
 from mtseg.config import differences, load, of_run, rate_for, written
 from mtseg.losses import Ohem
 from mtseg.method import Method
@@ -58,11 +60,18 @@ def test_the_recipe_for_photographs_takes_two_steps_on_a_data_set(name, tmp_path
     takes_two_steps([*words, "views.crop=[48, 64]"], tmp_path)
 
 
-def test_a_recipe_without_its_data_set_says_what_is_missing_and_where_it_is():
-    with pytest.raises(ValueError, match=r"missing key 'data'\n.*a data set .configs/data/\*\.yaml"):
+def test_a_recipe_without_its_data_set_says_what_is_missing_and_where_it_is(capsys):
+    lay = r"(?s)No file names a data set.*configs/data/own\.yaml"
+    with pytest.raises(ValueError, match="missing key 'data'") as caught:
         load([str(PHOTOGRAPHS)])
-    with pytest.raises(ValueError, match=r"missing key 'out'\nA run is a recipe .configs/demo\.yaml"):
-        load([str(ROOT / "method/default.yaml")])
+    assert re.search(lay, str(caught.value))
+    with pytest.raises(ValueError, match=lay):
+        load([str(PHOTOGRAPHS), "data.root=data/own"])
+    assert cli.main(["doctor", str(PHOTOGRAPHS)]) == 1
+    assert re.search(lay, capsys.readouterr().err)
+    with pytest.raises(ValueError, match="did you mean 'method'") as caught:
+        load([str(ROOT / "demo.yaml"), "methd.weight=1"])
+    assert "data set" not in str(caught.value)
 
 
 # As the papers and their lists have it: labelled, unlabelled (None: not stated by them), validation images.

@@ -502,33 +502,80 @@ def test_images_smaller_than_the_crop_are_noted_and_those_that_never_fill_it_war
     assert (warned.code, len(warned.files), "unlabelled" in warned.text) == ("never-fills-the-crop", 5, True)
 
 
+def corners(root: Path, *words: str) -> list[Finding]:
+    return [finding for finding in found(root, *words) if finding.code == "crop-is-a-corner"]
+
+
+def scaled(low: float, high: float, *views: str) -> list[str]:
+    return [f"views.{view}.geometry.scale=[{low}, {high}]" for view in views or ("labelled", "teacher", "student")]
+
+
+@pytest.mark.parametrize("student", ["own", "shared"])
 @pytest.mark.parametrize(
     ("crop", "scale", "share"),
     [((24, 80), 2.0, "42%"), ((24, 96), 2.0, None), ((32, 40), 1.0, "48%"), ((33, 40), 1.0, None)],
 )
-def test_a_crop_that_never_shows_half_of_a_side_is_warned_of(crop, scale, share, root):
+def test_a_crop_that_never_shows_half_of_a_side_is_warned_of_and_the_suggestion_shows_a_whole_one(
+    crop, scale, share, student, root
+):
     assert SIZE == (66, 96)  # at scale 2, 132 x 192
-    words = [f"views.crop=[{crop[0]}, {crop[1]}]"]
-    words += [f"views.{who}.geometry.scale=[{scale}, {scale + 1}]" for who in ("labelled", "teacher")]
-    warned = [finding for finding in found(root, *words) if finding.code == "crop-is-a-corner"]
-    assert [finding.text.partition(":")[0] for finding in warned] == (["labelled", "unlabelled"] if share else [])
-    assert all(f"shows at most {share} of a side" in finding.text for finding in warned)
-    alone = [finding for finding in found(root, *words, "method.branches=[]") if finding.code == "crop-is-a-corner"]
-    assert alone == warned[:1]
-    if warned:
-        asks = re.search("'(eval.predictor=.*)'", warned[0].text)[1]
-        views = config_of(root, *words, asks, *(finding.suggestion for finding in warned)).views
-        for policy in (views.labelled, views.teacher):  # as suggested, the smallest scale shows a whole side
-            reach = max(side / (policy.geometry.scale[0] * whole) for side, whole in zip(crop, SIZE, strict=True))
-            assert reach == pytest.approx(1, rel=0.05)
+    views = ("labelled", "teacher", "student") if student == "own" else ("labelled", "teacher")
+    words = [f"views.crop=[{crop[0]}, {crop[1]}]", *scaled(scale, scale + 1, *views)]
+    words += ["views.student.geometry=shared"] if student == "shared" else []
+    warned = corners(root, *words)
+    assert len(warned) == (share is not None)
+    for finding in warned:
+        assert finding.text.startswith(", ".join(f"views.{view}" for view in views) + ": ")
+        assert f"shows at most {share} of a side" in finding.text
+        after = config_of(root, *words, finding.suggestion).views
+        for view in views:
+            geometry = getattr(after, view).geometry
+            assert geometry.reach(crop=crop, image=SIZE) == pytest.approx(1, rel=0.05)
+            assert geometry.scale[1] / geometry.scale[0] == pytest.approx((scale + 1) / scale, rel=0.05)
+        assert not corners(root, *words, finding.suggestion)
 
 
-def test_a_ramp_that_is_longer_than_the_run_is_warned_of(root):
-    words = ["steps=4", "method.weight=3.0", "method.ramp={kind: rampup, steps: 8}"]
+def test_a_corner_is_judged_by_the_images_of_its_own_pool(root):
+    for path in (root / "unlabelled").rglob("*.png"):
+        Image.open(path).resize((960, 660)).save(path)
+    (warned,) = corners(root, "views.crop=[64, 96]", *scaled(1, 2))
+    assert warned.text.startswith("views.teacher, views.student: a crop of 64 x 96 shows at most 10% of a side")
+    assert warned.suggestion == ""  # at one scale the pools show different things
+    assert not corners(root, "views.crop=[64, 96]", *scaled(1, 2), "method.branches=[]")
+
+
+def test_a_share_of_the_area_is_no_corner_whatever_its_unused_scale(root):
+    words = ["views.crop=[24, 24]", *scaled(8, 9)]
+    areas = [f"views.{view}.geometry.area=[0.3, 1]" for view in ("labelled", "teacher", "student")]
+    assert corners(root, *words)
+    assert not corners(root, *words, *areas)
+
+
+def test_scales_at_which_nothing_was_seen_are_warned_of_and_the_suggestion_asks_between(root):
+    words = ["views.crop=[24, 40]", *scaled(0.2, 0.45)]
     (warned,) = serious(found(root, *words))
-    assert warned.code == "ramp-longer-than-the-run"
-    assert f"it gets to {3 * math.exp(-5 * (5 / 8) ** 2):.2g}" in warned.text  # at step 3, the last of four
-    assert not serious(found(root, *words, "steps=9"))
+    assert (warned.code, "asks at scale 1" in warned.text) == ("asked-at-another-scale", True)
+    assert config_of(root, *words, warned.suggestion).eval.predictor.augment.scales == (0.3,)
+    assert not serious(found(root, *words, warned.suggestion))
+    assert not serious(found(root, *words, "eval.predictor={kind: whole, augment: {scales: [0.4, 1]}}"))
+
+
+@pytest.mark.parametrize(
+    ("ramp", "steps", "gets_to"),
+    [
+        ("{kind: rampup, steps: 8}", 4, 3 * math.exp(-5 * (5 / 8) ** 2)),  # at step 3, the last of four
+        ("{kind: rampup, steps: 40}", 40, None),
+        ("{kind: rampup_share, share: 1}", 40, None),
+        ("{kind: cosine, warmup: 10}", 40, None),  # falls at the end
+        ("{kind: ramps, up: 8, down: 40}", 40, None),
+        ("{kind: constant}", 1, None),
+    ],
+)
+def test_a_ramp_that_is_longer_than_the_run_is_warned_of(ramp, steps, gets_to, root):
+    words = [f"steps={steps}", "method.weight=3.0", f"method.ramp={ramp}"]
+    warned = serious(found(root, *words))
+    assert [finding.code for finding in warned] == (["ramp-longer-than-the-run"] if gets_to else [])
+    assert all(f"rises to {gets_to:.2g} of 3" in finding.text for finding in warned)
     assert not serious(found(root, *words, "method.branches=[]"))
 
 

@@ -538,3 +538,21 @@ def test_a_view_of_colours_is_that_of_each_colour_alone(scale):
         for c in range(3)
     ]
     assert np.array_equal(draw_image(image, warp, (40, 48)), np.stack(each, axis=2))
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry(scale=(0.5, 2.0), rotation=0),
+        Geometry(scale=(3.0, 4.0), flip_vertical=0.5),
+        Geometry(area=(0.05, 0.2)),
+        Geometry(area=(0.05, 0.2), aspect=2),
+        Geometry(area=(0.5, 0.9), aspect=3),
+    ],
+)
+@pytest.mark.parametrize(("crop", "image"), [((24, 40), (66, 96)), ((40, 24), (66, 96)), ((32, 32), (200, 50))])
+def test_the_reach_is_the_most_of_a_side_that_any_draw_shows(geometry, crop, image):
+    rng = np.random.default_rng(0)
+    warps = [geometry.sample(rng, crop=crop, image=image) for _ in range(2000)]
+    most = max(max(abs(warp[0, 0]), abs(warp[1, 1])) for warp in warps)  # of the width, of the height
+    assert 0.93 * geometry.reach(crop=crop, image=image) <= most <= geometry.reach(crop=crop, image=image) + 1e-9

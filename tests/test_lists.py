@@ -153,7 +153,7 @@ def test_what_is_no_list_is_refused_in_one_line(content, name, says, tmp_path):
 
 
 def test_a_list_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.txt: no such list; paths are relative to data\.root"):
+    with pytest.raises(ValueError, match=r"nowhere\.txt: no such list; name one that is there"):
         read_list(tmp_path / "nowhere.txt")
 
 

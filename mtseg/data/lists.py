@@ -31,7 +31,7 @@ def read_list(path: Path) -> list[Entry]:
     """
     if not path.is_file():
         raise ValueError(
-            f"{path}: no such list; paths are relative to data.root; prepare.py of a data set fetches published lists"
+            f"{path}: no such list; name one that is there (prepare.py of a data set fetches published ones)"
         )
     try:
         text = path.read_bytes().decode("utf-8-sig")

@@ -1,5 +1,6 @@
 """Findings about the run that a config asks for on this data: sizes against the crop, steps, memory, disk."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from mtseg.config import Config
 from mtseg.data.files import Files
 from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
+from mtseg.geometry import Geometry
 from mtseg.optim import Sgd
+from mtseg.predictors import LEAST_SCALE
 
 CORNER = 0.5  # of an image's side: the crops of published recipes show more, at the smallest scale
-SMALLEST = 0.1  # the least scale at which a predictor asks
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,13 @@ def plan(config: Config, survey: Survey) -> Plan:
 def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
     """The findings that follow from sizes and needs."""
     yield from _sizes(config, survey)
+    yield from _corner(config, survey)
+    yield from _asked(config)
     if config.method.branches and needs.unlabelled_passes < 1:
         text = f"steps: {config.steps} see {needs.unlabelled_passes:.0%} of the unlabelled images, none of them twice"
         yield Finding("note", "part-of-a-pass", text)
-    most, _ = config.method.peak(config.steps)
-    if config.method.branches and most < config.method.weight:
-        text = (
-            f"method.ramp: the run's {config.steps} steps end before the consistency weight gets to "
-            f"{config.method.weight:g}: it gets to {most:.2g}; shorten the ramp, or raise steps"
-        )
-        yield Finding("warning", "ramp-longer-than-the-run", text)
+    if config.method.branches and (unfinished := config.method.unfinished(config.steps)):
+        yield Finding("warning", "ramp-longer-than-the-run", f"method.ramp: {unfinished}; shorten it, or raise steps")
     if needs.free < needs.checkpoints:
         text = (
             f"out: {megabytes(needs.free)} are free where {config.out} will be, and the checkpoints take "
@@ -109,25 +108,49 @@ def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
         if pool == "unlabelled" and not config.method.branches:
             continue
         yield from _small(survey, pool, (height, width), policy.geometry.scale[1])
-        yield from _corner(pool, (height, width), policy.geometry.scale, (int(middle[0]), int(middle[1])))
 
 
-def _corner(pool: str, crop: tuple[int, int], scale: tuple[float, float], image: tuple[int, int]) -> Iterator[Finding]:
-    """Crops that are a corner of an image of median size even at the smallest scale that is drawn."""
-    shown = max(side / (scale[0] * whole) for side, whole in zip(crop, image, strict=True))
-    if shown < CORNER:
+def _corner(config: Config, survey: Survey) -> Iterator[Finding]:
+    """Views that never show half of a side of an image of their pool's median size."""
+    geometries: dict[str, Geometry] = {}
+    shown: dict[str, float] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for view, pool in {"labelled": "labelled", "teacher": "unlabelled", "student": "unlabelled"}.items():
+        geometry = getattr(config.views, view).geometry
+        images = [entry.image.size for entry in survey.of(pool) if entry.image.size != (0, 0)]
+        if images and isinstance(geometry, Geometry) and (pool == "labelled" or config.method.branches):
+            high, wide = np.median(images, axis=0).astype(int).tolist()
+            geometries[view], sizes[view] = geometry, (high, wide)
+            shown[view] = geometry.reach(crop=config.views.crop, image=sizes[view])
+    low = [view for view in shown if shown[view] < CORNER]
+    if not low:
+        return
+    worst = min(low, key=lambda view: shown[view])
+    crop, median = (f"{height} x {width}" for height, width in (config.views.crop, sizes[worst]))
+    text = (
+        f"views.{', views.'.join(low)}: a crop of {crop} shows at most {shown[worst]:.0%} of a side of an image of "
+        f"median size, {median}: nothing large is ever seen whole. For images of small things, as from the air, it may "
+        "be right; else raise views.crop, or lower the scales, and ask at them too"
+    )
+    lowered = {view: [shown[worst] * edge for edge in geometry.scale] for view, geometry in geometries.items()}
+    fits = low == list(geometries) and all(geometry.area is None for geometry in geometries.values())
+    word = ", ".join(f"{view}: {{geometry: {{scale: [{a:.2g}, {b:.2g}]}}}}" for view, (a, b) in lowered.items())
+    fits = fits and math.sqrt(math.prod(lowered["labelled"])) >= LEAST_SCALE
+    yield Finding("warning", "crop-is-a-corner", text, suggestion=f"views={{{word}}}" if fits else "")
+
+
+def _asked(config: Config) -> Iterator[Finding]:
+    """Images that are asked about at scales at which none was seen."""
+    geometry, predictor = config.views.labelled.geometry, config.eval.predictor
+    (least, most), asked = geometry.scale, predictor.augment.scales
+    if geometry.area is None and not any(least <= scale <= most for scale in asked):
         text = (
-            f"{pool}: a crop of {crop[0]} x {crop[1]} shows at most {shown:.0%} of a side of an image of {image[0]} x "
-            f"{image[1]} (the median), at the smallest scale, {scale[0]:g}: nothing large is ever seen whole. For "
-            "images of small things, as from the air, it may be right; else raise views.crop"
+            f"eval.predictor: asks at scale {', '.join(f'{scale:g}' for scale in asked)}, and labelled images are seen "
+            f"at {least:g} to {most:g} (views.labelled.geometry.scale); ask at one among these"
         )
-        word = ""
-        if shown >= SMALLEST:
-            whose = "labelled" if pool == "labelled" else "teacher"
-            word = f"views.{whose}.geometry.scale=[{shown * scale[0]:.2g}, {shown * scale[1]:.2g}]"
-            asks = f"eval.predictor={{kind: whole, augment: {{scales: [{shown:.2g}]}}}}"
-            text += f", or lower the scales as suggested, and ask alike: '{asks}'"
-        yield Finding("warning", "crop-is-a-corner", text, suggestion=word)
+        middle = math.sqrt(least * most)
+        word = f"eval.predictor={{kind: {predictor.kind}, augment: {{scales: [{middle:.2g}]}}}}"
+        yield Finding("warning", "asked-at-another-scale", text, suggestion=word if middle >= LEAST_SCALE else "")
 
 
 def _small(survey: Survey, pool: str, crop: tuple[int, int], most: float) -> Iterator[Finding]:

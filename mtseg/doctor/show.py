@@ -12,20 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from mtseg.checkpoint import write_whole
-from mtseg.config import Config
+from mtseg.config import Config, whole
 from mtseg.data.tree import first
 from mtseg.doctor.channels import completed
 from mtseg.doctor.examine import Report, examine
 from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted
 from mtseg.doctor.machine import Machine
-from mtseg.settings import gather, validate
+from mtseg.settings import gather
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def answer(words: Sequence[str], here: Machine, *, to_json: bool, out: str | None) -> int:
     """Examine the config of command-line words, tell, and write what `--out` asks for; 1 where there are errors."""
-    config = validate(Config, {"out": "runs"} | gather(words))
+    config = whole({"out": "runs"} | gather(words))
     report = examine(config, here)
     written = write(report, config, Path(out)) if out else None
     if to_json:
