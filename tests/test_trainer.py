@@ -337,14 +337,16 @@ def test_a_loss_that_stays_no_number_ends_the_run_with_the_step_and_a_capture(tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_teacher_of_the_demo_is_ahead_of_supervised_only(seed, tmp_path):
+@pytest.mark.parametrize(("words", "ahead"), [([], 0.03), (["views.labelled.colour=[]"], 0.08)], ids=["demo", "plain"])
+def test_the_teacher_of_the_demo_is_ahead_of_supervised_only(words, ahead, seed, tmp_path):
+    """The demo's labelled images have the student's colours, which alone are worth most of what plain ones miss."""
     from mtseg.compare import compare
     from mtseg.config import load
 
     demo = str(Path(__file__).parent.parent / "configs" / "demo.yaml")
-    rows = compare(load([demo, f"seed={seed}", f"data.seed={seed}", f"out={tmp_path}"]))
-    assert rows["teacher"]["last"] > rows["supervised-only"]["last"] + 0.02
-    assert rows["teacher"]["last"] > rows["supervised-only, averaged weights"]["last"] + 0.02
+    rows = compare(load([demo, *words, f"seed={seed}", f"data.seed={seed}", f"out={tmp_path}"]))
+    assert rows["teacher"]["last"] > rows["supervised-only"]["last"] + ahead
+    assert rows["teacher"]["last"] > rows["supervised-only, averaged weights"]["last"] + ahead
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
