@@ -11,7 +11,7 @@ from mtseg.convnet import Norm, NormedConv, conv13
 from mtseg.models import one_of
 from mtseg.part import part
 from mtseg.shake import shake26
-from mtseg.weights import downloaded, load_encoder, read_weights
+from mtseg.weights import downloaded, load_encoder, of_timm, read_weights
 
 Heads = Literal[1, 2]
 
@@ -113,12 +113,17 @@ class Timm:
     def downloads(self) -> bool:
         return str(self.weights) == "imagenet"
 
+    def origin(self) -> str:
+        """Where the network's ImageNet weights are; empty where that is not known."""
+        return of_timm(self.name)
+
     def _weights(self) -> Mapping[str, Tensor]:
         import timm
 
         if not self.downloads():
             return read_weights(self.weights)
-        return downloaded(self.name, lambda: timm.create_model(self.name, pretrained=True, num_classes=0))
+        make = timm.create_model
+        return downloaded(self.name, lambda: make(self.name, pretrained=True, num_classes=0), origin=self.origin())
 
 
 class Classifier(nn.Module):

@@ -143,10 +143,11 @@ class Log:
         self._show("train/waiting", waiting, step)
         shown = "  ".join(f"{key} {values[f'train/{key}']:.4g}" for key in SHOWN if f"train/{key}" in values)
         shown += f"  skipped {values['train/skipped']}" if values.get("train/skipped") else ""
-        shown += f"  {speed:.0f} images/s  waiting {waiting:.0%}"
+        shown += f"  {speed:{'.0f' if speed >= 10 else '.2g'}} images/s  waiting {waiting:.0%}"
         self._progress.update(self._task, completed=step, shown=shown)
         if not self._live:
-            self.say(f"step {step}/{self._total}  {shown}")
+            left = lasting((self._total - step) * passed / max(1, step - before))
+            self.say(f"step {step}/{self._total}  {shown}  left {left}")
 
     def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
         """Record and show the scores of the networks in `found`, by name."""
@@ -257,3 +258,11 @@ def _plain(value: Any) -> Any:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def lasting(seconds: float) -> str:
+    """A time in two digits or three: `45 s`, `12 min`, `3.5 h`, `4.9 days`."""
+    for unit, length in (("days", 86400), ("h", 3600)):
+        if seconds >= length * 1.5:
+            return f"{seconds / length:.{1 if seconds < 10 * length else 0}f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from mtseg.part import part
-from mtseg.weights import downloaded, load_encoder, of_channels, read_weights
+from mtseg.weights import downloaded, load_encoder, of_channels, of_timm, read_weights
 
 # Arguments of smp's architectures that other keys say, or that change what the network returns.
 NOT_OPTIONS = (
@@ -78,6 +78,16 @@ class Smp:
         """Whether `build` asks the network for weights."""
         return str(self.weights) == "imagenet"
 
+    def origin(self) -> str:
+        """Where the encoder's ImageNet weights are; empty where that is not known."""
+        import segmentation_models_pytorch as smp
+
+        if self.encoder.startswith("tu-"):
+            return of_timm(self.encoder.removeprefix("tu-"))
+        settings = smp.encoders.encoders.get(self.encoder, {}).get("pretrained_settings") or {}
+        repository = settings.get("imagenet", {}).get("repo_id")
+        return f"huggingface.co/{repository}" if repository else ""
+
     def _known_encoder(self) -> str:
         import segmentation_models_pytorch as smp
         import timm
@@ -92,7 +102,9 @@ class Smp:
         if not self.downloads():
             return read_weights(self.weights)
         make = smp.encoders.get_encoder
-        return downloaded(self.encoder, lambda: make(self.encoder, depth=depth, weights="imagenet"))
+        return downloaded(
+            self.encoder, lambda: make(self.encoder, depth=depth, weights="imagenet"), origin=self.origin()
+        )
 
 
 class Padded(nn.Module):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from rich.progress import track
 
 from mtseg import pictures
@@ -28,6 +30,18 @@ def share_kept(out: Path) -> float:
     """The share of the pixels of all masks that were predicted into `out` that have a class; 0 of none."""
     areas = [(line["size"][0] * line["size"][1], line["named"]) for line in recorded(out).values()]
     return float(sum(area * named for area, named in areas) / max(1, sum(area for area, _ in areas)))
+
+
+def classes_kept(out: Path, classes: Sequence[str]) -> dict[str, float]:
+    """Of the pixels that have a class in the masks in `out`, the share of each class, the commonest first."""
+    counts = np.zeros(256, np.int64)
+    for name in recorded(out):
+        path = out / "mask" / f"{name}.png"
+        if path.is_file():
+            with Image.open(path) as mask:
+                counts += np.bincount(np.asarray(mask).ravel(), minlength=256)[:256]
+    shares = counts[: len(classes)] / max(1, counts[: len(classes)].sum())
+    return {classes[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
 
 
 def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
@@ -66,7 +80,8 @@ def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
     seen = dump(trained.views.labelled)  # as the run saw its labelled images, whatever recipe this is laid on
     views = {"labelled": {key: seen[key] for key in ("colour", "pick")}}
     write_whole(out / "data.yaml", head + to_yaml({"data": tree, "views": views}))
-    return f"{len(sure)} pseudo-labels{beside}"
+    none = len(there) - len(sure)
+    return f"{len(sure)} pseudo-labels{beside}" + (f"; {none} images have none, and stay unlabelled" if none else "")
 
 
 def _copied(trained: Trained, out: Path, source: Source, pool: str) -> list[Pair]:

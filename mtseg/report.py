@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtseg.classifiers import Timm
 from mtseg.config import Config, splits_of
 from mtseg.data.channels import visible
 from mtseg.data.provenance import provenance
@@ -14,6 +15,7 @@ from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
 from mtseg.estimate import estimate
 from mtseg.evaluate import source_of
+from mtseg.models import Smp
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
 from mtseg.views import Views
@@ -47,12 +49,17 @@ def facts(config: Config) -> dict[str, str]:
         else "not used",
         "val, test images": f"{len(splits.val)}, {len(splits.test)}",
         **({"consistency weight": _weights(config)} if branches else {}),
+        **({"weights": _fetched(config.model)} if isinstance(config.model, Smp | Timm) and not read_here else {}),
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step",
         "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
     }
+
+
+def _fetched(model: Smp | Timm) -> str:
+    return f"ImageNet's, fetched at the start from {model.origin() or 'its authors'} where they are not cached"
 
 
 def _weights(config: Config) -> str:

@@ -69,8 +69,16 @@ def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: s
     nn.Module.load_state_dict(encoder, {name: found[name] if found[name] is not None else own[name] for name in own})
 
 
-def downloaded(name: str, make: Callable[[], nn.Module]) -> Mapping[str, Tensor]:
-    """The tensors of what `make` builds with ImageNet weights of `name`.
+def of_timm(name: str) -> str:
+    """Where timm's weights of a network are: `huggingface.co/timm/resnet50.a1_in1k`; empty where it does not say."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name)
+    return f"huggingface.co/{found.hf_hub_id}" if found is not None and found.hf_hub_id else ""
+
+
+def downloaded(name: str, make: Callable[[], nn.Module], *, origin: str) -> Mapping[str, Tensor]:
+    """The tensors of what `make` builds with ImageNet weights of `name`, which are at `origin`.
 
     Raises ValueError, with what to do, where they cannot be had.
     """
@@ -80,8 +88,8 @@ def downloaded(name: str, make: Callable[[], nn.Module]) -> Mapping[str, Tensor]
     except Exception as error:
         raise ValueError(
             f"model.weights: the ImageNet weights of {name!r} could not be downloaded ({type(error).__name__}); "
-            "go online once, or place a file of them here and name it: model.weights=FILE.safetensors "
-            "(model.weights=none starts from random weights)"
+            f"go online once, or fetch model.safetensors from {origin or 'where its authors keep it'}, and name it: "
+            "model.weights=FILE.safetensors (model.weights=none starts from random weights)"
         ) from error
     return nn.Module.state_dict(donor)
 

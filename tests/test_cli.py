@@ -110,6 +110,12 @@ def test_images_are_read_by_no_more_threads_than_the_network_has(threads, tmp_pa
         torch.set_num_threads(before[1])
 
 
+@pytest.mark.parametrize(("weights", "said"), [("imagenet", True), ("none", False)])
+def test_dry_run_says_from_where_weights_would_be_fetched(weights, said, config, capsys):
+    assert cli.main(["train", config, "out=x", f"model.weights={weights}", "--dry-run"]) == 0
+    assert ("fetched at the start from huggingface.co/timm/test_resnet" in capsys.readouterr().out) == said
+
+
 def test_dry_run_says_no_weight_where_there_is_no_consistency(config, capsys):
     assert cli.main(["train", config, "out=x", "method.branches=[]", "--dry-run"]) == 0
     assert "consistency weight" not in capsys.readouterr().out

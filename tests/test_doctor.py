@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trees
 from browser import Page
 from PIL import Image
@@ -502,12 +503,31 @@ def test_images_smaller_than_the_crop_are_noted_and_those_that_never_fill_it_war
     assert (warned.code, len(warned.files), "unlabelled" in warned.text) == ("never-fills-the-crop", 5, True)
 
 
-def corners(root: Path, *words: str) -> list[Finding]:
-    return [finding for finding in found(root, *words) if finding.code == "crop-is-a-corner"]
-
-
 def scaled(low: float, high: float, *views: str) -> list[str]:
     return [f"views.{view}.geometry.scale=[{low}, {high}]" for view in views or ("labelled", "teacher", "student")]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "share"), [(0.5, 2, "26%"), (0.9, 2, "46%"), (1, 2, None), (1, 4, None), (0.5, 1.9, "never")]
+)
+def test_crops_that_are_mostly_mirror_image_are_warned_of_and_the_suggestion_fills_them(low, high, share, root):
+    """Images of 66 x 96 in a crop of 130 x 190: 26 % at scale 1, 46 % at the root of 1.8, 51 % at that of 2."""
+    words = ["views.crop=[130, 190]", *scaled(low, high)]
+    warned = serious(found(root, *words))
+    code = "never-fills-the-crop" if share == "never" else "mostly-padding"
+    assert [(finding.code, finding.text.partition(":")[0]) for finding in warned] == (
+        [(code, "labelled"), (code, "unlabelled")] if share else []
+    )
+    if code == "mostly-padding":
+        for finding in warned:
+            assert f"{share} of a crop of 130 x 190 is image" in finding.text
+            assert not serious(found(root, *words, finding.suggestion))
+            crop, middle = config_of(root, *words, finding.suggestion).views.crop, math.sqrt(low * high)
+            assert all(crop[axis] <= SIZE[axis] * middle < crop[axis] + 16 for axis in (0, 1))
+
+
+def corners(root: Path, *words: str) -> list[Finding]:
+    return [finding for finding in found(root, *words) if finding.code == "crop-is-a-corner"]
 
 
 @pytest.mark.parametrize("student", ["own", "shared"])
@@ -788,15 +808,18 @@ def test_the_checkpoints_of_a_run_take_about_what_is_said(tmp_path):
     assert taken == pytest.approx(needs.checkpoints * config.keep / (config.keep + 1), rel=0.3)
 
 
-def test_activations_of_a_plain_network_are_the_sizes_of_its_maps():
-    import torch
-    from torch import nn
-
-    network = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.AvgPool2d(2))
-    assert plan_module._activations(network, (16, 24)) == 4 * (5 * 16 * 24 * 2 + 5 * 8 * 12)
+def test_a_network_that_fails_on_a_crop_is_said_with_the_crop():
     with pytest.raises(ValueError, match="fails on a crop of 16 x 24"):
-        plan_module._activations(nn.Conv2d(4, 1, 1), (16, 24))
+        plan_module._try(torch.nn.Conv2d(4, 1, 1), (16, 24))
+    plan_module._try(torch.nn.Conv2d(3, 1, 1), (16, 24))
     assert torch.is_grad_enabled()
+
+
+def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
+    from mtseg.report import facts as of_dry_run
+
+    config = config_of(root)
+    assert examine(config, HEALTHY).facts["a step"] == of_dry_run(config)["memory in a step"]
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_an_error(root, monkeypatch):

@@ -271,8 +271,17 @@ def test_imagenet_weights_without_a_network_say_what_to_place_and_how_to_name_it
     message = str(caught.value)
     for part in (TINY, "ImageNet", "ConnectionError", "model.weights=FILE.safetensors", "model.weights=none"):
         assert part in message
+    assert f"fetch model.safetensors from huggingface.co/timm/{TINY.removeprefix('tu-')}." in message
     assert "\n" not in message
     assert "Max retries" not in message
+
+
+def test_where_the_weights_of_an_encoder_are_is_what_its_library_says() -> None:
+    of_smp = smp.encoders.encoders["mobilenet_v2"]["pretrained_settings"]["imagenet"]["repo_id"]
+    assert small(encoder="mobilenet_v2").origin() == f"huggingface.co/{of_smp}"
+    assert small(encoder="tu-resnet50").origin() == f"huggingface.co/{timm.get_pretrained_cfg('resnet50').hf_hub_id}"
+    assert small(encoder="tu-resnet50.a2_in1k").origin() == "huggingface.co/timm/resnet50.a2_in1k"
+    assert small(encoder="tu-nothing_like_it").origin() == ""
 
 
 # --- names

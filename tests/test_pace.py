@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 
@@ -81,7 +82,34 @@ def test_a_run_shows_how_long_it_waited(tmp_path, capsys):
     config = tiny(tmp_path, "steps=2")
     fit(config)
     lines = [line for line in capsys.readouterr().out.splitlines() if "images/s" in line]
-    shares = [int(line.rpartition("waiting ")[2].removesuffix("%")) for line in lines]
+    shares = [int(re.search(r"waiting (\d+)%", line)[1]) for line in lines]
     assert len(shares) == 2
     assert all(0 < share <= 100 for share in shares)  # without workers every batch is waited for
     assert not any("train/waiting" in json.loads(line) for line in (tmp_path / "metrics.jsonl").open())
+
+
+def test_a_record_says_how_long_the_run_will_last_at_the_pace_since_the_last_one(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(log.time, "perf_counter", lambda: now[0])
+    with log.Log(tmp_path, total=100) as record:
+        for step, passed in ((10, 400.0), (20, 2.0), (100, 8.0)):
+            now[0] += passed
+            record.train(step, {"train/loss": 1.0}, images_per_step=4)
+    ends = [line.rpartition("  left ")[2] for line in capsys.readouterr().out.splitlines() if "images/s" in line]
+    assert ends == ["60 min", "16 s", "0 s"]  # 90 steps of 40 s, 80 of 0.2 s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (36000, "10 h"),
+        (4.9 * 86400, "4.9 days"),
+    ],
+)
+def test_a_time_is_said_in_two_digits_or_three(seconds, text):
+    assert log.lasting(seconds) == text

@@ -444,6 +444,11 @@ def test_the_next_round_has_the_persons_labels_beside_and_is_laid_on_their_own_c
     masks = {hash_of(np.array(Image.open(out / "image" / n))): read_mask(out / "mask" / n) for n in outputs(out)}
     share = np.mean([mask != IGNORE for mask in masks.values()])
     assert f"{100 * share:.1f} % of the pixels are kept" in said
+    classes = np.bincount(np.concatenate([mask[mask != IGNORE] for mask in masks.values()]), minlength=3)
+    of_them = sorted(zip(classes / classes.sum(), ("background", "road", "car"), strict=True), reverse=True)
+    assert ", ".join(f"{name} {part:.0%}" for part, name in of_them if part) in said
+    assert ("look: " in said) == (0 in classes)
+    assert all(name in said.partition("have no pixel (")[2] for part, name in of_them if not part)
     after = load([*words, str(out / "data.yaml"), f"out={tmp_path / 'run'}"]).data.build()
     wanted = {hash_of(before.labelled.image(i)): before.labelled.label(i) for i in range(len(before.labelled))}
     for pool, truth in (("labelled", wanted | {k: m for k, m in masks.items() if (m != IGNORE).any()}), ("val", None)):

@@ -66,9 +66,19 @@ def _next_round(trained: "Trained", out: "Path", splits: "Splits | None", wishes
     from mtseg import pseudo
 
     kept = pseudo.share_kept(out)
-    print(f"{100 * kept:.1f} % of the pixels are kept, sure to {wishes.min_confidence} or more")
+    shares = pseudo.classes_kept(out, trained.classes) if kept > 0 and "mask" in wishes.save else {}
+    of_them = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0)
+    print(
+        f"{100 * kept:.1f} % of the pixels are kept, sure to {wishes.min_confidence} or more"
+        + f": {of_them}" * bool(shares)
+    )
     if kept == 0:
         print("look: no pixel has a class; lower --min-confidence, in another --out")
+    elif missing := [name for name, share in shares.items() if share == 0]:
+        print(
+            f"look: {len(missing)} of {len(shares)} classes have no pixel ({', '.join(missing)}): beside these labels "
+            "they would be rare; lower --min-confidence, in another --out, and compare with a run without this round"
+        )
     if {"mask", "image"} <= set(wishes.save) and (kept > 0 or splits is not None):
         made, file = pseudo.write(trained, out, splits), out / "data.yaml"
-        print(f"{file}: {made}" + (f"; the last file of tools/train.py RECIPE.yaml {file}" if kept > 0 else ""))
+        print(f"{file}: {made}" + (f"; name it last: tools/train.py RECIPE.yaml [WORDS] {file}" if kept > 0 else ""))

@@ -13,22 +13,25 @@ from mtseg.config import Config
 from mtseg.data.files import Files
 from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
+from mtseg.estimate import estimate
 from mtseg.geometry import Geometry
 from mtseg.optim import Sgd
 from mtseg.predictors import LEAST_SCALE
 
 CORNER = 0.5  # of an image's side: the crops of published recipes show more, at the smallest scale
+HALF = 0.5  # of a crop's area
+STRIDE = 16  # of usual networks, which pad other crops
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will need. Bytes; `activations` are a rough guess: the outputs of all layers, kept for backward."""
+    """What a run will need. Bytes; `step` is a sentence on its memory."""
 
     labelled_passes: float
     unlabelled_passes: float
     batch: int  # uint8 views of a step, as they leave a worker
     waiting: int  # the batches that the workers hold ready, in shared memory
-    activations: int
+    step: str
     parameters: int
     checkpoints: int
     images: int  # their files
@@ -39,7 +42,7 @@ class Plan:
         return {
             "passes": f"labelled images {self.labelled_passes:.1f}, unlabelled images {self.unlabelled_passes:.1f}",
             "a batch": f"{megabytes(self.batch)} of views, {megabytes(self.waiting)} held ready by the workers",
-            "a step": f"about {megabytes(self.activations)} of activations in single precision",
+            "a step": self.step,
             "parameters": f"{self.parameters / 1e6:.2f} million",
             "on the disk": f"images {megabytes(self.images)}, checkpoints {megabytes(self.checkpoints)}, "
             f"free {megabytes(self.free)}",
@@ -54,20 +57,18 @@ def plan(config: Config, survey: Survey) -> Plan:
     )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     sizes, branches = config.batch, config.method.branches
-    own, asked = sizes.forward
-    crops = own + len(branches) * asked if branches else sizes.labelled
     area = config.views.crop[0] * config.views.crop[1]
     views = 1 + config.method.views_of_student if branches else 0
     view = area * channels * _bytes(survey)
     batch = view * (sizes.labelled + sizes.unlabelled * views) + area * sizes.labelled  # the label's one byte
-    activations = _activations(network, config.views.crop, channels=channels)
+    _try(network, config.views.crop, channels=channels)
     copies = 4 if isinstance(config.optimizer, Sgd) else 5  # student, shadow, teacher; momentum, or two moments
     return Plan(
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
         unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
         batch=batch,
         waiting=batch * config.prefetch * config.workers,
-        activations=activations * crops,
+        step=estimate(config, len(survey.splits.classes), len(survey.splits.unlabelled)).sentence(),
         parameters=parameters,
         checkpoints=4 * copies * parameters * (config.keep + 1),  # one more while it is written
         images=sum(entry.image.bytes for entry in survey.distinct()),
@@ -107,7 +108,8 @@ def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
     for pool, policy in policies.items():
         if pool == "unlabelled" and not config.method.branches:
             continue
-        yield from _small(survey, pool, (height, width), policy.geometry.scale[1])
+        if policy.geometry.area is None:  # a share of an image fills every crop
+            yield from _small(survey, pool, (height, width), policy.geometry.scale)
 
 
 def _corner(config: Config, survey: Survey) -> Iterator[Finding]:
@@ -153,8 +155,9 @@ def _asked(config: Config) -> Iterator[Finding]:
         yield Finding("warning", "asked-at-another-scale", text, suggestion=word if middle >= LEAST_SCALE else "")
 
 
-def _small(survey: Survey, pool: str, crop: tuple[int, int], most: float) -> Iterator[Finding]:
-    """Images that fill no crop at scale 1, or at no scale that is drawn."""
+def _small(survey: Survey, pool: str, crop: tuple[int, int], scale: tuple[float, float]) -> Iterator[Finding]:
+    """Images that fill no crop at scale 1, less than half of it at the middle scale, or none at any that is drawn."""
+    most, middle = scale[1], math.sqrt(scale[0] * scale[1])
     images = [entry.image for entry in survey.of(pool) if entry.image.size != (0, 0)]
     images = list({image.name: image for image in images}.values())
     sides = np.array([image.size for image in images]).reshape(-1, 2)
@@ -167,6 +170,13 @@ def _small(survey: Survey, pool: str, crop: tuple[int, int], most: float) -> Ite
             f"even at the largest scale ({most:g}): the smallest is {h} x {w}; lower views.crop, or raise the scale"
         )
         yield Finding("warning", "never-fills-the-crop", text, tuple(image.name for image in never))
+    elif (filled := np.minimum(1, sides * middle / crop).prod(1).mean().item() if images else 1) < HALF:
+        fits = [max(STRIDE, int(side) // STRIDE * STRIDE) for side in np.minimum(np.median(sides, 0) * middle, crop)]
+        text = (
+            f"{pool}: at {middle:.2g}, the middle of the scales, {filled:.0%} of a crop of {crop[0]} x {crop[1]} is "
+            "image, and the rest its mirror image, which teaches nothing; lower views.crop, or raise the scale"
+        )
+        yield Finding("warning", "mostly-padding", text, suggestion=f"views.crop=[{fits[0]}, {fits[1]}]")
     elif small:
         text = f"{pool}: {amount(len(small), 'image')} of {len(images)} are smaller than the crop: padded at scale 1"
         yield Finding("note", "smaller-than-the-crop", text, tuple(image.name for image in small))
@@ -178,24 +188,13 @@ def _bytes(survey: Survey) -> int:
     return 4 if isinstance(source, Files) and any(layer.range for layer in source.channels.layers) else 1
 
 
-def _activations(network: torch.nn.Module, crop: tuple[int, int], *, channels: int = 3) -> int:
-    """Bytes of all that the layers return for one crop. Raises ValueError where the network fails on it."""
-    sizes: list[int] = []
-
-    def note(module: torch.nn.Module, given: object, returned: object) -> None:
-        sizes.append(returned.nbytes if isinstance(returned, torch.Tensor) else 0)
-
-    leaves = [module for module in network.modules() if not any(module.children())]
-    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+def _try(network: torch.nn.Module, crop: tuple[int, int], *, channels: int = 3) -> None:
+    """Raises ValueError where the network fails on a crop."""
     try:
         with torch.inference_mode():
             network.eval()(torch.zeros(1, channels, *crop))
     except RuntimeError as error:
         raise ValueError(f"model: fails on a crop of {crop[0]} x {crop[1]}: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(sizes)
 
 
 def _existing(path: Path) -> Path:
