@@ -32,6 +32,8 @@ def chart(title: str, curves: Sequence[Curve], *, percent: bool = False) -> str:
     steps = [step for curve in shown for step, _ in curve.points]
     if percent:
         every = [min(max(value, 0.0), 100.0) for value in every]
+        middle = (min(every) + max(every)) / 2
+        every += [max(0.0, middle - 1), min(100.0, middle + 1)]  # less than two points is no difference to fill a chart
     low, high = _stretched(min(every), max(every))
     frame = _Frame(min(steps), max(steps), low, min(high, 100.0) if percent else high)
     inner = [*frame.grid()]
@@ -76,10 +78,11 @@ class _Frame:
         return TOP + (self.high - within) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
 
     def grid(self) -> Iterator[str]:
-        for value in ticks(self.low, self.high):
+        values = ticks(self.low, self.high)
+        for value, text in zip(values, told_apart(values), strict=True):
             y = self.y(value)
             yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            yield f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>'
+            yield f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         ends = [(self.first, "start"), (self.last, "end")] if self.last > self.first else [(self.first, "start")]
         for step, anchor in ends:
             yield f'<text x="{self.x(step):.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{step:g}</text>'
@@ -117,6 +120,16 @@ def ticks(low: float, high: float) -> list[float]:
     step = 10.0 ** math.floor(math.log10(raw))
     step *= next(m for m in (1, 2, 5, 10) if m * step >= raw * 0.999)
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Different values in different words: `short`, and in more digits where these are alike."""
+    texts = [short(value) for value in values]
+    for digits in range(4, 16):
+        if len(set(texts)) == len(set(values)):
+            break
+        texts = [f"{value:.{digits}g}" for value in values]
+    return texts
 
 
 def _stretches(points: Sequence[Point]) -> Iterator[list[tuple[float, float]]]:

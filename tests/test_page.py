@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runs import tiny
 
 from mtseg import cli, run_page, seen
-from mtseg.charts import BOTTOM, HEIGHT, TOP, Curve, chart, thinned, ticks
+from mtseg.charts import BOTTOM, HEIGHT, TOP, Curve, chart, short, thinned, ticks, told_apart
 from mtseg.checkpoint import load_newest
 from mtseg.config import written
 from mtseg.confusing import confusing
@@ -35,6 +35,22 @@ def run(tmp_path_factory) -> Path:
 
 
 # -- curves ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("low", "high"), [(26.38, 26.45), (0, 1000), (-1e-4, 3e-4), (1e6, 1e6 + 3), (0.1, 99)])
+def test_ticks_that_differ_are_told_apart(low, high):
+    found = ticks(low, high)
+    said = told_apart(found)
+    assert len(set(said)) == len(found) > 1
+    assert [float(text) for text in said] == pytest.approx(found, abs=(high - low) / 100)
+    alike = len({short(value) for value in found}) < len(found)
+    assert alike or said == [short(value) for value in found]
+
+
+def test_a_score_that_hardly_moves_does_not_fill_its_chart():
+    picture = chart("mIoU", [Curve("teacher", [(0, 0.26), (1, 0.2605)])], percent=True)
+    (start, end) = (float(y) for y in re.search(r'd="M[\d.]+ ([\d.]+)L[\d.]+ ([\d.]+)"', picture).groups())
+    assert 0 < start - end < 0.05 * (HEIGHT - TOP - BOTTOM)  # 0.05 points of two
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
