@@ -68,10 +68,8 @@ def _next_round(trained: "Trained", out: "Path", splits: "Splits | None", wishes
     kept = pseudo.share_kept(out)
     shares = pseudo.classes_kept(out, trained.classes) if kept > 0 and "mask" in wishes.save else {}
     of_them = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0)
-    print(
-        f"{100 * kept:.1f} % of the pixels are kept, sure to {wishes.min_confidence} or more"
-        + f": {of_them}" * bool(shares)
-    )
+    said = f"{100 * kept:.1f} % of the pixels are kept, sure to {wishes.min_confidence} or more"
+    print(f"{said}: {of_them}" if of_them else said)
     if kept == 0:
         print("look: no pixel has a class; lower --min-confidence, in another --out")
     elif missing := [name for name, share in shares.items() if share == 0]:
