@@ -41,6 +41,9 @@ HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21", "opencv-python-headles
 CLASSES = ("background", "road", "car")
 
 
+MEASURED = ("sizes", "few-scored")  # what is said of a clean set too
+
+
 def stripes(values, seed: int, size=SIZE) -> np.ndarray:
     """A mask of all `values`, row by row, begun at another one for each seed; its last column is ignored."""
     mask = np.repeat(np.resize(np.roll(values, seed), size[0])[:, None], size[1], axis=1)
@@ -135,7 +138,14 @@ def test_the_embedded_scenes_have_no_error_and_no_warning(tmp_path):
 
 
 def test_a_clean_folder_is_only_measured(root):
-    assert [(f.severity, f.code) for f in found(root)] == [("note", "sizes")]
+    assert {(f.severity, f.code) for f in found(root)} == {("note", code) for code in MEASURED}
+
+
+@pytest.mark.parametrize(("images", "few"), [(19, True), (20, False)])
+def test_a_score_of_few_images_is_noted(images, few, tmp_path):
+    findings = examine(tiny(tmp_path, f"data.val={images}"), HEALTHY).findings
+    said = [finding.text for finding in findings if finding.code == "few-scored"]
+    assert [text.startswith("val has 19 images:") for text in said] == [True] * few
 
 
 # -- broken sets: each fault alone, and what is said of it -------------------------------------------------------------
@@ -267,6 +277,12 @@ def one_car(root):
     (root / M2).write_bytes(kept)
 
 
+def one_car_in_val(root):
+    kept = (root / V0.replace("images", "masks")).read_bytes()
+    no_cars(root, "val")
+    (root / V0.replace("images", "masks")).write_bytes(kept)
+
+
 def twice(root, *, same_mask):
     shutil.copy(root / L2, root / "labelled/images/labelled_3.jpg")
     if same_mask:
@@ -332,6 +348,11 @@ FAULTS = {
         "car: in no mask of val",
     ),
     "rare class": (one_car, [("warning", "class-rare", ())], "car (1)"),
+    "rare class in val": (
+        one_car_in_val,
+        [("warning", "class-rare-scored", ())],
+        "fewer than 3 images of val: car (1)",
+    ),
     "duplicate": (lambda r: twice(r, same_mask=True), [("warning", "duplicates", (L2, L3))], "one picture"),
     "contradiction": (
         lambda r: twice(r, same_mask=False),
@@ -359,7 +380,7 @@ FAULTS = {
 def test_a_fault_is_found_and_nothing_else(fault, root):
     break_it, expected, words = FAULTS[fault]
     break_it(root)
-    findings = [finding for finding in found(root) if finding.code != "sizes"]
+    findings = [finding for finding in found(root) if finding.code not in MEASURED]
     assert told(findings) == sorted((severity, code, tuple(sorted(names))) for severity, code, names in expected)
     assert any(words in finding.text for finding in findings)
 
@@ -399,7 +420,7 @@ def test_a_copy_under_the_same_name_is_a_leak_and_not_a_likeness_too(root):
     as_png(root, L2, "val/images/labelled_2.png")
     shutil.copy(root / M2, root / "val/masks/labelled_2.png")
     expected = [("error", "labelled-in-val", tuple(sorted((L2, "val/images/labelled_2.png"))))]
-    assert told(finding for finding in found(root) if finding.code != "sizes") == expected
+    assert told(finding for finding in found(root) if finding.code not in MEASURED) == expected
 
 
 # -- sets that cannot be built, lists, counts, pools, sizes ------------------------------------------------------------
@@ -497,7 +518,7 @@ def test_what_skip_passes_over_in_training_is_an_error_where_it_is_scored_too(ro
 def test_images_smaller_than_the_crop_are_noted_and_those_that_never_fill_it_warned_of(root):
     wide = (SIZE[1] - 10, SIZE[1])  # higher than the images; at scale 2 they fill it
     codes = {(f.severity, f.code) for f in found(root, f"views.crop=[{wide[0]}, {wide[1]}]")}
-    assert codes == {("note", "sizes"), ("note", "smaller-than-the-crop")}
+    assert codes == {("note", code) for code in (*MEASURED, "smaller-than-the-crop")}
     findings = found(root, f"views.crop=[{wide[0]}, {wide[1]}]", "views.teacher.geometry.scale=[0.5, 1.25]")
     (warned,) = serious(findings)
     assert (warned.code, len(warned.files), "unlabelled" in warned.text) == ("never-fills-the-crop", 5, True)

@@ -10,7 +10,8 @@ from mtseg.data.source import IGNORE
 from mtseg.doctor.facts import POOLS, Entry, Survey
 from mtseg.doctor.finding import Finding, Severity, amount
 
-FEW = 3  # labelled images of a class below which chance decides what is learnt of it
+FEW = 3  # images of a class below which chance decides what is learnt of it, or its score
+FEW_SCORED = 20  # images below which a score is that of the images more than of the network
 
 # Two pools that hold the same picture, how bad that is, and why.
 SHARED: tuple[tuple[str, str, Severity, str], ...] = (
@@ -150,11 +151,19 @@ def _classes(survey: Survey, scored: str) -> Iterator[Finding]:
         if usable and absent:
             text = f"{', '.join(absent)}: in no mask of {pool}; {why}: choose other images, or mend the classes"
             yield Finding("warning", f"class-absent-{'labelled' if pool == 'labelled' else 'scored'}", text)
-    few = [
-        f"{name} ({share.images})"
-        for name, share in zip(names, shares(survey, "labelled"), strict=False)
-        if 0 < share.images < min(FEW, len(survey.of("labelled")))
-    ]
-    if few:
-        text = f"in fewer than {FEW} labelled images: {', '.join(few)}; scores of these classes will be those of chance"
-        yield Finding("warning", "class-rare", text)
+    learnt = "scores of these classes will be those of chance"
+    counted = "their IoUs are those of chance, and each weighs in the mean as any other's: score more images of them"
+    for pool, code, why in (("labelled", "class-rare", learnt), (scored, "class-rare-scored", counted)):
+        few = [
+            f"{name} ({share.images})"
+            for name, share in zip(names, shares(survey, pool), strict=False)
+            if 0 < share.images < min(FEW, len(survey.of(pool)))
+        ]
+        if few:
+            yield Finding("warning", code, f"in fewer than {FEW} images of {pool}: {', '.join(few)}; {why}")
+    if 0 < (images := len(survey.of(scored))) < FEW_SCORED:
+        text = (
+            f"{scored} has {amount(images, 'image')}: what a score of so few says of others is mostly chance; compare "
+            "runs by several seeds, or have more images scored"
+        )
+        yield Finding("note", "few-scored", text)
