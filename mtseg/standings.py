@@ -1,14 +1,19 @@
 """How finished runs of several methods ended, and what they scored on the way: what tables and plots are made of."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from mtseg.complaints import near
 from mtseg.config import differences, names_of_settings, of_run
 from mtseg.logged import read, score_of, selected
-from mtseg.tally import HEADLINES
+from mtseg.tally import HEADLINES, headline
+
+# What runs must have been scored by, each alike, to stand in one table.
+FACTS = ("split", "sha256", "classes", "protocol", "at")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Standings:
     """Runs of several methods that compare: method -> seed -> history, the method with the best teacher first.
 
     `baseline` is the method that the others are compared with, `full` the one with all labels, which may be missing;
-    `called` is the score (`mIoU`), of images of `split`; the first run had `steps` steps.
+    `called` is the score (`mIoU`), of images of `split`; the first run had `steps` steps. `scored` says how the images
+    were asked, where the scores are of a file of `tools/eval.py` and not of the runs' own evaluations.
     """
 
     histories: Mapping[str, Mapping[int, History]]
@@ -40,6 +46,7 @@ class Standings:
     called: str
     split: str
     steps: int
+    scored: str = ""
 
     @property
     def seeds(self) -> list[int]:
@@ -62,17 +69,22 @@ def standings(
     baseline: str = "supervised",
     full: str | None = None,
     vary: Sequence[str] = (),
+    scores: str | None = None,
 ) -> Standings:
     """How `runs`, methods' names and folders, ended. `full` is, unless named, `supervised_all` where there is such.
 
+    `scores` names a file that `tools/eval.py` wrote into each run's folder, `eval_test.json`: its scores are taken.
+
     Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
-    the keys in `vary` (`batch`), or that have not the same seeds for each method; for a key that is no setting; and
-    where no run is `baseline`'s, or `full`'s.
+    the keys in `vary` (`batch`), or that have not the same seeds for each method; for a key that is no setting; where
+    no run is `baseline`'s, or `full`'s; and where a file of `scores` is missing or of other images than the first's.
     """
     known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))}) if vary else []
     for key in vary:
         if key not in known:
             raise ValueError(f"--vary {key}: no setting of these runs{near(key, known, '; ')}")
+    files = {run: _scored(run, scores) for _, run in runs} if scores else {}
+    _refuse_other_images(files)
     found: dict[str, dict[int, History]] = {}
     for name, run in runs:
         seed = of_run(run).seed
@@ -81,7 +93,7 @@ def standings(
                 f"{run}: the method {name!r} has seed {seed} twice; tables read METHOD/SEED from a run's folder: train "
                 "with out=runs/METHOD/SEED, and name each run once"
             )
-        found.setdefault(name, {})[seed] = _history(run)
+        found.setdefault(name, {})[seed] = _of_file(files[run]) if scores else _history(run)
     for key, method in (("baseline", baseline), ("full", full or baseline)):
         if method not in found:
             raise ValueError(
@@ -91,8 +103,57 @@ def standings(
     _refuse_unlike(runs, found, full=full, vary=vary)
     one = of_run(runs[0][1])
     best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in found[name].values()))
+    ordered = {name: found[name] for name in best}
+    if scores:
+        first = files[runs[0][1]]
+        called, asked = HEADLINES[headline(first["student"])], f"{first['protocol']}, {first['at']} checkpoint"
+        return Standings(ordered, baseline, full, called, first["split"], one.steps, scored=f"{scores}: {asked}")
     called = HEADLINES[score_of(read(runs[0][1]), one.eval.split, "teacher").rpartition("/")[2]]
-    return Standings({name: found[name] for name in best}, baseline, full, called, one.eval.split, one.steps)
+    return Standings(ordered, baseline, full, called, one.eval.split, one.steps)
+
+
+def _scored(run: Path, name: str) -> dict[str, Any]:
+    """What `tools/eval.py` wrote into `run`/`name`."""
+    path = run / name
+    if not path.is_file():
+        there = sorted(file.name for file in run.glob("eval_*.json"))
+        has = f"; the run has {', '.join(there)}" if there else ""
+        raise ValueError(
+            f"--scores {name}: no {path}{has}; score every run: python tools/eval.py {run} eval.split=test"
+        )
+    try:
+        found = dict(json.loads(path.read_text()))
+        numbers = [found[network][headline(found[network])] for network in ("student", "teacher")]
+        whole = {"step", *FACTS} <= found.keys() and all(isinstance(number, float) for number in numbers)
+    except (ValueError, TypeError, KeyError, StopIteration):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"--scores: {path} has not the scores of a student and of a teacher; make it with tools/eval.py"
+        )
+    return found
+
+
+def _refuse_other_images(files: Mapping[Path, Mapping[str, Any]]) -> None:
+    for run, found in files.items():
+        first, begun = next(iter(files.items()))
+        unlike = next((fact for fact in FACTS if found[fact] != begun[fact]), None)
+        if unlike:
+            raise ValueError(
+                f"--scores: {first} and {run} were not scored alike: {unlike} {begun[unlike]} and {found[unlike]}; "
+                "score them again with the same words"
+            )
+        if found["at"] == "last" and found["step"] != of_run(run).steps:
+            raise ValueError(
+                f"--scores: {run} was scored at step {found['step']} of {of_run(run).steps}; run its command again, "
+                "then tools/eval.py"
+            )
+
+
+def _of_file(found: Mapping[str, Any]) -> History:
+    score = headline(found["student"])
+    student, teacher = ({found["step"]: 100 * found[network][score]} for network in ("student", "teacher"))
+    return History(student, teacher, None)
 
 
 def _history(run: Path) -> History:

@@ -85,31 +85,41 @@ def of_methods(found: Standings) -> str:
     """A Markdown table with a row for each method: last step, mean and sample deviation, in percent.
 
     Where there is a method with all labels, the share of the gap between it and the baseline that a row closes is a
-    column; where all runs held images out, so is the score of the checkpoint that those chose.
+    column; where all runs held images out, so is the score of the checkpoint that those chose. Scores of a file, of
+    one checkpoint each, have no best of several.
     """
-    rows, gap = found.histories, " gap closed |" if found.full in found.histories else ""
-    held = all(run.selected is not None for seeds in rows.values() for run in seeds.values())
-    apart = " held out |" if held else ""
+    rows = found.histories
+    gap = found.full in rows
+    once = bool(found.scored)  # there is one evaluation, and no best of several
+    held = not once and all(run.selected is not None for seeds in rows.values() for run in seeds.values())
+    if once:
+        last = [": mean and sample deviation", f"of {found.scored}."]
+    else:
+        chosen = ", held out the one that images held out of training chose" if held else ""
+        of_all = "best is the teacher's best of all evaluations"
+        last = [": the last", f"evaluation, mean and sample deviation; {of_all}{chosen}."]
+    columns = ["method", "student", "teacher", *([] if once else ["best"]), *(["held out"] if held else [])]
+    columns += [f"teacher over {found.baseline}, each seed", *(["gap closed"] if gap else [])]
     lines = [
-        f"{found.called} on {found.split} in percent after {found.steps} steps, {_numbered(found.seeds)}: the last",
-        "evaluation, mean and sample deviation; best is the teacher's best of all evaluations"
-        f"{', held out the one that images held out of training chose' if apart else ''}.",
+        f"{found.called} on {found.split} in percent after {found.steps} steps, {_numbered(found.seeds)}{last[0]}",
+        last[1],
         "",
-        f"| method | student | teacher | best |{apart} teacher over {found.baseline}, each seed |{gap}",
-        f"| --- | --- | --- | --- |{' --- |' if apart else ''} --- |{' --- |' if gap else ''}",
+        f"| {' | '.join(columns)} |",
+        "|" + " --- |" * len(columns),
     ]
     bases = found.last(found.baseline, "student")
     for name, seeds in rows.items():
         teacher, runs = found.last(name, "teacher"), [seeds[seed] for seed in found.seeds]
         best = [max(run.teacher.values()) for run in runs]
         ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
-        line = f"| {name} | {spread(found.last(name, 'student'))} | {spread(teacher)} | {spread(best)} | "
-        line += f"{spread([run.selected for run in runs if run.selected is not None])} | " if apart else ""
-        line += ", ".join(f"{value:+.1f}" for value in ahead) + " |"
+        cells = [name, spread(found.last(name, "student")), spread(teacher)]
+        cells += [] if once else [spread(best)]
+        cells += [spread([run.selected for run in runs if run.selected is not None])] if held else []
+        cells += [", ".join(f"{value:+.1f}" for value in ahead)]
         if gap:
             whole = mean(found.last(found.full, "student")) - mean(bases)
-            line += f" {100 * mean(ahead) / whole:.0f} % |" if whole > 0 else " - |"
-        lines.append(line)
+            cells += [f"{100 * mean(ahead) / whole:.0f} %" if whole > 0 else "-"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

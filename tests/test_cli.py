@@ -236,6 +236,56 @@ def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_smallest_l
     assert [rows[name][3] for name in rows] == ["-1.0", "+1.0", "-"]
 
 
+@pytest.fixture
+def scored(config, tmp_path, capsys) -> list[Path]:
+    """Two runs, each evaluated on val as it trained, and scored on test when it was done, in eval_test.json."""
+    runs = [tmp_path / name / "0" for name in ("supervised", "method")]
+    for run, words in zip(runs, (["method.branches=[]"], []), strict=True):
+        assert cli.main(["train", config, f"out={run}", *words]) == 0
+        assert cli.main(["eval", str(run), "eval.split=test"]) == 0
+    capsys.readouterr()
+    return runs
+
+
+def test_a_table_of_scores_has_those_that_eval_wrote(scored, capsys):
+    assert cli.main(["table", *map(str, scored), "--scores", "eval_test.json"]) == 0
+    caption, asked, _, head, _, *rows = capsys.readouterr().out.splitlines()
+    cells = {row.strip("| ").split(" | ")[0]: row.strip("| ").split(" | ")[1:] for row in rows}
+    found = {run.parent.name: json.loads((run / "eval_test.json").read_text()) for run in scored}
+    base = found["supervised"]["student"]["mIoU"]
+    for method, of in found.items():
+        student, teacher = (of[network]["mIoU"] for network in ("student", "teacher"))
+        assert cells[method] == [f"{100 * student:.1f}", f"{100 * teacher:.1f}", f"{100 * (teacher - base):+.1f}"]
+    assert head == "| method | student | teacher | teacher over supervised, each seed |"
+    assert found["method"]["protocol"] in asked
+    assert caption.startswith("mIoU on test in percent after 4 steps, seed 0")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sha256": "0"}, "not scored alike: sha256"),
+        ({"protocol": "otherwise"}, "not scored alike: protocol"),
+        ({"step": 2}, "scored at step 2 of 4"),
+        ({"teacher": None}, "has not the scores of a student and of a teacher"),
+    ],
+)
+def test_scores_of_other_images_or_of_half_a_run_are_no_table(change, says, scored, capsys):
+    path = scored[1] / "eval_test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert cli.main(["table", *map(str, scored), "--scores", path.name]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_without_the_scores_is_named_with_those_that_it_has(scored, capsys):
+    assert cli.main(["table", *map(str, scored), "--scores", "eval_holdout.json"]) == 1
+    error = capsys.readouterr().err
+    assert "the run has eval_test.json" in error
+    assert f"tools/eval.py {scored[0]}" in error
+    assert cli.main(["table", *map(str, scored), "--scores", "eval_test.json", "--steps"]) == 1
+    assert "leave one out" in capsys.readouterr().err
+
+
 def test_an_evaluation_that_not_all_runs_have_is_a_column_all_the_same(tmp_path, capsys):
     runs = [
         a_run(tmp_path / "supervised/0", 0, 0.9, [0.3, 0.4, 0.5]),
@@ -282,7 +332,9 @@ def test_a_comparison_too_has_its_table_over_steps(words, config, tmp_path, caps
     assert rows["method"][2] == f"{min(leads):+.1f}"
 
 
-@pytest.mark.parametrize("words", [["--baseline", "method"], ["--full", "x"], ["--vary", "nonsense"]])
+@pytest.mark.parametrize(
+    "words", [["--baseline", "method"], ["--full", "x"], ["--vary", "nonsense"], ["--scores", "x"]]
+)
 def test_words_about_methods_are_refused_where_there_are_comparisons(words, tmp_path, capsys):
     assert cli.main(["table", str(comparison(tmp_path / "a", 0, 0.3, 0.4)), *words]) == 1
     assert f"{words[0]}: is of runs named METHOD/SEED" in capsys.readouterr().err

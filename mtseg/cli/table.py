@@ -14,6 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", help="the METHOD that the others are compared with (supervised)")
     parser.add_argument("--full", help="the METHOD with all labels, where there is one (supervised_all)")
     parser.add_argument("--vary", action="append", default=[], metavar="KEY", help="a setting rows may differ in")
+    parser.add_argument("--scores", metavar="NAME.json", help="a file that tools/eval.py wrote into each run's folder")
     parser.add_argument("--steps", action="store_true", help="print the teachers at every evaluation too")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the table of methods too")
     parsed = parser.parse_args(arguments)
@@ -33,7 +34,7 @@ def _table(parsed: argparse.Namespace) -> None:
         raise ValueError(f"{other}: no metrics.jsonl, so no run, as {runs[0]} is one; name runs alone, or comparisons")
     if not runs:
         tables = [over_seeds(folders)]
-        for name in ("plot", "vary", "baseline", "full"):
+        for name in ("plot", "vary", "baseline", "full", "scores"):
             if getattr(parsed, name):
                 raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
         if parsed.steps:
@@ -44,7 +45,9 @@ def _table(parsed: argparse.Namespace) -> None:
     if parsed.plot and not parsed.plot.endswith(".svg"):
         raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
     named = [(folder.parent.name, folder) for folder in folders]
-    of = {"baseline": parsed.baseline, "full": parsed.full, "vary": parsed.vary}
+    if parsed.scores and parsed.steps:
+        raise ValueError("--steps: is of the runs' own evaluations, and --scores of one checkpoint each; leave one out")
+    of = {key: getattr(parsed, key) for key in ("baseline", "full", "vary", "scores")}
     found = standings(named, **{key: value for key, value in of.items() if value})
     print(of_methods(found))
     if parsed.steps:
