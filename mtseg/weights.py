@@ -2,7 +2,7 @@
 
 import difflib
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -63,10 +63,24 @@ def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: s
     if missing or misshapen:
         raise ValueError(
             f"model.weights: {source} does not fit the encoder: {len(missing)} of {len(needed)} tensors are missing "
-            f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; use the weights of this encoder"
+            f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; {_remedy(missing, weights)}"
         )
     # nn.Module's own: encoders override load_state_dict to drop keys by name.
     nn.Module.load_state_dict(encoder, {name: found[name] if found[name] is not None else own[name] for name in own})
+
+
+def _remedy(missing: Sequence[str], weights: Mapping[str, Tensor]) -> str:
+    """What to do about `missing` tensors, by the names that there are."""
+    for name in weights if missing else ():
+        prefix = name.removesuffix(missing[0])
+        if prefix != name and all(prefix + other in weights for other in missing):
+            return f"its names begin with {prefix!r}: save them without it"
+    if missing:
+        return (
+            f"use the weights of this encoder; the file has {list(weights)[:3]} (names of timm's are those of the "
+            "encoders tu-NAME)"
+        )
+    return "use the weights of this encoder"
 
 
 def of_timm(name: str) -> str:

@@ -181,6 +181,16 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
         built(weights=path)
 
 
+def test_names_of_another_library_or_with_a_prefix_are_told_from_other_faults() -> None:
+    encoder = built().network.encoder
+    weights = randomised(encoder)
+    with pytest.raises(ValueError, match=r"begin with 'module\.encoder\.': save them without"):
+        load_encoder(encoder, {f"module.encoder.{name}": tensor for name, tensor in weights.items()}, source="file")
+    renamed = {name.replace(".", "_"): tensor for name, tensor in weights.items()}
+    with pytest.raises(ValueError, match=rf"the file has \['{next(iter(renamed))}'.*tu-NAME"):
+        load_encoder(encoder, renamed, source="file")
+
+
 def test_a_file_without_counters_of_batches_fits() -> None:
     """Weights older than num_batches_tracked, and converted ones, lack it."""
     encoder = built().network.encoder
