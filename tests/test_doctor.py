@@ -843,6 +843,40 @@ def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
     assert examine(config, HEALTHY).facts["a step"] == of_dry_run(config)["memory in a step"]
 
 
+class Slow(torch.nn.Module):
+    """Takes a second a forward, by the clock that it turns."""
+
+    def __init__(self, clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def forward(self, images):
+        self.clock[0] += 1.0
+        return images
+
+
+@pytest.mark.parametrize(("steps", "days"), [(86400 // 31, []), (86400 // 31 + 1, ["days-on-a-cpu"])])
+def test_a_run_of_over_a_day_on_a_cpu_is_warned_of(steps, days, root, monkeypatch):
+    """A step asks about 8 labelled crops and 2 branches of 1 each, at 3 forwards' time, and the teacher about 1."""
+    monkeypatch.setattr(plan_module, "_try", lambda *_, **__: 1.0)
+    words = ("batch={labelled: 8, unlabelled: 1}", "method.branches=[{}, {}]", f"steps={steps}", "device=cpu")
+    report = examine(config_of(root, *words), HEALTHY)
+    assert [finding.code for finding in report.findings if finding.code == "days-on-a-cpu"] == days
+    assert "without evaluations" in report.facts["on this CPU"]
+
+
+def test_the_second_forward_of_a_crop_is_timed(monkeypatch):
+    clock, takes = [0.0], iter([7.0, 2.0])
+
+    def slow(_: object, images: torch.Tensor) -> torch.Tensor:
+        clock[0] += next(takes)
+        return images
+
+    monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch.nn.Identity, "forward", slow)
+    assert plan_module._try(torch.nn.Identity(), (16, 24)) == 2.0
+
+
 def test_a_disk_without_room_for_the_checkpoints_is_an_error(root, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda path: usage(2, 1, 1000))

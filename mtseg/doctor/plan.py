@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,24 @@ from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
 from mtseg.estimate import estimate
 from mtseg.geometry import Geometry
+from mtseg.log import lasting
 from mtseg.optim import Sgd
 from mtseg.predictors import LEAST_SCALE
+from mtseg.state import pick_device
 
 CORNER = 0.5  # of an image's side: the crops of published recipes show more, at the smallest scale
 HALF = 0.5  # of a crop's area
 STRIDE = 16  # of usual networks, which pad other crops
+BACKWARD = 2  # forwards that a backward takes as long as
+DAY = 86400.0  # seconds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will need. Bytes; `step` is a sentence on its memory."""
+    """What a run will need. Bytes; `step` is a sentence on its memory.
+
+    `forward`: seconds that one crop takes on this CPU, and `seconds` about what all steps do; None on a GPU.
+    """
 
     labelled_passes: float
     unlabelled_passes: float
@@ -36,6 +44,8 @@ class Plan:
     checkpoints: int
     images: int  # their files
     free: int  # in the file system of out=
+    forward: float | None = None
+    seconds: float | None = None
 
     def facts(self) -> dict[str, str]:
         """The lines of the report."""
@@ -46,7 +56,7 @@ class Plan:
             "parameters": f"{self.parameters / 1e6:.2f} million",
             "on the disk": f"images {megabytes(self.images)}, checkpoints {megabytes(self.checkpoints)}, "
             f"free {megabytes(self.free)}",
-        }
+        } | ({"on this CPU": f"about {lasting(self.seconds)}, without evaluations"} if self.seconds is not None else {})
 
 
 def plan(config: Config, survey: Survey) -> Plan:
@@ -61,7 +71,8 @@ def plan(config: Config, survey: Survey) -> Plan:
     views = 1 + config.method.views_of_student if branches else 0
     view = area * channels * _bytes(survey)
     batch = view * (sizes.labelled + sizes.unlabelled * views) + area * sizes.labelled  # the label's one byte
-    _try(network, config.views.crop, channels=channels)
+    took = _try(network, config.views.crop, channels=channels)
+    forward = took if pick_device(config.device).type == "cpu" else None
     copies = 4 if isinstance(config.optimizer, Sgd) else 5  # student, shadow, teacher; momentum, or two moments
     return Plan(
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
@@ -73,7 +84,15 @@ def plan(config: Config, survey: Survey) -> Plan:
         checkpoints=4 * copies * parameters * (config.keep + 1),  # one more while it is written
         images=sum(entry.image.bytes for entry in survey.distinct()),
         free=shutil.disk_usage(_existing(config.out)).free,
+        forward=forward,
+        seconds=None if forward is None else forward * config.steps * _forwards(config),
     )
+
+
+def _forwards(config: Config) -> int:
+    """Of single crops in a step, with backwards counted as such."""
+    labelled, asked = config.batch.forward if config.method.branches else (config.batch.labelled, 0)
+    return (1 + BACKWARD) * (labelled + len(config.method.branches) * asked) + asked
 
 
 def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
@@ -86,6 +105,12 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
         yield Finding("note", "part-of-a-pass", text)
     if config.method.branches and (unfinished := config.method.unfinished(config.steps)):
         yield Finding("warning", "ramp-longer-than-the-run", f"method.ramp: {unfinished}; shorten it, or raise steps")
+    if needs.seconds is not None and needs.seconds > DAY:
+        text = (
+            f"steps: about {lasting(needs.seconds)} on this CPU, {needs.forward:.2g} s a crop: take a GPU, or lower "
+            "views.crop or steps; configs/demo.yaml in the recipe's place gives a first result in minutes"
+        )
+        yield Finding("warning", "days-on-a-cpu", text)
     if needs.free < needs.checkpoints:
         text = (
             f"out: {megabytes(needs.free)} are free where {config.out} will be, and the checkpoints take "
@@ -188,11 +213,15 @@ def _bytes(survey: Survey) -> int:
     return 4 if isinstance(source, Files) and any(layer.range for layer in source.channels.layers) else 1
 
 
-def _try(network: torch.nn.Module, crop: tuple[int, int], *, channels: int = 3) -> None:
-    """Raises ValueError where the network fails on a crop."""
+def _try(network: torch.nn.Module, crop: tuple[int, int], *, channels: int = 3) -> float:
+    """The seconds of a forward of one crop, the second of two. Raises ValueError where the network fails on it."""
+    images = torch.zeros(1, channels, *crop)
     try:
         with torch.inference_mode():
-            network.eval()(torch.zeros(1, channels, *crop))
+            network.eval()(images)
+            begun = time.perf_counter()
+            network(images)
+            return time.perf_counter() - begun
     except RuntimeError as error:
         raise ValueError(f"model: fails on a crop of {crop[0]} x {crop[1]}: {error}") from error
 
