@@ -42,18 +42,24 @@ def supervised_only(config: Config) -> Config:
     return replace(config, method=method, batch=batch)
 
 
-def compare(config: Config) -> Rows:
-    """Train supervised-only in `out`/supervised and the method in `out`/method; print a table, draw a picture."""
+def runs(config: Config) -> dict[str, Config]:
+    """The two runs of a comparison, each in its folder in `out`, by a heading."""
     if not config.method.branches:
         raise ValueError("method.branches: this config is supervised-only already; give one with a method to compare")
-    console = Console()
     alone = supervised_only(config)
-    for name, heading, run in (
-        ("supervised", f"1 of 2: supervised-only, {alone.batch.labelled} labelled images a step", alone),
-        ("method", "2 of 2: the method, labelled and unlabelled images", config),
-    ):
+    heading = f"1 of 2: supervised-only, {alone.batch.labelled} labelled images a step"
+    return {
+        heading: replace(alone, out=config.out / "supervised"),
+        "2 of 2: the method, labelled and unlabelled images": replace(config, out=config.out / "method"),
+    }
+
+
+def compare(config: Config) -> Rows:
+    """Train supervised-only in `out`/supervised and the method in `out`/method; print a table, draw a picture."""
+    console = Console()
+    for heading, run in runs(config).items():
         console.rule(heading, align="left")
-        fit(replace(run, out=config.out / name))
+        fit(run)
     rows = scores_of(config.out, config.eval.split)
     name = score_of(read(config.out / "method"), config.eval.split, "teacher").rpartition("/")[2]
     facts = {"split": config.eval.split, "seed": config.seed, "steps": config.steps, name: rows}

@@ -79,6 +79,19 @@ def test_dry_run_prints_the_resolved_config_and_what_follows_and_trains_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_of_a_comparison_says_what_follows_for_both_runs_and_trains_nothing(config, tmp_path, capsys):
+    assert cli.main(["compare", config, f"out={tmp_path / 'both'}", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    resolved, _, rest = shown.partition("\n\n")
+    assert yaml.safe_load(resolved)["method"]["branches"]
+    alone, _, method = rest.partition("2 of 2")
+    assert "unlabelled images: not used" in alone
+    assert "consistency weight" not in alone
+    assert "unlabelled images: 6, " in method
+    assert "consistency weight: " in method
+    assert not (tmp_path / "both").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -10,14 +10,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="compare", description=__doc__)
     parser.add_argument("words", nargs="+", help=WORDS)
-    parsed = parser.parse_args(arguments)
-    return answer(lambda: _compare(parsed.words))
+    parser.add_argument("--dry-run", action="store_true", help="print what follows from the config for both runs")
+    parsed = parser.parse_intermixed_args(arguments)
+    return answer(lambda: _compare(parsed.words, parsed.dry_run))
 
 
-def _compare(words: Sequence[str]) -> None:
+def _compare(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.compare import compare as run_both
-    from mtseg.config import load
+    from mtseg.compare import runs
+    from mtseg.config import load, written
+    from mtseg.report import facts
 
     config = load(words)
     share_cores(config)
-    run_both(config)
+    if not dry_run:
+        run_both(config)
+        return
+    both = runs(config)
+    print(written(config))
+    for heading, run in both.items():
+        print(heading + "\n" + "\n".join(f"{key:>22}: {value}" for key, value in facts(run).items()))
