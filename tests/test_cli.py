@@ -79,6 +79,12 @@ def test_dry_run_prints_the_resolved_config_and_what_follows_and_trains_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_another_batch_than_the_files_is_said_with_its_linear_scaling(command, config, tmp_path, capsys):
+    assert cli.main([command, config, f"out={tmp_path / 'run'}", "batch.labelled=1", "--dry-run"]) == 0
+    assert "linear scaling would be optimizer.lr=0.025" in capsys.readouterr().out
+
+
 def test_a_dry_run_of_a_comparison_says_what_follows_for_both_runs_and_trains_nothing(config, tmp_path, capsys):
     assert cli.main(["compare", config, f"out={tmp_path / 'both'}", "--dry-run"]) == 0
     shown = capsys.readouterr().out

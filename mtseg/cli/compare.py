@@ -18,11 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.compare import compare as run_both
     from mtseg.compare import runs
-    from mtseg.config import load, written
+    from mtseg.config import load, rate_for, written
     from mtseg.report import facts
 
     config = load(words)
     share_cores(config)
+    if sentence := rate_for(words):
+        print(sentence)
     if not dry_run:
         run_both(config)
         return
