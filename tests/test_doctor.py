@@ -865,6 +865,14 @@ def test_a_run_of_over_a_day_on_a_cpu_is_warned_of(steps, days, root, monkeypatc
     assert "without evaluations" in report.facts["on this CPU"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without a GPU")
+def test_a_gpu_that_is_not_here_is_a_warning_and_no_time_is_said_for_it(root):
+    report = examine(config_of(root, "device=cuda"), HEALTHY)
+    assert [(f.severity, f.code) for f in report.findings if f.code not in MEASURED] == [("warning", "device")]
+    assert "a step" in report.facts
+    assert "on this CPU" not in report.facts
+
+
 def test_the_second_forward_of_a_crop_is_timed(monkeypatch):
     clock, takes = [0.0], iter([7.0, 2.0])
 

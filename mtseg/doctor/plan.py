@@ -72,7 +72,8 @@ def plan(config: Config, survey: Survey) -> Plan:
     view = area * channels * _bytes(survey)
     batch = view * (sizes.labelled + sizes.unlabelled * views) + area * sizes.labelled  # the label's one byte
     took = _try(network, config.views.crop, channels=channels)
-    forward = took if pick_device(config.device).type == "cpu" else None
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    forward = took if on_cpu else None
     copies = 4 if isinstance(config.optimizer, Sgd) else 5  # student, shadow, teacher; momentum, or two moments
     return Plan(
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
@@ -100,6 +101,10 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
     yield from _sizes(config, survey)
     yield from _corner(config, survey)
     yield from _asked(config)
+    try:
+        pick_device(config.device)
+    except ValueError as error:  # of the machine that looks, which need not be the one that trains
+        yield Finding("warning", "device", str(error))
     if config.method.branches and needs.unlabelled_passes < 1:
         text = f"steps: {config.steps} see {needs.unlabelled_passes:.0%} of the unlabelled images, none of them twice"
         yield Finding("note", "part-of-a-pass", text)
