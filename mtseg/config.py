@@ -22,6 +22,7 @@ from mtseg.data.scenes import Scenes
 from mtseg.data.small import Small
 from mtseg.data.source import Splits
 from mtseg.data.voc import Voc
+from mtseg.differences import names_of_settings
 from mtseg.evaluate import Evaluation
 from mtseg.losses import AT_ONCE
 from mtseg.method import Branch, Method
@@ -49,13 +50,6 @@ Model = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")]  # torch counts higher numbers round
-
-# What may differ between a run and its continuation: where and how it is computed, not what.
-PLACE_AND_PACE = (
-    *("out", "workers", "prefetch", "loader_timeout", "device", "resume", "accept_changes", "log_every"),
-    *("checkpoint_every", "keep", "max_skipped", "data.root", "data.cache", "eval.gallery", "boards"),
-    *("compile", "recompute"),
-)
 
 
 @part
@@ -253,30 +247,3 @@ def of_run(run: Path) -> Config:
 def written(config: Config) -> str:
     """The resolved config as YAML, defaults included."""
     return to_yaml(dump(config))
-
-
-def differences(before: Config, after: Config) -> list[str]:
-    """A line `key: before -> after` for each setting that decides what is computed and is not the same."""
-    old, new = _flat(dump(before)), _flat(dump(after))
-    keys = [key for key in {**old, **new} if key not in PLACE_AND_PACE]
-    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
-
-
-def names_of_settings(config: Config) -> list[str]:
-    """The dotted names of all settings, and of what holds them: `batch`, `batch.labelled`."""
-    return _names(dump(config))
-
-
-def _names(tree: Any, prefix: str = "") -> list[str]:
-    inner = tree.items() if isinstance(tree, dict) else ()
-    names = [(f"{prefix}{key}", value) for key, value in inner]
-    return [name for name, _ in names] + [deep for name, value in names for deep in _names(value, f"{name}.")]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat

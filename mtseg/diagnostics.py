@@ -12,8 +12,8 @@ from torch import Tensor
 from mtseg.distributed import total
 from mtseg.geometry import View
 from mtseg.losses import average, has_class
-from mtseg.mix import Task
 from mtseg.tally import headline
+from mtseg.task import Task
 
 BINS = 10  # of the histogram of confidence, equal parts of [0, 1]
 WINDOW = 10  # logged steps over which an alarm looks

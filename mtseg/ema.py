@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mtseg.geometry import View
-from mtseg.mix import Task
 from mtseg.part import part
+from mtseg.task import Task
 
 Decay = Annotated[float, Field(ge=0, le=1)]
 

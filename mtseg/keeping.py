@@ -7,7 +7,8 @@ from mtseg import checkpoint
 from mtseg.capture import Broken
 from mtseg.config import Config
 from mtseg.distributed import from_first, same_everywhere
-from mtseg.log import Log, Mute
+from mtseg.log import Log
+from mtseg.mute import Mute
 from mtseg.state import State, save
 from mtseg.tally import headline
 

@@ -211,40 +211,6 @@ class Log:
             self._refused.add(what)
 
 
-class Mute:
-    """The `Log` of a process that does not write."""
-
-    def say(self, text: str) -> None:
-        pass
-
-    def warn(self, sentences: list[str]) -> None:
-        pass
-
-    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
-        return iter(batches)
-
-    def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
-        pass
-
-    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
-        pass
-
-    def pictures(self, step: int, found: dict[str, NDArray[np.uint8]]) -> None:
-        pass
-
-    def paused(self, step: int, *, since: float) -> None:
-        pass
-
-    def attempt(self, what: str, write: Callable[[], object], *, errors: type[Exception] = OSError) -> None:
-        pass
-
-    def scores(self, step: int, pools: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]] | None:
-        return None
-
-    def length(self) -> int:
-        return 0
-
-
 def summary(split: str, found: dict[str, dict[str, Any]]) -> str:
     """The scores of the networks in `found`, by name, in one line, in percent."""
     name = headline(found["teacher"])

@@ -1,26 +1,25 @@
 """A method is a table row: teacher, target, branches, distance, weight and ramp. Here the row becomes a loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, cast
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.data.batch import Batch, Crops
-from mtseg.distributed import Rows, rows, taken, total, world
+from mtseg.distributed import rows, taken, total, world
 from mtseg.ema import Ema
 from mtseg.geometry import View, source_frame
 from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average, has_class, one_hot
-from mtseg.mix import ALONE, Mix, NoMix, Task, sureness
+from mtseg.mix import ALONE, Mix, NoMix
 from mtseg.part import part
-from mtseg.perturb import ChannelDropout, Features, Vat, disturbance
+from mtseg.perturb import ChannelDropout, Vat
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
-from mtseg.share import Share
 from mtseg.targets import Memory, Moment, Soft, Target
+from mtseg.task import Task, sureness
 from mtseg.teachers import Ensemble, Itself, Teacher, TeacherState
 from mtseg.teachers import Memory as MemoryOfImages
 from mtseg.views import Views
@@ -174,49 +173,6 @@ class Method:
         if self.frame == "student":
             return task.target.known
         return task.seen.answered(task.weight).seen_from(task.target).known
-
-    def answers(
-        self, student: nn.Module, images: Tensor, disturb: Callable[[Features], Features] | None
-    ) -> tuple[Tensor, Tensor]:
-        """The student's logits of its class head, and of the head that answers the consistency: the same, of one."""
-        if self.logit_distance is None:
-            logits: Tensor = student(images) if disturb is None else student(images, disturb)
-            return logits, logits
-        first, second = student(images, disturb, both=True)
-        return first, second
-
-    def asked(self, student: nn.Module, share: Share, moment: Moment, *, separate: bool) -> tuple[Tensor, Tensor]:
-        """`answers` to a share's labelled images and, after them, to those of its tasks.
-
-        One forward for all: its batch normalisation sees labelled and unlabelled images together; `separate`: two.
-        """
-        images = [task.seen.data for task in share.tasks]
-        apart = separate and bool(images)
-        after = 0 if apart else len(share.labelled)
-        disturb = self.disturbance(share.tasks, after=after, moment=moment, rows=share.rows)
-        if not apart:
-            return self.answers(student, torch.cat([share.labelled, *images]), disturb)
-        both = self.answers(student, share.labelled, None), self.answers(student, torch.cat(images), disturb)
-        logits, agreeing = (torch.cat(side) for side in zip(*both, strict=True))
-        return logits, agreeing
-
-    def disturbance(
-        self, tasks: Sequence[Task], *, after: int, moment: Moment, rows: Rows | None = None
-    ) -> Callable[[Features], Features] | None:
-        """What is done to the features of a batch of `after` labelled images and the tasks' images; None: nothing.
-
-        The halves of a pair of complementary dropouts draw alike, so that they fit; all others for themselves. `rows`
-        are the tasks' in the whole batch; None: they are the whole.
-        """
-
-        def of(number: int) -> Callable[[int], np.random.Generator]:
-            return lambda level: generator(moment.seed, "features", moment.step, number, level)
-
-        parts: list[tuple[ChannelDropout | None, int, Callable[[int], np.random.Generator]]] = [(None, after, of(0))]
-        for number, (branch, task) in enumerate(zip(self.branches, tasks, strict=False), start=1):
-            paired = branch.features is not None and branch.features.half is not None
-            parts.append((branch.features, len(task.weight), of(0 if paired else number)))
-        return disturbance(parts, rows)
 
     def consistency(self, logits: Sequence[Tensor], tasks: Sequence[Task], counts: Counts | None = None) -> Tensor:
         """The branches' distances, each a mean over its pixels, weighted and summed; without the ramp.

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from mtseg import checkpoint
-from mtseg.config import Config, differences, of_run
+from mtseg.config import Config, of_run
+from mtseg.differences import differences
 
 # What is saved would not fit another one of these, or would be another run.
 FIXED = ("data", "model", "norm", "method.teacher.kind", "optimizer.kind", "seed")

@@ -21,8 +21,9 @@ from mtseg.config import Config, of_run, written
 from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Splits
-from mtseg.log import Log, Mute
+from mtseg.log import Log
 from mtseg.logged import read, score_of, selected, timings
+from mtseg.mute import Mute
 from mtseg.page import document, facts, folded, image, name_cell, share, table
 from mtseg.report import percent
 from mtseg.tally import HEADLINES, Tally

@@ -9,7 +9,8 @@ from statistics import mean
 from typing import Any
 
 from mtseg.charts import Curve, chart
-from mtseg.config import Config, differences, of_run
+from mtseg.config import Config, of_run
+from mtseg.differences import differences
 from mtseg.logged import read
 from mtseg.page import document, folded, name_cell, number, table
 from mtseg.report import percent

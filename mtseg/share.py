@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtseg.distributed import Rows, rows
-from mtseg.mix import Task
+from mtseg.task import Task
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from statistics import mean
 from typing import Any
 
 from mtseg.complaints import near
-from mtseg.config import differences, names_of_settings, of_run
+from mtseg.config import of_run
+from mtseg.differences import differences, names_of_settings
 from mtseg.logged import read, score_of, selected
 from mtseg.tally import HEADLINES, headline
 

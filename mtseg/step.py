@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mtseg.asking import asked
 from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.diagnostics import health, pseudo_accuracy
@@ -84,7 +85,7 @@ def _learn(config: Config, state: State, share: Share, counts: Counts, moment: M
     """Adds to the student's gradient that of the loss of `share`; returns its terms and what was said of the tasks."""
     method, labelled = config.method, len(share.labelled)
     with casting(config.precision, state.device):
-        logits, agreeing = method.asked(state.asked, share, moment, separate=config.bn == "separate")
+        logits, agreeing = asked(method, state.asked, share, moment, separate=config.bn == "separate")
     on_tasks = agreeing[labelled:].split([len(task.seen.data) for task in share.tasks])
 
     supervised = method.supervised(logits[: len(share.label)], share.label, counts.labelled)

@@ -8,7 +8,8 @@ from torch import nn
 from mtseg import keeping
 from mtseg.config import Config
 from mtseg.distributed import anywhere
-from mtseg.log import Log, Mute
+from mtseg.log import Log
+from mtseg.mute import Mute
 from mtseg.signals import Stopped
 from mtseg.state import State
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from mtseg.compare import NETWORKS
-from mtseg.config import differences, of_run
+from mtseg.config import of_run
+from mtseg.differences import differences
 from mtseg.dots import dots
 from mtseg.standings import Standings
 from mtseg.tally import HEADLINES, headline

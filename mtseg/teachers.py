@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mtseg.distributed import gathered
 from mtseg.ema import Ema, EmaTeacher, check_average, probabilities
 from mtseg.geometry import View, source_frame
-from mtseg.mix import Task
 from mtseg.part import part
+from mtseg.task import Task
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -22,7 +22,8 @@ from mtseg.evaluate import evaluate, source_of
 from mtseg.exhausted import memory_told
 from mtseg.keeping import Found, Scores
 from mtseg.lock import locked
-from mtseg.log import Log, Mute, summary
+from mtseg.log import Log, summary
+from mtseg.mute import Mute
 from mtseg.resume import continued
 from mtseg.share import refuse_uneven
 from mtseg.signals import listening

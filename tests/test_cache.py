@@ -19,12 +19,13 @@ from PIL import Image
 from runs import tiny
 
 from mtseg import checkpoint
-from mtseg.config import Config, differences
+from mtseg.config import Config
 from mtseg.data import cache as cache_module
 from mtseg.data.cache import UNFINISHED, Cache
 from mtseg.data.channels import Channels, Layer
 from mtseg.data.files import Files, Pool, files
 from mtseg.data.masks import in_order
+from mtseg.differences import differences
 from mtseg.doctor import cache as doctors
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine

@@ -22,7 +22,7 @@ from mtseg.estimate import estimate
 from mtseg.evaluate import evaluate
 from mtseg.export import export
 from mtseg.geometry import View
-from mtseg.mix import CutMix, Task, paste, sureness
+from mtseg.mix import CutMix
 from mtseg.optim import Adam
 from mtseg.predictors import Augment, Slide, Whole
 from mtseg.schedules import Cosine, Ramps, Rampup
@@ -30,6 +30,7 @@ from mtseg.settings import gather, merge, validate
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import Also, scores
+from mtseg.task import Task, paste, sureness
 from mtseg.teachers import Memory
 from mtseg.trained import load as load_network
 from mtseg.trainer import fit

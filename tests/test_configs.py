@@ -8,7 +8,8 @@ from torch import nn
 from trees import BY_KIND, rgbd
 
 from mtseg import cli
-from mtseg.config import differences, load, of_run, rate_for, written
+from mtseg.config import load, of_run, rate_for, written
+from mtseg.differences import differences
 from mtseg.losses import Ohem
 from mtseg.method import Method
 from mtseg.predictors import Slide

@@ -12,7 +12,7 @@ from mtseg.data.source import IGNORE
 from mtseg.diagnostics import BINS, PATIENCE, WINDOW, Alarms, _shares, health, pseudo_accuracy
 from mtseg.geometry import View
 from mtseg.method import Branch, Method
-from mtseg.mix import Task
+from mtseg.task import Task
 
 K, SIZE = 4, (5, 7)
 NAMES = ("road", "car", "sign", "sky")

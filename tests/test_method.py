@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtseg import asking
 from mtseg.config import Config
 from mtseg.data.batch import Batch, Crops
 from mtseg.data.scenes import Scenes
@@ -23,7 +24,7 @@ from mtseg.ema import Ema
 from mtseg.geometry import View
 from mtseg.losses import Kl, SoftCrossEntropy, Squared, Tau
 from mtseg.method import Branch, Method
-from mtseg.mix import Bands, ClassMix, CutMix, MixUp, NoMix, Task
+from mtseg.mix import Bands, ClassMix, CutMix, MixUp, NoMix
 from mtseg.models import Smp
 from mtseg.optim import Sgd
 from mtseg.perturb import ChannelDropout, Vat
@@ -31,6 +32,7 @@ from mtseg.schedules import Constant, Rampup
 from mtseg.state import State
 from mtseg.step import train_step
 from mtseg.targets import Adaptive, Hard, LowEntropy, Moment, Sharpen
+from mtseg.task import Task
 from mtseg.teachers import Ensemble, Itself
 from mtseg.teachers import Memory as TeacherMemory
 from mtseg.views import Views
@@ -654,7 +656,8 @@ def test_features_are_disturbed_in_the_step_as_the_method_says(step: int) -> Non
     labelled, one, other = student.factors.split(2)
     assert (labelled == 1).all()
     assert torch.equal(one + other, torch.full_like(one, 2))
-    expected = method.disturbance(
+    expected = asking.disturbance(
+        method,
         plan(method, Says(answers()), unlabelled(crops(*HERE), crops(*THERE), crops(*THERE))),
         after=2,
         moment=Moment(step, 100),
@@ -883,7 +886,7 @@ def test_two_plain_branches_drop_channels_of_their_own_and_a_pair_of_halves_the_
     def gains(*features: ChannelDropout) -> list[Tensor]:
         method = Method(branches=tuple(Branch(features=one) for one in features))
         batch = unlabelled(crops(*HERE), *[crops(*HERE)] * len(features))
-        disturb = method.disturbance(plan(method, Says(answers()), batch), after=1, moment=MOMENT)
+        disturb = asking.disturbance(method, plan(method, Says(answers()), batch), after=1, moment=MOMENT)
         assert disturb is not None
         maps = torch.ones(1 + 2 * len(features), 64, 3, 3)
         return list(disturb([maps, maps])[1][1:, :, 0, 0].split(2))
@@ -904,7 +907,7 @@ def test_with_two_heads_labels_teach_the_first_the_teacher_the_second_and_their_
             return (first, second) if both else first
 
     method = Method(logit_distance=0.3)
-    logits, agreeing = method.answers(TwoHeads(), torch.zeros(4, 3, *SIZE), None)
+    logits, agreeing = asking.answers(method, TwoHeads(), torch.zeros(4, 3, *SIZE), None)
     (task,) = plan(method, Says(answers()), unlabelled(crops(*HERE), crops(*THERE)))
     label = torch.randint(0, CLASSES, (2, *SIZE))
     loss = method.supervised(logits[:2], label) + method.consistency([agreeing[2:]], [task])
@@ -917,4 +920,4 @@ def test_with_two_heads_labels_teach_the_first_the_teacher_the_second_and_their_
     )
     torch.testing.assert_close(loss, expected)
     one = Method()
-    assert float(one.head_cost(*one.answers(nn.Identity(), torch.ones(2, 3), None))) == 0
+    assert float(one.head_cost(*asking.answers(one, nn.Identity(), torch.ones(2, 3), None))) == 0

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mtseg.geometry import View
 from mtseg.losses import average
-from mtseg.mix import Bands, ClassMix, CutMix, CutOut, MixUp, NoMix, Task, paste, sureness
+from mtseg.mix import Bands, ClassMix, CutMix, CutOut, MixUp, NoMix
+from mtseg.task import Task, paste, sureness
 
 EXAMPLES = settings(max_examples=60, deadline=None)
 SIZES = [(64, 96), (96, 64), (80, 80), (40, 160)]

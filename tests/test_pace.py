@@ -11,8 +11,8 @@ from runs import tiny
 from torch.utils.data import Dataset
 
 from mtseg import log
-from mtseg.config import differences
 from mtseg.data.loading import loader
+from mtseg.differences import differences
 from mtseg.trainer import fit
 
 

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtseg import asking
 from mtseg.geometry import View
 from mtseg.method import Branch, Method
-from mtseg.mix import Task
 from mtseg.models import Padded, Smp
 from mtseg.perturb import ChannelDropout, Vat, disturbance
 from mtseg.targets import Moment
+from mtseg.task import Task
 
 FIRST, SECOND = (ChannelDropout(half=half) for half in ("first", "second"))
 
@@ -94,7 +95,7 @@ def disturbed(branches: Any, *, after: int = 2, batch: int = 4, step: int = 0, s
     """What the features of each part of a batch are multiplied by, for each level: labelled, branch 0, branch 1, ..."""
     method = Method(branches=tuple(Branch(features=dropout) for dropout in branches))
     sizes = [batch] * len(branches)
-    disturb = method.disturbance(tasks(*sizes), after=after, moment=Moment(step, 10, seed))
+    disturb = asking.disturbance(method, tasks(*sizes), after=after, moment=Moment(step, 10, seed))
     assert disturb is not None
     before = features(after + sum(sizes))
     assert all(torch.equal(one, other) for one, other in zip(before, features(after + sum(sizes)), strict=True))
@@ -148,8 +149,8 @@ def test_levels_and_steps_and_seeds_draw_anew_and_the_same_ones_alike() -> None:
 
 
 def test_nothing_is_disturbed_where_no_branch_asks_for_it_or_there_is_none() -> None:
-    assert Method(branches=(Branch(), Branch())).disturbance(tasks(2, 2), after=2, moment=Moment(0, 1)) is None
-    assert Method(branches=(Branch(features=FIRST),)).disturbance([], after=2, moment=Moment(0, 1)) is None
+    assert asking.disturbance(Method(branches=(Branch(), Branch())), tasks(2, 2), after=2, moment=Moment(0, 1)) is None
+    assert asking.disturbance(Method(branches=(Branch(features=FIRST),)), [], after=2, moment=Moment(0, 1)) is None
 
 
 def test_features_of_one_level_are_disturbed_and_keep_their_type() -> None:
@@ -200,7 +201,9 @@ def test_features_are_left_alone_after_an_error_too(error: Any, unet: Padded) ->
 
 @torch.no_grad()
 def test_a_branch_of_the_batch_is_disturbed_and_the_rest_of_it_is_not(unet: Padded) -> None:
-    disturb = Method(branches=(Branch(features=ChannelDropout()),)).disturbance(tasks(2), after=1, moment=Moment(0, 1))
+    disturb = asking.disturbance(
+        Method(branches=(Branch(features=ChannelDropout()),)), tasks(2), after=1, moment=Moment(0, 1)
+    )
     plain, dropped = unet(IMAGES), unet(IMAGES, disturb)
     torch.testing.assert_close(dropped[0], plain[0])
     assert (dropped[1:] - plain[1:]).abs().amax((1, 2, 3)).min() > 1e-3
@@ -221,7 +224,9 @@ def test_the_features_of_a_transformer_are_disturbed_on_their_way_to_dpt() -> No
     without = network(IMAGES, nothing_left)
     assert len(seen) == len(network.network.encoder.output_strides)
     assert not torch.allclose(without, plain)
-    disturb = Method(branches=(Branch(features=ChannelDropout()),)).disturbance(tasks(2), after=1, moment=Moment(0, 1))
+    disturb = asking.disturbance(
+        Method(branches=(Branch(features=ChannelDropout()),)), tasks(2), after=1, moment=Moment(0, 1)
+    )
     dropped = network(IMAGES, disturb)
     torch.testing.assert_close(dropped[0], plain[0])
     assert (dropped[1:] - plain[1:]).abs().amax((1, 2, 3)).min() > 1e-3

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from mtseg.ema import Ema, EmaTeacher
 from mtseg.geometry import View
 from mtseg.losses import Squared
-from mtseg.mix import Task
+from mtseg.task import Task
 from mtseg.teachers import Ensemble, Itself, Memory, MemoryTeacher, Panel
 
 

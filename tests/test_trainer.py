@@ -13,9 +13,10 @@ from runs import tiny
 from safetensors.torch import load_file
 
 from mtseg import checkpoint
-from mtseg.config import Config, differences
+from mtseg.config import Config
 from mtseg.data.source import IGNORE, Source
 from mtseg.data.stream import Stream
+from mtseg.differences import differences
 from mtseg.signals import Stopped
 from mtseg.state import State, build
 from mtseg.step import train_step
