@@ -1,20 +1,16 @@
 """How finished runs of several methods ended, and what they scored on the way: what tables and plots are made of."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from mtseg.complaints import near
 from mtseg.config import of_run
 from mtseg.differences import differences, names_of_settings
 from mtseg.logged import read, score_of, selected
+from mtseg.scored import Scored, scored, when
 from mtseg.tally import HEADLINES, headline
-
-# What runs must have been scored by, each alike, to stand in one table.
-FACTS = ("split", "sha256", "classes", "protocol", "at")
 
 
 @dataclass(frozen=True)
@@ -37,8 +33,8 @@ class Standings:
     """Runs of several methods that compare: method -> seed -> history, the method with the best teacher first.
 
     `baseline` is the method that the others are compared with, `full` the one with all labels, which may be missing;
-    `called` is the score (`mIoU`), of images of `split`; the first run had `steps` steps. `scored` says how the images
-    were asked, where the scores are of a file of `tools/eval.py` and not of the runs' own evaluations.
+    `called` is the score (`mIoU`), of images of `split`, and `when` the point of the runs at which it is taken. Where
+    scores are of a file of `tools/eval.py`, and not of the runs' own evaluations, `scored` says how they were asked.
     """
 
     histories: Mapping[str, Mapping[int, History]]
@@ -46,7 +42,7 @@ class Standings:
     full: str
     called: str
     split: str
-    steps: int
+    when: str
     scored: str = ""
 
     @property
@@ -80,12 +76,32 @@ def standings(
     the keys in `vary` (`batch`), or that have not the same seeds for each method; for a key that is no setting; where
     no run is `baseline`'s, or `full`'s; and where a file of `scores` is missing or of other images than the first's.
     """
+    _refuse_unknown(runs, vary)
+    found = _histories(runs)
+    for key, method in (("baseline", baseline), ("full", full or baseline)):
+        if method not in found:
+            raise ValueError(
+                f"--{key}: no run of {method!r} among {', '.join(found)}; name its folders too, or another"
+            )
+    full = full or "supervised_all"
+    _refuse_unlike(runs, found, full=full, vary=vary)
+    first = runs[0][1]
+    one = of_run(first)
+    called = HEADLINES[score_of(read(first), one.eval.split, "teacher").rpartition("/")[2]]
+    whole = Standings(found, baseline, full, called, one.eval.split, f"after {one.steps} steps")
+    whole = whole if scores is None else _rescored(whole, runs, scores)
+    best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in whole.histories[name].values()))
+    return replace(whole, histories={name: whole.histories[name] for name in best})
+
+
+def _refuse_unknown(runs: Sequence[tuple[str, Path]], vary: Sequence[str]) -> None:
     known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))}) if vary else []
     for key in vary:
         if key not in known:
             raise ValueError(f"--vary {key}: no setting of these runs{near(key, known, '; ')}")
-    files = {run: _scored(run, scores) for _, run in runs} if scores else {}
-    _refuse_other_images(files)
+
+
+def _histories(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[int, History]]:
     found: dict[str, dict[int, History]] = {}
     for name, run in runs:
         seed = of_run(run).seed
@@ -94,64 +110,28 @@ def standings(
                 f"{run}: the method {name!r} has seed {seed} twice; tables read METHOD/SEED from a run's folder: train "
                 "with out=runs/METHOD/SEED, and name each run once"
             )
-        found.setdefault(name, {})[seed] = _of_file(files[run]) if scores else _history(run)
-    for key, method in (("baseline", baseline), ("full", full or baseline)):
-        if method not in found:
-            raise ValueError(
-                f"--{key}: no run of {method!r} among {', '.join(found)}; name its folders too, or another"
-            )
-    full = full or "supervised_all"
-    _refuse_unlike(runs, found, full=full, vary=vary)
-    one = of_run(runs[0][1])
-    best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in found[name].values()))
-    ordered = {name: found[name] for name in best}
-    if scores:
-        first = files[runs[0][1]]
-        called, asked = HEADLINES[headline(first["student"])], f"{first['protocol']}, {first['at']} checkpoint"
-        return Standings(ordered, baseline, full, called, first["split"], one.steps, scored=f"{scores}: {asked}")
-    called = HEADLINES[score_of(read(runs[0][1]), one.eval.split, "teacher").rpartition("/")[2]]
-    return Standings(ordered, baseline, full, called, one.eval.split, one.steps)
-
-
-def _scored(run: Path, name: str) -> dict[str, Any]:
-    """What `tools/eval.py` wrote into `run`/`name`."""
-    path = run / name
-    if not path.is_file():
-        there = sorted(file.name for file in run.glob("eval_*.json"))
-        has = f"; the run has {', '.join(there)}" if there else ""
-        raise ValueError(
-            f"--scores {name}: no {path}{has}; score every run: python tools/eval.py {run} eval.split=test"
-        )
-    try:
-        found = dict(json.loads(path.read_text()))
-        numbers = [found[network][headline(found[network])] for network in ("student", "teacher")]
-        whole = {"step", *FACTS} <= found.keys() and all(isinstance(number, float) for number in numbers)
-    except (ValueError, TypeError, KeyError, StopIteration):
-        whole = False
-    if not whole:
-        raise ValueError(
-            f"--scores: {path} has not the scores of a student and of a teacher; make it with tools/eval.py"
-        )
+        found.setdefault(name, {})[seed] = _history(run)
     return found
 
 
-def _refuse_other_images(files: Mapping[Path, Mapping[str, Any]]) -> None:
-    for run, found in files.items():
-        first, begun = next(iter(files.items()))
-        unlike = next((fact for fact in FACTS if found[fact] != begun[fact]), None)
-        if unlike:
-            raise ValueError(
-                f"--scores: {first} and {run} were not scored alike: {unlike} {begun[unlike]} and {found[unlike]}; "
-                "score them again with the same words"
-            )
-        if found["at"] == "last" and found["step"] != of_run(run).steps:
-            raise ValueError(
-                f"--scores: {run} was scored at step {found['step']} of {of_run(run).steps}; run its command again, "
-                "then tools/eval.py"
-            )
+def _rescored(whole: Standings, runs: Sequence[tuple[str, Path]], scores: str) -> Standings:
+    """The same runs by the scores in their files of that name."""
+    files = scored([run for _, run in runs], scores)
+    found: dict[str, dict[int, History]] = {name: {} for name in whole.histories}
+    for name, run in runs:
+        found[name][of_run(run).seed] = _of_file(files[run])
+    first = files[runs[0][1]]
+    return replace(
+        whole,
+        histories=found,
+        called=HEADLINES[headline(first["student"])],
+        split=first["split"],
+        when=when(first, of_run(runs[0][1]).steps),
+        scored=f"{scores}: {first['protocol']}, labels of {first['resolution']}",
+    )
 
 
-def _of_file(found: Mapping[str, Any]) -> History:
+def _of_file(found: Scored) -> History:
     score = headline(found["student"])
     student, teacher = ({found["step"]: 100 * found[network][score]} for network in ("student", "teacher"))
     return History(student, teacher, None)

@@ -92,7 +92,7 @@ def of_methods(found: Standings) -> str:
     rows = found.histories
     gap = found.full in rows
     once = bool(found.scored)  # there is one evaluation, and no best of several
-    held = not once and all(run.selected is not None for seeds in rows.values() for run in seeds.values())
+    held = all(run.selected is not None for seeds in rows.values() for run in seeds.values())
     if once:
         last = [": mean and sample deviation", f"of {found.scored}."]
     else:
@@ -102,7 +102,7 @@ def of_methods(found: Standings) -> str:
     columns = ["method", "student", "teacher", *([] if once else ["best"]), *(["held out"] if held else [])]
     columns += [f"teacher over {found.baseline}, each seed", *(["gap closed"] if gap else [])]
     lines = [
-        f"{found.called} on {found.split} in percent after {found.steps} steps, {_numbered(found.seeds)}{last[0]}",
+        f"{found.called} on {found.split} in percent {found.when}, {_numbered(found.seeds)}{last[0]}",
         last[1],
         "",
         f"| {' | '.join(columns)} |",
@@ -159,5 +159,5 @@ def _each(values: Sequence[float | None]) -> str:
 def plot_of_methods(found: Standings) -> str:
     """The teachers of the same table as a picture (SVG), with lines at the baseline and at all labels."""
     values = {method: found.last(method, "teacher") for method in found.histories}
-    title = f"{found.called} of the teacher on {found.split} after {found.steps} steps, %"
+    title = f"{found.called} of the teacher on {found.split} {found.when}, %"
     return dots(title, values, lines=[line for line in (found.baseline, found.full) if line in values])

@@ -2,7 +2,7 @@
 
 import difflib
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -52,8 +52,11 @@ def of_channels(weights: Mapping[str, Tensor], encoder: nn.Module, channels: int
     return adapted
 
 
-def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy `weights` into `encoder`; extra tensors (a classifier's head) are left, missing ones are an error."""
+def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: str, hint: str = "") -> None:
+    """Copy `weights` into `encoder`; extra tensors (a classifier's head) are left, missing ones are an error.
+
+    `hint`: what to say besides, of a file of other names.
+    """
     own = nn.Module.state_dict(encoder)
     prefix = "model." if all(name.startswith("model.") for name in own) else ""  # timm's, inside smp's wrapper
     found = {name: weights.get(name, weights.get(name.removeprefix(prefix))) for name in own}
@@ -61,26 +64,29 @@ def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: s
     missing = [name for name in needed if found[name] is None]
     misshapen = [name for name in needed if found[name] is not None and found[name].shape != own[name].shape]  # type: ignore[union-attr]
     if missing or misshapen:
+        remedy = "use the weights of this encoder"
+        if before := _before({name.removeprefix(prefix): own[name] for name in needed}, weights):
+            remedy = f"its names begin with {before!r}: save them without it"
+        elif missing and weights:
+            names = [name for name in weights if not name.endswith("num_batches_tracked")]
+            remedy += f"; the file has {names[:3]}{hint}"
         raise ValueError(
             f"model.weights: {source} does not fit the encoder: {len(missing)} of {len(needed)} tensors are missing "
-            f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; {_remedy(missing, weights)}"
+            f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; {remedy}"
         )
     # nn.Module's own: encoders override load_state_dict to drop keys by name.
     nn.Module.load_state_dict(encoder, {name: found[name] if found[name] is not None else own[name] for name in own})
 
 
-def _remedy(missing: Sequence[str], weights: Mapping[str, Tensor]) -> str:
-    """What to do about `missing` tensors, by the names that there are."""
-    for name in weights if missing else ():
-        prefix = name.removesuffix(missing[0])
-        if prefix != name and all(prefix + other in weights for other in missing):
-            return f"its names begin with {prefix!r}: save them without it"
-    if missing:
-        return (
-            f"use the weights of this encoder; the file has {list(weights)[:3]} (names of timm's are those of the "
-            "encoders tu-NAME)"
-        )
-    return "use the weights of this encoder"
+def _before(needed: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """What all `needed` tensors, of their shapes, have before their names in `weights`: `module.`; empty: nothing."""
+    first = next(iter(needed))
+    for name in weights:
+        before = name.removesuffix(first) if name.endswith(f".{first}") else ""
+        there = [weights.get(before + other) for other in needed] if before else [None]
+        if all(a is not None and a.shape == b.shape for a, b in zip(there, needed.values(), strict=False)):
+            return before
+    return ""
 
 
 def of_timm(name: str) -> str:

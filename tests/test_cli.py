@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from mtseg.cli.common import share_cores
 from mtseg.config import written
 from mtseg.logged import read
 from mtseg.report import coloured, predicted
+from mtseg.scored import FACTS
 from mtseg.views import Views
 
 ROOT = Path(__file__).parent.parent
@@ -280,13 +282,46 @@ def test_a_table_of_scores_has_those_that_eval_wrote(scored, capsys):
     assert caption.startswith("mIoU on test in percent after 4 steps, seed 0")
 
 
+def test_scores_of_a_chosen_checkpoint_are_not_called_those_of_the_last(scored, capsys):
+    for run in scored:
+        for at in ("2", "best"):
+            assert cli.main(["eval", str(run), "eval.split=test", "--at", at]) == 0
+    for name, when in (
+        ("eval_test_2.json", "at step 2 of 4"),
+        ("eval_test_best.json", "at the best checkpoint of 4 steps"),
+    ):
+        capsys.readouterr()
+        plot = scored[0].parent / "plot.svg"
+        assert cli.main(["table", *map(str, scored), "--scores", name, "--plot", str(plot)]) == 0
+        assert capsys.readouterr().out.startswith(f"mIoU on test in percent {when}, seed 0")
+        assert f"{when}, %" in plot.read_text()
+
+
+def test_the_share_of_the_gap_is_of_the_files_scores_too(scored, capsys):
+    values = {"supervised": (0.25, 0.125), "method": (0.25, 0.5), "full": (0.75, 0.625)}
+    runs = [*scored, scored[0].parents[1] / "full" / "0"]
+    shutil.copytree(scored[0], runs[2])
+    for run in runs:
+        path = run / "eval_test.json"
+        found = json.loads(path.read_text())
+        for network, value in zip(("student", "teacher"), values[run.parent.name], strict=True):
+            found[network]["mIoU"] = value
+        path.write_text(json.dumps(found))
+    assert cli.main(["table", *map(str, runs), "--scores", "eval_test.json", "--full", "full"]) == 0
+    shown = capsys.readouterr().out
+    assert "| method | 25.0 | 50.0 | +25.0 | 50 % |" in shown
+    assert shown.splitlines()[5].startswith("| full |")  # the best teacher first, by the files' scores
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"sha256": "0"}, "not scored alike: sha256"),
-        ({"protocol": "otherwise"}, "not scored alike: protocol"),
-        ({"step": 2}, "scored at step 2 of 4"),
+        *(({fact: "otherwise"}, f"not scored alike: {fact}") for fact in FACTS),
+        ({"step": 2}, "has trained on since step 2 of 4"),
         ({"teacher": None}, "has not the scores of a student and of a teacher"),
+        ({"teacher": {"top1": 0.5}}, "has not the scores of a student and of a teacher"),
+        ({"teacher": {"mIoU": math.nan}}, "has not the scores of a student and of a teacher"),
+        ({"teacher": {"mIoU": None}}, "has not the scores of a student and of a teacher"),
     ],
 )
 def test_scores_of_other_images_or_of_half_a_run_are_no_table(change, says, scored, capsys):
@@ -296,11 +331,29 @@ def test_scores_of_other_images_or_of_half_a_run_are_no_table(change, says, scor
     assert says in capsys.readouterr().err
 
 
+def test_scores_of_runs_that_are_not_finished_are_no_table(scored, capsys):
+    lines = (scored[1] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (scored[1] / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] < 4))
+    assert cli.main(["table", *map(str, scored), "--scores", "eval_test.json"]) == 1
+    assert f"{scored[1]}: not finished" in capsys.readouterr().err
+
+
 def test_a_run_without_the_scores_is_named_with_those_that_it_has(scored, capsys):
+    (scored[0] / "eval_test_checkpoints.json").write_text("{}")
     assert cli.main(["table", *map(str, scored), "--scores", "eval_holdout.json"]) == 1
     error = capsys.readouterr().err
-    assert "the run has eval_test.json" in error
-    assert f"tools/eval.py {scored[0]}" in error
+    assert "the run has eval_test.json;" in error
+    assert f"tools/eval.py {scored[0]} [WORDS]" in error
+
+
+@pytest.mark.parametrize("name", ["", "../0/eval_test.json", "{run}/eval_test.json"])
+def test_scores_are_a_files_name_and_no_path(name, scored, capsys):
+    """A path, as a shell completes it, would be one run's file for all of them."""
+    assert cli.main(["table", *map(str, scored), "--scores", name.format(run=scored[0])]) == 1
+    assert "is looked for in each run's folder" in capsys.readouterr().err
+
+
+def test_scores_of_one_checkpoint_have_no_table_over_steps(scored, capsys):
     assert cli.main(["table", *map(str, scored), "--scores", "eval_test.json", "--steps"]) == 1
     assert "leave one out" in capsys.readouterr().err
 

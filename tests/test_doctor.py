@@ -843,18 +843,6 @@ def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
     assert examine(config, HEALTHY).facts["a step"] == of_dry_run(config)["memory in a step"]
 
 
-class Slow(torch.nn.Module):
-    """Takes a second a forward, by the clock that it turns."""
-
-    def __init__(self, clock) -> None:
-        super().__init__()
-        self.clock = clock
-
-    def forward(self, images):
-        self.clock[0] += 1.0
-        return images
-
-
 @pytest.mark.parametrize(("steps", "days"), [(86400 // 31, []), (86400 // 31 + 1, ["days-on-a-cpu"])])
 def test_a_run_of_over_a_day_on_a_cpu_is_warned_of(steps, days, root, monkeypatch):
     """A step asks about 8 labelled crops and 2 branches of 1 each, at 3 forwards' time, and the teacher about 1."""
@@ -873,8 +861,8 @@ def test_a_gpu_that_is_not_here_is_a_warning_and_no_time_is_said_for_it(root):
     assert "on this CPU" not in report.facts
 
 
-def test_the_second_forward_of_a_crop_is_timed(monkeypatch):
-    clock, takes = [0.0], iter([7.0, 2.0])
+def test_a_forwards_time_is_the_median_of_half_a_second_without_the_first(monkeypatch):
+    clock, takes = [0.0], iter([7.0, 0.2, 0.1, 0.125, 0.1, 9.0])  # over half a second after the fifth
 
     def slow(_: object, images: torch.Tensor) -> torch.Tensor:
         clock[0] += next(takes)
@@ -882,7 +870,28 @@ def test_the_second_forward_of_a_crop_is_timed(monkeypatch):
 
     monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(torch.nn.Identity, "forward", slow)
-    assert plan_module._try(torch.nn.Identity(), (16, 24)) == 2.0
+    assert plan_module._try(torch.nn.Identity(), (16, 24)) == pytest.approx((0.1 + 0.125) / 2)
+    assert next(takes) == 9.0
+
+
+def test_a_fast_forward_is_tried_some_times_and_not_for_half_a_second(monkeypatch):
+    tries = []
+    monkeypatch.setattr(torch.nn.Identity, "forward", lambda _, images: tries.append(images) or images)
+    plan_module._try(torch.nn.Identity(), (16, 24))
+    assert len(tries) == 1 + plan_module.TRIES
+
+
+@pytest.mark.parametrize(("branches", "forwards"), [("[]", 3 * 8), ("[{}, {}]", 3 * (8 + 2 * 1) + 1)])
+def test_the_time_of_a_run_is_that_of_its_crops(branches, forwards, root, monkeypatch):
+    monkeypatch.setattr(plan_module, "_try", lambda *_, **__: 2.0)
+    config = config_of(root, "batch={labelled: 8, unlabelled: 1}", f"method.branches={branches}", "device=cpu")
+    needs = plan_module.plan(config, survey(config.data.build(), workers=0))
+    assert needs.seconds == 2.0 * forwards * config.steps
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without a GPU")
+def test_without_a_gpu_auto_is_timed_as_the_cpu_is(root):
+    assert "on this CPU" in examine(config_of(root, "device=auto"), HEALTHY).facts
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_an_error(root, monkeypatch):

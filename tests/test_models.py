@@ -181,14 +181,38 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
         built(weights=path)
 
 
-def test_names_of_another_library_or_with_a_prefix_are_told_from_other_faults() -> None:
-    encoder = built().network.encoder
+def test_a_prefix_is_named_where_all_tensors_are_under_it_and_fit() -> None:
+    encoder = built(encoder="resnet18").network.encoder
     weights = randomised(encoder)
     with pytest.raises(ValueError, match=r"begin with 'module\.encoder\.': save them without"):
         load_encoder(encoder, {f"module.encoder.{name}": tensor for name, tensor in weights.items()}, source="file")
-    renamed = {name.replace(".", "_"): tensor for name, tensor in weights.items()}
-    with pytest.raises(ValueError, match=rf"the file has \['{next(iter(renamed))}'.*tu-NAME"):
-        load_encoder(encoder, renamed, source="file")
+    other = randomised(built(encoder="resnet50").network.encoder)  # has all names, of other shapes
+    with pytest.raises(ValueError, match="use the weights of this encoder"):
+        load_encoder(encoder, {f"backbone.{name}": tensor for name, tensor in other.items()}, source="file")
+
+
+def test_a_tensor_of_a_like_name_is_no_prefix() -> None:
+    """ResNet's blocks have a `conv1` too: without the stem's, theirs must not be taken for it."""
+    encoder = built(encoder="resnet18").network.encoder
+    weights = {name: tensor for name, tensor in randomised(encoder).items() if name != "conv1.weight"}
+    assert any(name.endswith(".conv1.weight") for name in weights)
+    with pytest.raises(ValueError, match=r"1 of .* missing \['conv1.weight'\].*; use the weights of this encoder"):
+        load_encoder(encoder, weights, source="file")
+
+
+def test_a_prefix_before_timms_names_is_found_inside_the_wrapper() -> None:
+    encoder = built(encoder="tu-resnet18").network.encoder
+    bare = {name.removeprefix("model."): tensor for name, tensor in randomised(encoder).items()}
+    with pytest.raises(ValueError, match=r"begin with 'module\.': save them without"):
+        load_encoder(encoder, {f"module.{name}": tensor for name, tensor in bare.items()}, source="file")
+
+
+@pytest.mark.parametrize(("encoder", "hinted"), [("resnet18", True), ("tu-resnet18", False)])
+def test_names_that_fit_nothing_are_shown_and_timms_encoders_named_to_others(encoder, hinted, tmp_path: Path) -> None:
+    weights = {name.replace(".", "_"): tensor for name, tensor in randomised(built().network.encoder).items()}
+    with pytest.raises(ValueError, match=r"the file has \['model_") as caught:
+        built(encoder=encoder, weights=save(weights, tmp_path / "other.safetensors"))
+    assert ("encoders tu-NAME" in str(caught.value)) is hinted
 
 
 def test_a_file_without_counters_of_batches_fits() -> None:

@@ -35,7 +35,7 @@ def _table(parsed: argparse.Namespace) -> None:
     if not runs:
         tables = [over_seeds(folders)]
         for name in ("plot", "vary", "baseline", "full", "scores"):
-            if getattr(parsed, name):
+            if getattr(parsed, name) not in (None, []):
                 raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
         if parsed.steps:
             both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
@@ -45,10 +45,10 @@ def _table(parsed: argparse.Namespace) -> None:
     if parsed.plot and not parsed.plot.endswith(".svg"):
         raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
     named = [(folder.parent.name, folder) for folder in folders]
-    if parsed.scores and parsed.steps:
+    if parsed.scores is not None and parsed.steps:
         raise ValueError("--steps: is of the runs' own evaluations, and --scores of one checkpoint each; leave one out")
     of = {key: getattr(parsed, key) for key in ("baseline", "full", "vary", "scores")}
-    found = standings(named, **{key: value for key, value in of.items() if value})
+    found = standings(named, **{key: value for key, value in of.items() if value not in (None, [])})
     print(of_methods(found))
     if parsed.steps:
         print("\n" + over_steps(found))

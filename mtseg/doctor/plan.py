@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ HALF = 0.5  # of a crop's area
 STRIDE = 16  # of usual networks, which pad other crops
 BACKWARD = 2  # forwards that a backward takes as long as
 DAY = 86400.0  # seconds
+TRIED, TRIES = 0.5, 9  # seconds, and how often at most
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
     if needs.seconds is not None and needs.seconds > DAY:
         text = (
             f"steps: about {lasting(needs.seconds)} on this CPU, {needs.forward:.2g} s a crop: take a GPU, or lower "
-            "views.crop or steps; configs/demo.yaml in the recipe's place gives a first result in minutes"
+            "steps, batch or views.crop, or take a smaller model"
         )
         yield Finding("warning", "days-on-a-cpu", text)
     if needs.free < needs.checkpoints:
@@ -219,16 +221,18 @@ def _bytes(survey: Survey) -> int:
 
 
 def _try(network: torch.nn.Module, crop: tuple[int, int], *, channels: int = 3) -> float:
-    """The seconds of a forward of one crop, the second of two. Raises ValueError where the network fails on it."""
-    images = torch.zeros(1, channels, *crop)
+    """The seconds of a forward of one crop, the median of some. Raises ValueError where the network fails on it."""
+    images, took = torch.zeros(1, channels, *crop), [0.0]
     try:
         with torch.inference_mode():
-            network.eval()(images)
-            begun = time.perf_counter()
-            network(images)
-            return time.perf_counter() - begun
+            network.eval()(images)  # the first is slower than any other
+            while sum(took) < TRIED and len(took) <= TRIES:
+                begun = time.perf_counter()
+                network(images)
+                took.append(time.perf_counter() - begun)
     except RuntimeError as error:
         raise ValueError(f"model: fails on a crop of {crop[0]} x {crop[1]}: {error}") from error
+    return median(took[1:])
 
 
 def _existing(path: Path) -> Path:

@@ -151,19 +151,15 @@ def _classes(survey: Survey, scored: str) -> Iterator[Finding]:
         if usable and absent:
             text = f"{', '.join(absent)}: in no mask of {pool}; {why}: choose other images, or mend the classes"
             yield Finding("warning", f"class-absent-{'labelled' if pool == 'labelled' else 'scored'}", text)
-    learnt = "scores of these classes will be those of chance"
-    counted = "their IoUs are those of chance, and each weighs in the mean as any other's: score more images of them"
-    for pool, code, why in (("labelled", "class-rare", learnt), (scored, "class-rare-scored", counted)):
+    for pool, code in (("labelled", "class-rare"), (scored, "class-rare-scored")):
         few = [
             f"{name} ({share.images})"
             for name, share in zip(names, shares(survey, pool), strict=False)
             if 0 < share.images < min(FEW, len(survey.of(pool)))
         ]
         if few:
-            yield Finding("warning", code, f"in fewer than {FEW} images of {pool}: {', '.join(few)}; {why}")
+            named = f"in fewer than {FEW} images of {pool}: {', '.join(few)}"
+            yield Finding("warning", code, f"{named}; scores of these classes will be those of chance")
     if 0 < (images := len(survey.of(scored))) < FEW_SCORED:
-        text = (
-            f"{scored} has {amount(images, 'image')}: what a score of so few says of others is mostly chance; compare "
-            "runs by several seeds, or have more images scored"
-        )
+        text = f"{scored} has {amount(images, 'image')}: a score of so few is mostly chance; have more images scored"
         yield Finding("note", "few-scored", text)

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mtseg.checkpoint import write_whole
+from mtseg.cli.common import share_cores
 from mtseg.config import Config, whole
 from mtseg.data.tree import first
 from mtseg.doctor.channels import completed
@@ -26,6 +28,8 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 def answer(words: Sequence[str], here: Machine, *, to_json: bool, out: str | None) -> int:
     """Examine the config of command-line words, tell, and write what `--out` asks for; 1 where there are errors."""
     config = whole({"out": "runs"} | gather(words))
+    with suppress(ValueError):  # a GPU that is not here is a finding
+        share_cores(config)  # a crop takes as long as it will in training
     report = examine(config, here)
     written = write(report, config, Path(out)) if out else None
     if to_json:
