@@ -282,6 +282,30 @@ def test_a_table_of_scores_has_those_that_eval_wrote(scored, capsys):
     assert caption.startswith("mIoU on test in percent after 4 steps, seed 0")
 
 
+def test_comparisons_too_have_a_table_of_the_scores_that_eval_wrote(config, tmp_path, capsys):
+    folders = [tmp_path / "both" / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        assert cli.main(["compare", config, f"out={folder}", f"seed={seed}"]) == 0
+        for name in ("supervised", "method"):
+            assert cli.main(["eval", str(folder / name), "eval.split=test"]) == 0
+    capsys.readouterr()
+    assert cli.main(["table", *map(str, folders), "--scores", "eval_test.json"]) == 0
+    shown = capsys.readouterr().out
+    found = {
+        (seed, name): json.loads((folder / name / "eval_test.json").read_text())
+        for seed, folder in enumerate(folders)
+        for name in ("supervised", "method")
+    }
+    ahead = [
+        100 * (found[seed, "method"]["teacher"]["mIoU"] - found[seed, "supervised"]["student"]["mIoU"])
+        for seed in (0, 1)
+    ]
+    assert shown.startswith("mIoU on test in percent after 4 steps, seeds 0, 1")
+    assert any(
+        line.startswith("| method |") and f" {ahead[0]:+.1f}, {ahead[1]:+.1f} |" in line for line in shown.splitlines()
+    )
+
+
 def test_scores_of_a_chosen_checkpoint_are_not_called_those_of_the_last(scored, capsys):
     for run in scored:
         for at in ("2", "best"):
@@ -404,9 +428,7 @@ def test_a_comparison_too_has_its_table_over_steps(words, config, tmp_path, caps
     assert rows["method"][2] == f"{min(leads):+.1f}"
 
 
-@pytest.mark.parametrize(
-    "words", [["--baseline", "method"], ["--full", "x"], ["--vary", "nonsense"], ["--scores", "x"]]
-)
+@pytest.mark.parametrize("words", [["--baseline", "method"], ["--full", "x"], ["--vary", "nonsense"]])
 def test_words_about_methods_are_refused_where_there_are_comparisons(words, tmp_path, capsys):
     assert cli.main(["table", str(comparison(tmp_path / "a", 0, 0.3, 0.4)), *words]) == 1
     assert f"{words[0]}: is of runs named METHOD/SEED" in capsys.readouterr().err

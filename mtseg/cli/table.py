@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mtseg.cli.common import answer
 
@@ -22,31 +23,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _table(parsed: argparse.Namespace) -> None:
-    from pathlib import Path
-
-    from mtseg.standings import standings
-    from mtseg.tables import of_methods, over_seeds, over_steps, plot_of_methods
-
     folders = [Path(folder) for folder in parsed.folders]
     runs = [folder for folder in folders if (folder / "metrics.jsonl").exists()]
     if runs and len(runs) < len(folders):
         other = next(folder for folder in folders if folder not in runs)
         raise ValueError(f"{other}: no metrics.jsonl, so no run, as {runs[0]} is one; name runs alone, or comparisons")
-    if not runs:
-        tables = [over_seeds(folders)]
-        for name in ("plot", "vary", "baseline", "full", "scores"):
-            if getattr(parsed, name) not in (None, []):
-                raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
-        if parsed.steps:
-            both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
-            tables.append(over_steps(standings(both, vary=["batch.labelled"])))  # which `supervised_only` may change
-        print("\n\n".join(tables))
-        return
-    if parsed.plot and not parsed.plot.endswith(".svg"):
-        raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
-    named = [(folder.parent.name, folder) for folder in folders]
     if parsed.scores is not None and parsed.steps:
         raise ValueError("--steps: is of the runs' own evaluations, and --scores of one checkpoint each; leave one out")
+    if runs:
+        _of_runs(parsed, runs)
+    else:
+        _of_comparisons(parsed, folders)
+
+
+def _of_comparisons(parsed: argparse.Namespace, folders: Sequence[Path]) -> None:
+    from mtseg.standings import standings
+    from mtseg.tables import of_methods, over_seeds, over_steps
+
+    for name in ("plot", "vary", "baseline", "full"):
+        if getattr(parsed, name) not in (None, []):
+            raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
+    both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
+    vary = ["batch.labelled"]  # which `supervised_only` may change
+    if parsed.scores is None:
+        print(over_seeds(folders))
+    else:
+        print(of_methods(standings(both, vary=vary, scores=parsed.scores)))
+    if parsed.steps:
+        print("\n" + over_steps(standings(both, vary=vary)))
+
+
+def _of_runs(parsed: argparse.Namespace, runs: Sequence[Path]) -> None:
+    from mtseg.standings import standings
+    from mtseg.tables import of_methods, over_steps, plot_of_methods
+
+    if parsed.plot and not parsed.plot.endswith(".svg"):
+        raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
+    named = [(run.parent.name, run) for run in runs]
     of = {key: getattr(parsed, key) for key in ("baseline", "full", "vary", "scores")}
     found = standings(named, **{key: value for key, value in of.items() if value not in (None, [])})
     print(of_methods(found))
