@@ -58,6 +58,7 @@ def write(config: Config, state: State, batch: Batch, *, classes: int, images: i
     content = {
         "config": dump(config),
         "sizes": [classes, images],
+        "class_weights": state.class_weights,
         "step": state.step - 1,  # a skipped step changes nothing but the count
         "student": saved.student,
         "teacher": saved.teacher,
@@ -84,6 +85,7 @@ def read(path: Path, words: Sequence[str]) -> Captured:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         tree, sizes, step = found["config"], found["sizes"], int(found["step"])
+        class_weights = found["class_weights"]
         saved = Checkpoint(step, found["student"], found["teacher"], found["rest"])
         asked = None if found["asked"] is None else Crops(**found["asked"])
         batch = Batch(Crops(**found["labelled"]), asked, tuple(Crops(**crops) for crops in found["students"]))
@@ -93,4 +95,5 @@ def read(path: Path, words: Sequence[str]) -> Captured:
     device = pick_device(config.device)
     state = sized(config, *sizes, device=device, pretrained=False)
     restore(state, saved, path)
+    state.class_weights = None if class_weights is None else class_weights.to(device)
     return Captured(config, state, batch.to(device))

@@ -68,8 +68,9 @@ class Config:
 
     The student is asked about a process's images in `accumulate` parts, whose gradients are summed. `precision` is that
     of the networks while they train. `norm` is what batch normalisation becomes (`mtseg/norm.py`); `bn`, whether
-    labelled and unlabelled images go through it in one forward or each in their own. `compile` has PyTorch compile the
-    student; `recompute` computes its encoder's activations again in the backward, in place of holding them.
+    labelled and unlabelled images go through it in one forward or each in their own. `balance` has labelled pixels of
+    rare classes count more in the supervised loss (`mtseg/balance.py`): 0 not at all, 1 fully. `compile` has PyTorch
+    compile the student; `recompute` computes its encoder's activations again in the backward, in place of holding them.
     """
 
     data: Data
@@ -83,6 +84,7 @@ class Config:
     precision: Precision = "fp32"
     norm: Norm = "process"
     bn: Literal["joint", "separate"] = "joint"
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     compile: bool = False
     recompute: bool = False
     steps: Count

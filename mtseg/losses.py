@@ -46,10 +46,16 @@ def has_class(label: Tensor, classes: int | None = None) -> Tensor:
     return label >= 0 if classes is None else (label >= 0) & (label < classes)
 
 
-def _entropies(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """The cross-entropy of each pixel (B, *S), and where it counts."""
+def _entropies(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The cross-entropy of each pixel (B, *S), where it counts, and the class there (int64; 0 elsewhere)."""
     counted = has_class(label, logits.shape[1])
-    return F.cross_entropy(logits.float(), torch.where(counted, label, 0).long(), reduction="none"), counted
+    classes = torch.where(counted, label, 0).long()
+    return F.cross_entropy(logits.float(), classes, reduction="none"), counted, classes
+
+
+def _weighed(values: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
+    """Values of pixels times their classes' weights (K,); None: all 1."""
+    return values if weights is None else values * weights[classes]
 
 
 @part
@@ -58,9 +64,15 @@ class CrossEntropy:
 
     kind: Literal["cross_entropy"] = "cross_entropy"
 
-    def __call__(self, logits: Tensor, label: Tensor, over: Tensor | None = None) -> Tensor:
-        """logits (B, K, *S) any float, label (B, *S) integer -> scalar; `over`: labelled pixels of the whole batch."""
-        return average(*_entropies(logits, label), over)
+    def __call__(
+        self, logits: Tensor, label: Tensor, over: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """logits (B, K, *S) any float, label (B, *S) integer -> scalar; `over`: labelled pixels of the whole batch.
+
+        `weights` (K,): what a pixel of each class counts; the sum is divided by the pixels, whatever they count.
+        """
+        values, counted, classes = _entropies(logits, label)
+        return average(_weighed(values, classes, weights), counted, over)
 
 
 @part
@@ -68,21 +80,23 @@ class Ohem:
     """Cross-entropy over the hard labelled pixels alone (online hard example mining, Shrivastava et al. 2016).
 
     Counted is a pixel whose class has a probability under `threshold`, and at least the `keep` hardest pixels of
-    the batch (all, where there are fewer).
+    the batch (all, where there are fewer). Which are hard is a matter of their probabilities alone.
     """
 
     kind: Literal["ohem"] = "ohem"
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
     keep: Annotated[int, Field(ge=1)] = 200_000
 
-    def __call__(self, logits: Tensor, label: Tensor, over: Tensor | None = None) -> Tensor:
-        """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
-        values, counted = _entropies(logits, label)
+    def __call__(
+        self, logits: Tensor, label: Tensor, over: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """logits (B, K, *S) any float, label (B, *S) integer -> scalar; `weights` (K,) as of `CrossEntropy`."""
+        values, counted, classes = _entropies(logits, label)
         ranked = torch.where(counted, values.detach(), -1).flatten()  # the ignored are easier than the easiest
         ranked = gathered(ranked.topk(min(self.keep, ranked.numel())).values)  # the hardest of all are among these
         hardest = ranked.topk(min(self.keep, ranked.numel())).values[-1]
         limit = hardest.clamp(min=0, max=-math.log(self.threshold))
-        return average(values, counted & (values >= limit))
+        return average(_weighed(values, classes, weights), counted & (values >= limit))
 
 
 @part
@@ -96,8 +110,10 @@ class Dice:
     kind: Literal["dice"] = "dice"
     cross_entropy: Annotated[float, Field(ge=0)] = 1.0
 
-    def __call__(self, logits: Tensor, label: Tensor, over: Tensor | None = None) -> Tensor:
-        """logits (B, K, *S) any float, label (B, *S) integer -> scalar."""
+    def __call__(
+        self, logits: Tensor, label: Tensor, over: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """logits (B, K, *S) any float, label (B, *S) integer -> scalar; `weights` (K,): of the cross-entropy."""
         classes = logits.shape[1]
         counted = has_class(label, classes).unsqueeze(1)
         truth = one_hot(label, classes)
@@ -107,7 +123,7 @@ class Dice:
         size = total(truth.sum(axes))
         dice = 2 * with_others((given * truth).sum(axes)) / (with_others(given.sum(axes)) + size).clamp_min(1e-6)
         loss = part_of(average(1 - dice, size > 0, (size > 0).sum()))
-        return loss + self.cross_entropy * CrossEntropy()(logits, label, over)
+        return loss + self.cross_entropy * CrossEntropy()(logits, label, over, weights)
 
 
 Supervised = Annotated[CrossEntropy | Ohem | Dice, Field(discriminator="kind")]

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from mtseg import checkpoint
+from mtseg.balance import weights_for
 from mtseg.config import Config
 from mtseg.convnet import settle, settles
 from mtseg.data.resident import Resident, stream_of
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
-from mtseg.distributed import local_rank, rank, same, world
+from mtseg.distributed import from_first, local_rank, rank, same, world
 from mtseg.norm import normed
 from mtseg.precision import Scale, memory_format, scale_for
 from mtseg.randomness import reseed_torch
@@ -30,7 +31,8 @@ class State:
 
     `skipped` steps, whose loss or gradient was not finite, updated nothing; the last `skipped_in_a_row` were such.
     `overflowed` steps updated nothing because the `scale` of the loss was too high; schedules do not count them.
-    `asked` is what a step asks in place of `student`, with the very same weights; see `running`.
+    `asked` is what a step asks in place of `student`, with the very same weights; see `running`. `class_weights` (K,),
+    on the device, is what a labelled pixel of each class counts; None: 1.
     """
 
     student: nn.Module
@@ -43,6 +45,7 @@ class State:
     scale: Scale = field(default_factory=Scale)
     overflowed: int = 0
     asked: nn.Module = None  # type: ignore[assignment]
+    class_weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.asked = self.student if self.asked is None else self.asked
@@ -65,7 +68,7 @@ class State:
 
 
 def build(config: Config, splits: Splits, device: torch.device, *, pretrained: bool = True) -> State:
-    """Student, teacher and optimizer at step 0: a function of the config, its seed, and the sizes of its data.
+    """Student, teacher and optimizer at step 0: a function of the config, its seed, its classes and its data's sizes.
 
     Called by all processes together; the first one's weights are everyone's. Raises ValueError where the views are not
     for the images' channels.
@@ -73,7 +76,10 @@ def build(config: Config, splits: Splits, device: torch.device, *, pretrained: b
     config.views.check(splits.channels, rgb=splits.rgb)
     first = partial(_first_images, config, splits, device) if pretrained else None
     sizes = (len(splits.classes), len(splits.unlabelled))
-    return sized(config, *sizes, device=device, pretrained=pretrained, rgb=splits.rgb, first=first)
+    state = sized(config, *sizes, device=device, pretrained=pretrained, rgb=splits.rgb, first=first)
+    if (weights := from_first(lambda: weights_for(splits, config.balance))) is not None:
+        state.class_weights = weights.to(device)
+    return state
 
 
 def sized(

@@ -88,7 +88,7 @@ def _learn(config: Config, state: State, share: Share, counts: Counts, moment: M
         logits, agreeing = asked(method, state.asked, share, moment, separate=config.bn == "separate")
     on_tasks = agreeing[labelled:].split([len(task.seen.data) for task in share.tasks])
 
-    supervised = method.supervised(logits[: len(share.label)], share.label, counts.labelled)
+    supervised = method.supervised(logits[: len(share.label)], share.label, counts.labelled, state.class_weights)
     consistency = method.consistency(on_tasks, share.tasks, counts)
     weight = method.weight_at(moment.step, config.steps)
     heads = method.head_cost(logits, agreeing) / (world() * config.accumulate)

@@ -20,7 +20,7 @@ from mtseg.data.source import Nothing, Pixels, Splits
 from mtseg.models import Smp
 from mtseg.predictors import Predictor, asked, joined
 from mtseg.settings import gather, merge, validate
-from mtseg.state import build, load_networks, pick_device
+from mtseg.state import load_networks, pick_device, sized
 from mtseg.views import Views
 
 Name = Literal["student", "teacher"]
@@ -91,7 +91,9 @@ def _chosen(run: Path, by: str) -> Path:
 
 def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
     saved = found(run, at)
-    state = build(config, splits, pick_device(config.device), pretrained=False)
+    config.views.check(splits.channels, rgb=splits.rgb)
+    sizes = (len(splits.classes), len(splits.unlabelled))
+    state = sized(config, *sizes, device=pick_device(config.device), pretrained=False)
     load_networks(state, saved, run)
     networks = {"student": state.student.eval(), "teacher": state.teacher.module.eval()}
     return Restored(config, splits, networks, saved.step)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mtseg import capture, checkpoint, keeping, run_page, versions
+from mtseg.balance import told
 from mtseg.capture import Broken
 from mtseg.config import Config, written
 from mtseg.data.batch import Batch
@@ -76,7 +77,8 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     data = record(config.out, splits, continued=continued)
     checkpoint.write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
-    return [data.sentence(), *processes, *said, *versions.record(config.out, state.step)]
+    balanced = [] if state.class_weights is None else [told(state.class_weights, splits.classes)]
+    return [data.sentence(), *processes, *balanced, *said, *versions.record(config.out, state.step)]
 
 
 def _run_saved(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked_by: Callable[[], str]) -> Scores:

@@ -282,7 +282,7 @@ def captured(tmp_path: Path, where: str, *words: str) -> Path:
     return config.out / "capture-6.pt"
 
 
-@pytest.mark.parametrize("name", ["cutmix, shared geometry", "temporal ensembling", "supervised"])
+@pytest.mark.parametrize("name", ["cutmix, shared geometry", "temporal ensembling", "supervised", "balanced classes"])
 def test_11_a_capture_is_the_step_itself(name, tmp_path, monkeypatch):
     """Taken again without the fault, it is the step that a run without that fault, from there, would have taken."""
     path = captured(tmp_path, "gradient", *METHODS[name])

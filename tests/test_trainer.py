@@ -81,6 +81,7 @@ METHODS = {
     ],
     "two heads": ["model.heads=2", "method.logit_distance=0.01"],
     "images held out": ["eval.select=holdout"],
+    "balanced classes": ["balance=0.7"],
     "adamw, cosine, clipping": ["optimizer={kind: adamw, lr: 0.01}", "schedule={kind: cosine, warmup: 2}", "clip=0.5"],
 }
 

@@ -1,0 +1,43 @@
+"""How much a labelled pixel counts by its class, so that classes of few pixels are learnt as well."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtseg.data.source import Source, Splits
+from mtseg.losses import has_class
+
+FEWEST = 1e-4  # of the labelled pixels: a class of fewer counts as one of so many, or single pixels would lead
+
+
+def weights_for(splits: Splits, balance: float) -> Tensor | None:
+    """The `class_weights` of the labelled images of `splits`, all of whose labels are read; None for 0: all alike."""
+    return class_weights(pixels_of(splits.labelled, len(splits.classes)), balance) if balance else None
+
+
+def told(weights: Tensor, classes: Sequence[str]) -> str:
+    """The lightest and the heaviest class, with their weights."""
+    light, heavy = int(weights.argmin()), int(weights.argmax())
+    return f"a labelled pixel counts {weights[light]:.2g} ({classes[light]}) to {weights[heavy]:.2g} ({classes[heavy]})"
+
+
+def pixels_of(source: Source, classes: int) -> Tensor:
+    """How many labelled pixels, or whole images, each class has in `source`; (K,) int64. Reads every label."""
+    counts = torch.zeros(classes, dtype=torch.int64)
+    for index in range(len(source)):
+        label = torch.from_numpy(source.label(index)).long()
+        counts += label[has_class(label, classes)].bincount(minlength=classes)
+    return counts
+
+
+def class_weights(pixels: Tensor, balance: float) -> Tensor:
+    """Weights (K,) float32 for classes of so many `pixels` (K,): w_c ~ share_c^-balance.
+
+    Their mean over the labelled pixels is 1, so that a loss keeps its size and its learning rate. A `balance` of 0
+    weighs all alike, 1 gives every class the same part of the loss (Eigen & Fergus 2015 up to a factor, their median
+    frequencies), 0.5 lies between. A class of a share under `FEWEST` is weighed as one of that share.
+    """
+    shares = pixels.double() / pixels.sum()
+    weights = shares.clamp(min=FEWEST) ** -balance
+    return (weights / (weights * shares).sum()).float()
