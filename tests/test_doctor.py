@@ -148,6 +148,21 @@ def test_a_score_of_few_images_is_noted(images, few, tmp_path):
     assert [text.startswith("val has 19 images:") for text in said] == [True] * few
 
 
+@pytest.mark.parametrize(("cars", "uneven"), [(40, True), (100, False)])
+def test_classes_of_very_different_shares_are_noted_with_the_word_that_balances_them(cars, uneven, root):
+    def with_cars(mask: np.ndarray) -> np.ndarray:
+        flat = np.where(np.arange(mask.size) % 2, 1, 0)
+        flat[:cars] = 2
+        return flat.reshape(mask.shape).astype(np.uint8)
+
+    every_mask(root, "labelled", with_cars)
+    assert (SIZE[0] * SIZE[1] // 2 > 50 * cars) == uneven
+    said = [finding for finding in found(root) if finding.code == "classes-uneven"]
+    assert [finding.suggestion for finding in said] == ["balance=0.5"] * uneven
+    assert all(finding.text.startswith(f"car is {100 * cars / SIZE[0] / SIZE[1]:.2g} % of") for finding in said)
+    assert not [finding for finding in found(root, "balance=0.5") if finding.code == "classes-uneven"]
+
+
 # -- broken sets: each fault alone, and what is said of it -------------------------------------------------------------
 
 

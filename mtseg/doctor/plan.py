@@ -15,6 +15,7 @@ from mtseg.config import Config
 from mtseg.data.files import Files
 from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
+from mtseg.doctor.pools import shares
 from mtseg.estimate import estimate
 from mtseg.geometry import Geometry
 from mtseg.log import lasting
@@ -27,6 +28,7 @@ HALF = 0.5  # of a crop's area
 STRIDE = 16  # of usual networks, which pad other crops
 BACKWARD = 2  # forwards that a backward takes as long as
 DAY = 86400.0  # seconds
+UNEVEN = 50  # times as many labelled pixels of one class as of another
 TRIED, TRIES = 0.5, 9  # seconds, and how often at most
 
 
@@ -103,6 +105,7 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
     yield from _sizes(config, survey)
     yield from _corner(config, survey)
     yield from _asked(config)
+    yield from _uneven(config, survey)
     try:
         pick_device(config.device)
     except ValueError as error:  # of the machine that looks, which need not be the one that trains
@@ -124,6 +127,21 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
             f"{megabytes(needs.checkpoints)}; choose another out=, or a smaller keep="
         )
         yield Finding("error", "disk-full", text)
+
+
+def _uneven(config: Config, survey: Survey) -> Iterator[Finding]:
+    pixels = [share.pixels for share in shares(survey, "labelled")[:-1]]
+    held = [number for number, count in enumerate(pixels) if count]
+    if config.balance or not held:
+        return
+    rare, common = min(held, key=lambda n: pixels[n]), max(held, key=lambda n: pixels[n])
+    if pixels[common] > UNEVEN * pixels[rare]:
+        names, every = survey.splits.classes, sum(pixels)
+        text = (
+            f"{names[rare]} is {100 * pixels[rare] / every:.2g} % of the labelled pixels and {names[common]} "
+            f"{100 * pixels[common] / every:.2g} %: with a balance, rare classes count more; compare with and without"
+        )
+        yield Finding("note", "classes-uneven", text, suggestion="balance=0.5")
 
 
 def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
