@@ -198,6 +198,13 @@ def test_what_a_user_begins_with_is_the_default_row(path):
     assert differences(load(words), load([*words, str(ROOT / "method" / "default.yaml")])) == []
 
 
+@pytest.mark.parametrize("row", ["default", "fixmatch", "supervised"])
+@pytest.mark.parametrize("recipe", ["camvid_mt", "camvid_small", "photographs"])
+def test_classes_of_photographs_are_balanced_whatever_row_and_data_are_laid_on_the_recipe(recipe, row):
+    words = [ROOT / f"recipe/{recipe}.yaml", ROOT / f"method/{row}.yaml", ROOT / "data/own.yaml"]
+    assert load(list(map(str, words))).balance == 0.5
+
+
 def test_the_default_row_has_one_weight_in_a_run_of_any_length():
     for steps in (10, 1200, 40_000):
         method = load([str(ROOT / "demo.yaml"), f"steps={steps}"]).method
