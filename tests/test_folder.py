@@ -1,6 +1,7 @@
 """Anybody's own images: what the YAML names is what is read, and every mistake in it is told."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def counts(splits: Splits) -> tuple[int, ...]:
 
 def photos(*numbers: int) -> list[str]:
     return [f"labelled/images/photo_{i}.jpg" for i in numbers]
+
+
+def also_scored(root: Path) -> dict[str, str]:
+    """The labelled images and their masks under other names, and what names them."""
+    shutil.copytree(root / "labelled", root / "scored")
+    return {"images": "scored/images", "masks": "scored/masks"}
 
 
 def test_the_worked_example_trains_and_is_evaluated(tmp_path, capsys):
@@ -80,7 +87,8 @@ def test_val_may_be_a_share_or_folders_and_test_may_be_named(tmp_path):
     assert names(a_folder(root).build().val) == names(splits.val)
     assert len({tuple(names(a_folder(root, split_seed=s).build().val)) for s in range(8)}) > 1
     assert counts(again) == counts(splits)
-    splits = a_folder(root, val=LABELLED, test=LABELLED).build()
+    scored = also_scored(root)
+    splits = a_folder(root, val=scored, test=scored).build()
     assert counts(splits) == (8, 8, 8, 8)
     with pytest.raises(ValueError, match=r"data\.val: 0\.95 of 8 labelled images leaves none"):
         a_folder(root, val=0.95).build()
@@ -117,12 +125,13 @@ def test_unlabelled_images_may_be_folders_globs_lists_and_several(images, wanted
 
 def test_a_list_of_pairs_needs_no_names_alike(tmp_path):
     root = trees.own(tmp_path)
+    scored = also_scored(root)
     (root / "labelled/masks/photo_3.png").rename(root / "labelled/masks/other.png")
     (root / "pairs.txt").write_text(
         "labelled/images/photo_3.jpg labelled/masks/other.png\n"
         "/labelled/images/photo_1.jpg\t/labelled/masks/photo_1.png"
     )
-    splits = a_folder(root, labelled={"pairs": "pairs.txt"}, val={"pairs": "pairs.txt"}).build()
+    splits = a_folder(root, labelled={"pairs": "pairs.txt"}, val=scored).build()
     assert names(splits.labelled) == photos(3, 1)
     assert np.array_equal(splits.labelled.label(0), np.asarray(Image.open(root / "labelled/masks/other.png")))
     for line in ("labelled/images/photo_1.jpg", "labelled/images/photo_1.jpg ../x.png", "labelled/images/x.jpg x.png"):
@@ -280,17 +289,16 @@ def test_binary_masks_are_answered_with_the_hint_through_the_command_too(tmp_pat
 def test_a_split_list_chooses_the_labelled_ones_of_a_folder(tmp_path):
     root = trees.own(tmp_path)
     (tmp_path / "list.txt").write_text("labelled/images/photo_6.jpg\nphoto_2\n")
-    splits = a_folder(root, split=str(tmp_path / "list.txt"), val=LABELLED, unlabelled={"images": "unlabelled"}).build()
+    keys = {"val": also_scored(root), "unlabelled": {"images": "unlabelled"}}
+    splits = a_folder(root, split=str(tmp_path / "list.txt"), **keys).build()
     assert names(splits.labelled) == photos(6, 2)
     assert names(splits.unlabelled) == photos(0, 1, 3, 4, 5, 7) + [f"unlabelled/snap_{i}.png" for i in range(8)]
 
 
 def test_an_image_of_a_list_that_is_scored_is_refused_as_such_and_not_as_one_without_a_mask(tmp_path):
     root = trees.own(tmp_path)
-    (root / "labelled").rename(root / "scored")
-    trees.own(tmp_path)
+    keys = {"split": str(tmp_path / "list.txt"), "test": also_scored(root)}
     apart = names(a_folder(root).build().val)[0]
-    keys = {"split": str(tmp_path / "list.txt"), "test": {"images": "scored/images", "masks": "scored/masks"}}
     for image, pool in ((apart, "val"), ("scored/images/photo_0.jpg", "test")):
         (tmp_path / "list.txt").write_text(f"{image}\n")
         with pytest.raises(ValueError, match=rf"list\.txt, line 1: '{image}' is a {pool} image .*take it off the list"):
@@ -300,6 +308,29 @@ def test_an_image_of_a_list_that_is_scored_is_refused_as_such_and_not_as_one_wit
         a_folder(root, **keys).build()
 
 
+@pytest.mark.parametrize("pool", ["val", "test"])
+def test_images_that_are_labelled_and_scored_are_refused_with_their_count_and_names(pool, tmp_path):
+    root = trees.own(tmp_path)
+    (root / "some.txt").write_text("".join(f"{name}\n" for name in photos(5, 3)))
+    keys = {"val": also_scored(root)} | {pool: {"images": "some.txt", "masks": "labelled/masks"}}
+    says = rf"data\.{pool}: 2 of 2 images are labelled too: {photos(5)[0]}, {photos(3)[0]}; .* take them out of one"
+    with pytest.raises(ValueError, match=says):
+        a_folder(root, **keys).build()
+    splits = a_folder(root, labels=1, split_seed=3, **keys, unlabelled={"images": "unlabelled"}).build()
+    assert set(photos(3, 5)) < set(names(splits.unlabelled))  # without their masks, as unlabelled ones, they may be
+
+
+def test_a_part_of_val_in_test_is_refused_and_the_whole_of_it_is_not(tmp_path):
+    root = trees.own(tmp_path)
+    scored = also_scored(root)
+    (root / "some.txt").write_text("scored/images/photo_5.jpg\n")
+    part = {"images": "some.txt", "masks": "scored/masks"}
+    for val, test, count in ((scored, part, "1 of 1"), (part, scored, "1 of 8")):
+        with pytest.raises(ValueError, match=rf"data\.test: {count} images are in val too: scored/.*photo_5\.jpg;"):
+            a_folder(root, val=val, test=test).build()
+    assert counts(a_folder(root, val=part, test=part).build()) == (8, 8, 1, 1)
+
+
 def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path):
     root = trees.own(tmp_path)
     for kind, suffix in (("images", "jpg"), ("masks", "png")):
@@ -307,7 +338,7 @@ def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path)
         old = root / f"labelled/{kind}/photo_2.{suffix}"
         (root / f"labelled/{kind}/more/photo_2.{suffix}").write_bytes(old.read_bytes())
     (tmp_path / "list.txt").write_text("photo_1\nphoto_2\n")
-    keys = {"split": str(tmp_path / "list.txt"), "val": LABELLED}
+    keys = {"split": str(tmp_path / "list.txt"), "val": also_scored(root)}
     with pytest.raises(ValueError, match=r"list\.txt, line 2: 'photo_2' may be .*more/photo_2\.jpg or .*photo_2\.jpg;"):
         a_folder(root, **keys).build()
     (tmp_path / "list.txt").write_text("photo_1\nlabelled/images/photo_2.jpg\n")

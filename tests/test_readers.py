@@ -68,6 +68,13 @@ def test_voc_palette_masks_are_indices_and_void_is_ignored(tmp_path):
     assert len(names(official.unlabelled)) == 4
 
 
+def test_voc_a_list_that_names_an_image_of_val_is_refused_with_its_line(tmp_path):
+    root = trees.voc(tmp_path / "voc")
+    (tmp_path / "mine.txt").write_text(f"{trees.VOC_TRAIN[0]}\n{trees.VOC_VAL[0]}\n")
+    with pytest.raises(ValueError, match=rf"mine\.txt, line 2: '\S*{trees.VOC_VAL[0]}\.jpg' is a val image of voc"):
+        Voc(root=root, split=tmp_path / "mine.txt").build()
+
+
 def test_cityscapes_label_ids_are_mapped_and_train_ids_are_taken_as_they_are(tmp_path):
     root = trees.cityscapes(tmp_path, train_ids=True)
     for kind in ("labelIds", "labelTrainIds"):

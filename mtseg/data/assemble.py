@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mtseg.data.apart import kept_apart
 from mtseg.data.cache import Cache
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import Files, OnBadImage, Pool, files
@@ -90,11 +91,13 @@ class Layout:
 def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
     """The pools that a reader's keys ask for; masks of training images that are labelled must be there.
 
-    Raises ValueError for lists that name what is not there, for counts other than the expected, and for empty pools.
+    Raises ValueError for lists that name what is not there, for images that are learnt and scored, for counts other
+    than the expected, and for empty pools.
     """
     labelled, unlabelled, name = (_by_list if choice.split else _by_seed)(choice, layout, tree)
     unlabelled = list(dict.fromkeys([*unlabelled, *layout.extra]))
     val, test = layout.val(), layout.test()
+    kept_apart(labelled, val, test)
     for pool, what in ((labelled, "masks of labelled images"), (val, "masks of val"), (test, "masks of test")):
         tree.missing(pool.masks, what)
     if not unlabelled:
@@ -202,6 +205,11 @@ class _Finder:
             found.setdefault(self.layout.id_of(image), []).append(image)
         return found
 
+    @cached_property
+    def scored(self) -> dict[str, str]:
+        pools = {"test": self.layout.test(), "val": self.layout.val()}
+        return {image: name for name, pool in pools.items() for image in pool.images}
+
     def image(self, entry: Entry) -> str:
         """The image's name. Raises ValueError, with file and line, where there is none, or more than one."""
         name = self.tree.admit(entry.image, entry.where)
@@ -220,23 +228,18 @@ class _Finder:
     def labelled(self, entry: Entry) -> Pair:
         """The image with the data set's own mask, which must be the line's, where that names one."""
         image = self.image(entry)
+        if pool := self.scored.get(image):
+            raise ValueError(
+                f"{entry.where}: {image!r} is a {pool} image of {self.layout.name}, on which the run is scored, so it "
+                f"cannot be labelled; take it off the list, or name other {pool} images"
+            )
         if not self.masks.get(image):
-            raise ValueError(f"{entry.where}: {image!r} {self._why_not(image)}")
+            raise ValueError(
+                f"{entry.where}: {image!r} has no mask in {self.layout.name}, so it cannot be labelled; put its mask "
+                "with the others, or take it off the list"
+            )
         if entry.mask not in (None, self.masks[image]):
             mask = self.tree.admit(str(entry.mask), entry.where)
             if self.layout.id_of(mask) != self.layout.id_of(image):
                 raise ValueError(f"{entry.where}: {mask!r} is not the mask of {image!r}; mend the list")
         return Pair(image, self.masks[image])
-
-    def _why_not(self, image: str) -> str:
-        """Why an image that is there cannot be labelled."""
-        for pool, scored in (("val", self.layout.val), ("test", self.layout.test)):
-            if image in scored().images:
-                return (
-                    f"is a {pool} image of {self.layout.name}, on which the run is scored, so it cannot be labelled; "
-                    f"take it off the list, or name other {pool} images"
-                )
-        return (
-            f"has no mask in {self.layout.name}, so it cannot be labelled; put its mask with the others, or take it "
-            "off the list"
-        )
