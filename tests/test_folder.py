@@ -155,6 +155,66 @@ def test_masks_with_an_ending_may_lie_beside_their_images_and_in_folders(tmp_pat
         assert np.array_equal(splits.labelled.label(i), mask)
 
 
+def in_one_folder(root: Path) -> Path:
+    """Photographs p0 to p7 with masks p0_mask to p7_mask beside them, the first four in first.txt, and s0 to s7."""
+    trees.own(root / "drawn")
+    for i in range(8):
+        (root / "drawn" / f"labelled/images/photo_{i}.jpg").rename(root / f"p{i}.png")
+        (root / "drawn" / f"labelled/masks/photo_{i}.png").rename(root / f"p{i}_mask.png")
+        (root / "drawn" / f"unlabelled/snap_{i}.png").rename(root / f"s{i}.png")
+    shutil.rmtree(root / "drawn")
+    (root / "first.txt").write_text("".join(f"p{i}.png\n" for i in range(4)))
+    return root
+
+
+@pytest.mark.parametrize("unlabelled", [".", "*.png", [".", "s1.png"]])
+def test_masks_beside_their_images_are_no_unlabelled_images(unlabelled, tmp_path):
+    root = in_one_folder(tmp_path / "one")
+    labelled = {"images": "first.txt", "masks": ".", "ending": "_mask"}
+    splits = a_folder(root, labelled=labelled, unlabelled={"images": unlabelled}).build()
+    # Those of p4 to p7 are no photographs either, although nothing names these images.
+    assert set(names(splits.unlabelled)) == {f"{kind}{i}.png" for kind in "ps" for i in range(8)}
+    (root / "a list.txt").write_text("s1.png\np5_mask.png\n")
+    with pytest.raises(ValueError, match=r"data\.unlabelled\.images: 1 of 2 are masks of this data set: p5_mask\.png;"):
+        a_folder(root, labelled=labelled, unlabelled={"images": "a list.txt"}).build()
+
+
+def test_an_ending_outside_of_the_folder_of_masks_is_that_of_a_photograph(tmp_path):
+    root = trees.own(tmp_path)
+    for path in (root / "labelled/masks").iterdir():
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    (root / "unlabelled/snap_0.png").rename(root / "unlabelled/person_with_mask.png")
+    labelled = LABELLED | {"ending": "_mask"}
+    splits = a_folder(root, labelled=labelled, unlabelled={"images": ["unlabelled"]}).build()
+    assert "unlabelled/person_with_mask.png" in names(splits.unlabelled)
+    splits = a_folder(root, labelled=labelled, unlabelled={"images": "."}).build()
+    assert names(splits.unlabelled) == sorted(photos(*range(8)) + [f"unlabelled/{p.name}" for p in root.glob("u*/*")])
+
+
+@pytest.mark.parametrize(
+    ("pool", "unlabelled", "count"),
+    [
+        ("labelled", ["unlabelled", "labelled/masks/*_[23].png"], "2 of 10"),
+        ("pairs", ["unlabelled", "labelled/masks/*_[23].png"], "2 of 10"),
+        ("val", ["unlabelled", "scored"], "8 of 24"),
+        ("test", "scored/masks", "8 of 8"),
+    ],
+)
+def test_masks_without_an_ending_among_the_unlabelled_images_are_refused(pool, unlabelled, count, tmp_path):
+    root = trees.own(tmp_path)
+    keys: dict[str, Any] = {"unlabelled": {"images": unlabelled}}
+    if pool == "pairs":
+        lines = [f"labelled/images/photo_{i}.jpg labelled/masks/photo_{i}.png\n" for i in (3, 2)]
+        (root / "pairs.txt").write_text("".join(lines))
+        keys["labelled"] = {"pairs": "pairs.txt"}
+    elif pool != "labelled":
+        keys[pool] = also_scored(root)
+    says = rf"data\.unlabelled\.images: {count} are masks of this data set: \S+/masks/photo_\d\.png.* a glob such as"
+    with pytest.raises(ValueError, match=says):
+        a_folder(root, **keys).build()
+    assert counts(a_folder(root, **keys | {"unlabelled": {"images": "unlabelled"}}).build())[1] == 8
+
+
 def test_images_without_masks_and_masks_without_images_are_counted_and_named(tmp_path):
     root = trees.own(tmp_path)
     for i in range(7):

@@ -1,5 +1,6 @@
 """Anybody's own images: folders, globs or lists, with masks for some of them."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ from mtseg.data.assemble import Layout, Which, assemble
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import OnBadImage, Pool
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
-from mtseg.data.match import Images, Masked, images, masked
+from mtseg.data.match import Images, Masked, masked, unmasked
 from mtseg.data.palette import check_named, distinct, inks
 from mtseg.data.provenance import Expected
 from mtseg.data.source import IGNORE, Splits
@@ -69,7 +70,8 @@ class Folder:
         tree = Tree(self.root)
         whole = masked(tree, self.labelled, "labelled")
         train, val = (whole, masked(tree, self.val, "val")) if isinstance(self.val, Masked) else self._parted(whole)
-        others = images(tree, self.unlabelled.images, "unlabelled") if self.unlabelled else []
+        test = masked(tree, self.test, "test") if self.test else Pool([], [])
+        others = self._others(tree, {*whole.masks, *val.masks, *test.masks})
         layout = Layout(
             name=self.root.name or "folder",
             classes=self.classes,
@@ -77,7 +79,7 @@ class Folder:
             values=self.values(),
             train=lambda: train,
             val=lambda: val,
-            test=lambda: masked(tree, self.test, "test") if self.test else Pool([], []),
+            test=lambda: test,
             extra=tuple(others),
             endings=(self.labelled.ending,),
             channels=self.channels,
@@ -91,6 +93,12 @@ class Folder:
         return by_words(
             self.classes, self.mask_map, void=self.ignore, other=IGNORE if self.other == "ignore" else NO_CLASS
         )
+
+    def _others(self, tree: Tree, masks: Set[str]) -> list[str]:
+        """The images of `unlabelled`, none of which is a mask."""
+        pools = {"labelled": self.labelled, "val": self.val, "test": self.test}
+        named = {key: pool for key, pool in pools.items() if isinstance(pool, Masked)}
+        return unmasked(tree, self.unlabelled, masks, named) if self.unlabelled else []
 
     def _parted(self, whole: Pool) -> tuple[Pool, Pool]:
         """Training and validation images: a share of the labelled ones, rounded, at least one of each."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mtseg.data.files import Pool
@@ -38,8 +38,11 @@ class Masked:
             raise ValueError("name either `images` and `masks`, or `pairs`, a list of `image mask` lines")
 
 
-def images(tree: Tree, wanted: str | tuple[str, ...], key: str) -> list[str]:
-    """The images that folders, globs and lists name, each once. Raises ValueError for one that names none."""
+def images(tree: Tree, wanted: str | tuple[str, ...], key: str, *, without: Collection[str] = frozenset()) -> list[str]:
+    """The images that folders and globs, `without` some files, and lists name, each once.
+
+    Raises ValueError for one that names none.
+    """
     names: list[str] = []
     for entry in (wanted,) if isinstance(wanted, str) else wanted:
         path = _relative(entry, f"data.{key}.images")
@@ -50,12 +53,31 @@ def images(tree: Tree, wanted: str | tuple[str, ...], key: str) -> list[str]:
             tree.missing(found, f"images of {path}")
         else:
             found = sorted(p.relative_to(tree.root).as_posix() for p in tree.root.glob(path) if is_image(p.name))
+        if not path.endswith(LISTS):
+            found = [name for name in found if name not in without]
         if not found:
             raise ValueError(
                 f"data.{key}.images: {entry!r} names no image under {tree.root}; name a folder, a glob or a list"
             )
         names += found
     return list(dict.fromkeys(names))
+
+
+def unmasked(tree: Tree, wanted: Images, masks: Collection[str], pools: Mapping[str, Masked]) -> list[str]:
+    """The images of data.unlabelled. Folders and globs are without the masks that the `ending` of `pools` tells.
+
+    Raises ValueError for those that are `masks` of the data set all the same.
+    """
+    ending = {key: pool for key, pool in pools.items() if pool.masks is not None and pool.ending}
+    told = {name for key, pool in ending.items() for name in _masks(tree, pool, key)}
+    found = images(tree, wanted.images, "unlabelled", without=told)
+    known = told.union(masks)
+    if wrong := [name for name in found if name in known]:
+        raise ValueError(
+            f"data.unlabelled.images: {len(wrong)} of {len(found)} are masks of this data set: {first(wrong)}; name "
+            "the photographs alone, by their folder, a glob such as '**/*.jpg', or a list"
+        )
+    return found
 
 
 def masked(tree: Tree, wanted: Masked, key: str) -> Pool:
@@ -66,7 +88,7 @@ def masked(tree: Tree, wanted: Masked, key: str) -> Pool:
     assert wanted.masks is not None
     folder = _relative(wanted.masks, f"data.{key}.masks")
     found = images(tree, wanted.images, key)
-    masks = [name for name in tree.files(folder) if without_suffix(name).endswith(wanted.ending)]
+    masks = _masks(tree, wanted, key)
     if wanted.ending:
         found = sorted(set(found) - set(masks))  # both may lie in one folder
     by_key = _keyed(sorted(set(masks) - set(found)), folder, wanted.ending)
@@ -75,6 +97,12 @@ def masked(tree: Tree, wanted: Masked, key: str) -> Pool:
     keys = [_key(name, base, by_key) for name in found]
     _one_to_one(dict(zip(found, keys, strict=True)), by_key, key, tree.root / folder, whole=whole)
     return Pool(found, [by_key[at] for at in keys])
+
+
+def _masks(tree: Tree, wanted: Masked, key: str) -> list[str]:
+    """What may be masks in their folder."""
+    folder = _relative(str(wanted.masks), f"data.{key}.masks")
+    return [name for name in tree.files(folder) if without_suffix(name).endswith(wanted.ending)]
 
 
 def _one_to_one(key_of: dict[str, str], masks: dict[str, str], key: str, folder: Path, *, whole: bool) -> None:
