@@ -12,6 +12,7 @@ from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import Files
 from mtseg.data.lists import read_list
 from mtseg.data.match import LISTS
+from mtseg.data.search import search
 from mtseg.data.source import Pixels, Source, Splits
 from mtseg.data.tree import first, is_image, without_suffix
 from mtseg.video import Frames, is_video
@@ -102,7 +103,7 @@ def place(out: Path, name: str, suffix: str) -> Path:
 def _named(word: str) -> list[str]:
     path = Path(word)
     if path.is_dir():
-        found = [str(inner) for inner in path.rglob("*") if is_image(inner.name) and _shown(inner, path)]
+        found = [str(path / name) for name in search(path) if is_image(name)]
     elif path.suffix.lower() in LISTS:
         found = [str(path.parent / entry.image) for entry in read_list(path)]
     elif path.is_file() or not glob.has_magic(word):
@@ -113,10 +114,6 @@ def _named(word: str) -> list[str]:
     if not found:
         raise ValueError(f"{word}: names no image; name a file, a folder, a glob or a list of images")
     return found
-
-
-def _shown(path: Path, folder: Path) -> bool:
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def distinct(paths: Sequence[str]) -> list[str]:

@@ -465,6 +465,15 @@ def test_a_set_that_cannot_be_built_is_an_error_and_its_files_are_read_all_the_s
     assert "labelled_2.jpg" in findings[0].text
 
 
+def test_a_set_with_a_link_out_of_it_is_an_error_and_its_files_are_read_all_the_same(root, tmp_path):
+    trees.image(tmp_path / "disk/more.png", 1)
+    (root / "unlabelled/linked").symlink_to(tmp_path / "disk")
+    cut_half(root, U1)
+    findings = found(root)
+    assert errors(findings) == [("data", ()), ("image-unreadable", (U1,))]
+    assert "'unlabelled/linked' is a link to" in findings[0].text
+
+
 def test_a_root_that_is_not_there_is_an_error(tmp_path):
     (only,) = found(tmp_path / "nowhere")
     assert (only.severity, only.code) == ("error", "data")

@@ -14,7 +14,7 @@ from mtseg.data.decode import read_image
 from mtseg.data.palette import colours
 from mtseg.data.provenance import Expected, checked
 from mtseg.data.source import Label, Splits, Subset
-from mtseg.data.tree import is_image
+from mtseg.data.tree import Tree
 from mtseg.part import part
 
 Count = Annotated[int, Field(ge=1)]
@@ -112,7 +112,8 @@ class Pictures:
 
 
 def _folders(root: Path) -> tuple[str, ...]:
-    names = tuple(sorted(inner.name for inner in root.iterdir() if inner.is_dir())) if root.is_dir() else ()
+    inside = root.iterdir() if root.is_dir() else ()
+    names = tuple(sorted(inner.name for inner in inside if inner.is_dir() and not inner.name.startswith(".")))
     if len(names) < 2:
         raise ValueError(f"data.root: {root} has no two folders of classes; put images into {root}/CLASS/")
     return names
@@ -122,11 +123,11 @@ def _pictures(root: Path, side: str, classes: tuple[str, ...]) -> Pictures:
     """The images of a side, class by class, in the order of their paths."""
     if side != "train" and _folders(root / side) != classes:
         raise ValueError(f"data.root: {root / side} has other folders of classes than {root}/train; give both the same")
+    tree = Tree(root)
     found = [
-        (str(path.relative_to(root)), number)
-        for number, name in enumerate(classes)
-        for path in sorted((root / side / name).rglob("*"))
-        if is_image(path.name)
+        (name, number)
+        for number, folder in enumerate(classes)
+        for name in sorted(tree.files(f"{side}/{folder}"), key=lambda name: name.split("/"))
     ]
     empty = [name for number, name in enumerate(classes) if number not in {place for _, place in found}]
     if empty and side == "train":

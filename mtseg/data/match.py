@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtseg.data.files import Pool
 from mtseg.data.lists import read_list
-from mtseg.data.tree import Tree, first, is_image, without_suffix
+from mtseg.data.tree import Tree, first, without_suffix
 from mtseg.part import part
 
 LISTS = (".txt", ".tsv", ".json")
@@ -15,7 +15,10 @@ LISTS = (".txt", ".tsv", ".json")
 
 @part
 class Images:
-    """Images without masks: one or several of a folder (searched at any depth), a glob or a list, under the root."""
+    """Images without masks: one or several of a folder (searched at any depth), a glob or a list, under the root.
+
+    Hidden ones are left out. Links to folders are followed within the root; those that lead out of it are refused.
+    """
 
     images: str | tuple[str, ...]
 
@@ -52,7 +55,7 @@ def images(tree: Tree, wanted: str | tuple[str, ...], key: str, *, without: Coll
             found = [tree.admit(line.image, line.where) for line in read_list(tree.root / path)]
             tree.missing(found, f"images of {path}")
         else:
-            found = sorted(p.relative_to(tree.root).as_posix() for p in tree.root.glob(path) if is_image(p.name))
+            found = tree.glob(path)
         if not path.endswith(LISTS):
             found = [name for name in found if name not in without]
         if not found:

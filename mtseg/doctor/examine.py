@@ -10,8 +10,9 @@ from mtseg.data.files import Pool, files
 from mtseg.data.masks import in_order
 from mtseg.data.palette import voc_colours
 from mtseg.data.provenance import Expected, provenance
+from mtseg.data.search import search
 from mtseg.data.source import Source, Splits
-from mtseg.data.tree import Tree
+from mtseg.data.tree import is_image
 from mtseg.doctor.cache import kept, of_cache
 from mtseg.doctor.channels import of_channels
 from mtseg.doctor.facts import Survey, survey
@@ -95,7 +96,10 @@ def _loose(config: Config, workers: int) -> list[Finding]:
     root = getattr(config.data, "root", None)
     if not isinstance(root, Path) or not root.is_dir():
         return []
-    names = Tree(root).files("")
+    try:
+        names = sorted(name for name in search(root) if is_image(name))
+    except ValueError as error:
+        return [Finding("error", "data", str(error))]
     nothing: Source = files(root, Pool([], []), in_order(1))
     every = files(root, Pool(names, []), in_order(1))
     loose = Splits(("any",), voc_colours(1), nothing, every, nothing, nothing)
