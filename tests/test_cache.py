@@ -24,6 +24,7 @@ from mtseg.data import cache as cache_module
 from mtseg.data.cache import UNFINISHED, Cache
 from mtseg.data.channels import Channels, Layer
 from mtseg.data.files import Files, Pool, files
+from mtseg.data.folder import Folder
 from mtseg.data.masks import in_order
 from mtseg.differences import differences
 from mtseg.doctor import cache as doctors
@@ -207,6 +208,55 @@ def test_a_run_is_the_same_to_the_bit_with_a_cache_that_is_empty_full_and_none(t
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert arrays(tmp_path / "cache")
     assert differences(config_of(root, tmp_path, None), config_of(root, tmp_path, tmp_path / "cache")) == []
+
+
+def folder_with(root: Path, *, images: str | list[str], cache: Path) -> Folder:
+    pools = {"labelled": {"images": "labelled/images", "masks": "labelled/masks"}, "unlabelled": {"images": images}}
+    return validate(Folder, {"root": str(root), "classes": ["a", "b", "c"], "val": 0.25, "cache": str(cache), **pools})
+
+
+@pytest.mark.parametrize(
+    ("images", "cache"),
+    [
+        ("unlabelled", "unlabelled"),
+        ("unlabelled", "unlabelled/deep/cache"),
+        ("unlabelled", "archive/cache"),  # through a link
+        ("unlabelled/**/*", "unlabelled/cache"),
+        (["unlabelled/*.png", "un*/**/*.npy"], "unlabelled/cache"),
+        ("unlabelled/*/*/*", "unlabelled/cache"),
+        ("unlabelled/*.png", "labelled/masks/cache"),
+    ],
+)
+def test_a_cache_in_a_folder_that_is_searched_is_refused_before_it_is_written(images, cache, tmp_path):
+    root = trees.own(tmp_path / "data")
+    for name in ("0.png", "1.npy"):
+        (root / "unlabelled/a/b").mkdir(parents=True, exist_ok=True)
+        (root / "unlabelled/a/b" / name).touch()
+    (root / "archive").mkdir()
+    (root / "unlabelled/more").symlink_to("../archive")
+    with pytest.raises(ValueError, match=r"data\.cache: \S+ lies in a folder that is searched for images.* elsewhere"):
+        folder_with(root, images=images, cache=root / cache).build()
+
+
+@pytest.mark.parametrize(
+    ("images", "cache"),
+    [
+        ("unlabelled", "cache"),
+        ("unlabelled", "unlabelled/.cache"),
+        ("unlabelled/**/*.png", "unlabelled/cache"),
+        ("unlabelled/*", "unlabelled/cache"),
+        ("some.txt", "unlabelled/cache"),
+    ],
+)
+def test_a_cache_that_no_search_finds_may_lie_in_the_root_and_changes_no_pool(images, cache, tmp_path):
+    root = trees.own(tmp_path / "data")
+    (root / "some.txt").write_text("unlabelled/snap_3.png\nunlabelled/snap_1.png\n")
+    for _ in range(2):
+        source = folder_with(root, images=images, cache=root / cache).build().unlabelled
+        assert len(source) == (2 if images == "some.txt" else 8)
+        for index in range(len(source)):
+            source.image(index)
+    assert arrays(root / cache)
 
 
 # -- the doctor -------------------------------------------------------------------------------------------------------

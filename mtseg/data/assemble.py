@@ -105,9 +105,7 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
     for names in (labelled.images, unlabelled, val.images, test.images):
         _complete(layout, tree, names)
 
-    cache = None if choice.cache is None else Cache(choice.cache)
-    if cache is not None:
-        cache.sweep()
+    cache = None if choice.cache is None else _cache(choice.cache, tree)
 
     def source(pool: Pool, on_bad_image: OnBadImage = "error") -> Files:
         found = files(choice.root, pool, layout.values, on_bad_image)
@@ -125,6 +123,18 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
         rgb=layout.channels.rgb,
     )
     return checked(splits, choice.expect)
+
+
+def _cache(folder: Path, tree: Tree) -> Cache:
+    """The cache, swept. Raises ValueError for one that would be among the images."""
+    if tree.would_find(folder):
+        raise ValueError(
+            f"data.cache: {folder} lies in a folder that is searched for images, so a next run would take what is kept "
+            f"there for some; put it elsewhere, or into a hidden folder ({folder.parent / f'.{folder.name}'})"
+        )
+    cache = Cache(folder)
+    cache.sweep()
+    return cache
 
 
 def _complete(layout: Layout, tree: Tree, images: list[str]) -> None:

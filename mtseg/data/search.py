@@ -6,13 +6,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 
-def search(top: Path, *, admit: Callable[[str], object] = str) -> Iterator[str]:
+def search(top: Path, seen: set[str], *, admit: Callable[[str], object] = str) -> Iterator[str]:
     """The names, relative to `top`, of all files below it, without hidden files and folders; in no order.
 
-    Each folder is searched once, links to folders last; `admit` is asked about a link before it is followed, and may
-    raise. Raises ValueError for a folder that cannot be read, and for a link to none.
+    A folder whose real path was `seen` is passed over, and others are added to that; links to folders come last, and
+    `admit` is asked about each before it is followed, and may raise. Raises ValueError for a folder that cannot be
+    read, and for a link to none.
     """
-    seen: set[str] = set()
     links = [""]
     while links:
         at_hand, links = sorted(links), []
@@ -73,6 +73,7 @@ def fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
     if not name or not pattern:
         return not name and not pattern
     if pattern[0] == "**":
-        return any(fits(name[start:], pattern[1:]) for start in range(len(name)))
+        shown = next((at for at, part in enumerate(name) if part.startswith(".")), len(name) - 1)
+        return any(fits(name[start:], pattern[1:]) for start in range(shown + 1))
     shown = pattern[0].startswith(".") or not name[0].startswith(".")
     return shown and fnmatchcase(name[0], pattern[0]) and fits(name[1:], pattern[1:])

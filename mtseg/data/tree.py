@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from mtseg.data.search import fits, search
 
+ARRAY = "0.npy"  # as what the cache keeps may be called
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
 
 
@@ -30,6 +32,8 @@ class Tree:
         self._real = os.path.realpath(root)
         self._folders: dict[str, dict[str, bool]] = {}  # folder -> file name -> whether it is a link
         self._within: dict[str, bool] = {}  # folder -> whether it lies in the root
+        self._searched: set[str] = set()  # the real folders in which any array would have been found
+        self._globs: list[tuple[str, ...]] = []  # those without `**`
 
     def has(self, name: str) -> bool:
         """Whether `name` is a file under the root, a link included."""
@@ -59,6 +63,40 @@ class Tree:
         Links to folders are followed within the root, and within `folder` where that itself leads elsewhere. Raises
         ValueError where it is no folder, and for links that lead out.
         """
+        found, searched = self._below(folder)
+        self._searched |= searched
+        return found
+
+    def glob(self, pattern: str) -> list[str]:
+        """The names of the images that fit `pattern`, sorted; `**` searches as `files` does. Raises ValueError as it.
+
+        Hidden files and folders are left out where the pattern does not name them.
+        """
+        parts = PurePath(pattern).parts
+        if "**" not in parts:
+            self._globs.append(parts)
+            return sorted(filter(is_image, self._fitting(parts)))
+        tops = self._fitting(parts[: parts.index("**")]) if parts[0] != "**" else [""]
+        found: set[str] = set()
+        for top in tops:
+            if (self.root / top).is_dir():
+                names, searched = self._below(top)
+                found.update(name for name in names if fits(name.split("/"), parts))
+                self._searched |= searched if fnmatchcase(ARRAY, parts[-1]) else set()
+        return sorted(found)
+
+    def would_find(self, folder: Path) -> bool:
+        """Whether arrays that the cache keeps in `folder` would have been found by the searches made so far."""
+        real = Path(os.path.realpath(folder))
+        there = next(place for place in (real, *real.parents) if place.exists())
+        shown = not any(part.startswith(".") for part in real.relative_to(there).parts)
+        if shown and str(there) in self._searched:
+            return True
+        name = (*PurePath(os.path.relpath(real, self._real)).parts, "00", ARRAY)
+        return any(fits(name, glob) for glob in self._globs)
+
+    def _below(self, folder: str) -> tuple[list[str], set[str]]:
+        """What `files` answers, and the real paths of the folders that it lies in, or might."""
         top = self.root / folder
         if not top.is_dir():
             raise ValueError(f"{top}: no such folder")
@@ -69,19 +107,8 @@ class Tree:
             if not _within(real, ground) and not _within(real, self._real):
                 raise self._leading_out(prefix + link, "data.root")
 
-        return sorted(prefix + name for name in search(top, admit=admit) if is_image(name))
-
-    def glob(self, pattern: str) -> list[str]:
-        """The names of the images that fit `pattern`, sorted; `**` searches as `files` does. Raises ValueError as it.
-
-        Hidden files and folders are left out where the pattern does not name them.
-        """
-        parts = PurePath(pattern).parts
-        if "**" not in parts:
-            return sorted(filter(is_image, self._fitting(parts)))
-        tops = self._fitting(parts[: parts.index("**")]) if parts[0] != "**" else [""]
-        names = {name for top in tops if (self.root / top).is_dir() for name in self.files(top)}
-        return sorted(name for name in names if fits(name.split("/"), parts))
+        seen: set[str] = set()
+        return sorted(prefix + name for name in search(top, seen, admit=admit) if is_image(name)), seen
 
     def _fitting(self, parts: Sequence[str]) -> list[str]:
         """What fits a glob without `**`, files and folders."""

@@ -97,7 +97,7 @@ def _loose(config: Config, workers: int) -> list[Finding]:
     if not isinstance(root, Path) or not root.is_dir():
         return []
     try:
-        names = sorted(name for name in search(root) if is_image(name))
+        names = sorted(name for name in search(root, set()) if is_image(name))
     except ValueError as error:
         return [Finding("error", "data", str(error))]
     nothing: Source = files(root, Pool([], []), in_order(1))
