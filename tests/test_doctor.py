@@ -23,9 +23,10 @@ from runs import TINY, tiny
 from trees import BY_KIND, SIZE
 
 from mtseg import cli
-from mtseg.config import Config
+from mtseg.config import Config, data_of
 from mtseg.data.files import Files
 from mtseg.data.source import IGNORE, Subset
+from mtseg.data.unread import REMEDY
 from mtseg.doctor import facts as facts_module
 from mtseg.doctor import machine as machine_module
 from mtseg.doctor import plan as plan_module
@@ -34,6 +35,7 @@ from mtseg.doctor.facts import look, survey
 from mtseg.doctor.finding import Finding
 from mtseg.doctor.machine import Machine, machine, of_installation, of_loading
 from mtseg.doctor.pictures import MARK, of_findings, of_views
+from mtseg.doctor.unread import of_unread
 from mtseg.settings import dump, gather, merge, validate
 
 ROOT = Path(__file__).parent.parent
@@ -139,6 +141,42 @@ def test_the_embedded_scenes_have_no_error_and_no_warning(tmp_path):
 
 def test_a_clean_folder_is_only_measured(root):
     assert {(f.severity, f.code) for f in found(root)} == {("note", code) for code in MEASURED}
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted_with_the_remedy_and_other_files_are_not(root):
+    for i in range(3):
+        (root / f"unlabelled/day {i}").mkdir()
+        (root / f"unlabelled/day {i}/IMG_{i}.HEIC").touch()
+    others = ["notes.txt", "labels.json", "a.xml", "a.csv", "Thumbs.db", ".b.heic", "clip.mp4.txt", "README"]
+    for name in ["a.jfif", *others]:
+        (root / "unlabelled" / name).touch()
+    (root / "val/masks/val_0.gif").touch()
+    said = {finding.text for finding in found(root) if finding.code == "not-read" and finding.severity == "warning"}
+    assert said == {
+        f"4 files in data.unlabelled.images are not read: .heic (3), .jfif (1); {REMEDY}",
+        f"1 file in data.val.masks is not read: .gif (1); {REMEDY}",
+    }
+    (only,) = [f.text for f in found(root, "data.unlabelled.images=unlabelled/*") if "unlabelled" in f.text]
+    assert "1 file in data.unlabelled.images is not read: .jfif (1)" in only
+
+
+def test_a_pool_of_pictures_that_are_not_read_is_refused_with_their_kind(root):
+    for path in list((root / "unlabelled").iterdir()):
+        path.rename(path.with_suffix(".heic"))
+    findings = found(root)
+    assert [(f.severity, f.code) for f in findings] == [("error", "data"), ("warning", "not-read")]
+    assert "'unlabelled' names no image under" in findings[0].text
+    assert findings[0].text.endswith(f", and .heic (5) there is not read: {REMEDY}")
+
+
+def test_pictures_that_are_not_read_are_counted_in_folders_of_classes(tmp_path):
+    for side in ("train", "val"):
+        for seed, name in enumerate(("cat", "dog")):
+            trees.image(tmp_path / side / name / "0.png", seed)
+    (tmp_path / "train/cat/1.avif").touch()
+    data = {"kind": "image_folder", "root": str(tmp_path)}
+    (only,) = of_unread(data_of(data))
+    assert only.text.startswith("1 file in data.root, train is not read: .avif (1);")
 
 
 @pytest.mark.parametrize(("images", "few"), [(19, True), (20, False)])

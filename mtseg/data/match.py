@@ -7,9 +7,12 @@ from pathlib import Path
 
 from mtseg.data.files import Pool
 from mtseg.data.lists import read_list
+from mtseg.data.search import search
 from mtseg.data.tree import Tree, first, without_suffix
+from mtseg.data.unread import REMEDY, sentence, unread
 from mtseg.part import part
 
+NAMING = "; name a folder, a glob or a list"
 LISTS = (".txt", ".tsv", ".json")
 
 
@@ -59,9 +62,9 @@ def images(tree: Tree, wanted: str | tuple[str, ...], key: str, *, without: Coll
         if not path.endswith(LISTS):
             found = [name for name in found if name not in without]
         if not found:
-            raise ValueError(
-                f"data.{key}.images: {entry!r} names no image under {tree.root}; name a folder, a glob or a list"
-            )
+            there = unread(search(tree.root / path, set())) if (tree.root / path).is_dir() else None
+            held = f", and {sentence(there)} there is not read: {REMEDY}" if there else ""
+            raise ValueError(f"data.{key}.images: {entry!r} names no image under {tree.root}{held or NAMING}")
         names += found
     return list(dict.fromkeys(names))
 

@@ -21,6 +21,7 @@ from mtseg.doctor.finding import SEVERITIES, Finding
 from mtseg.doctor.machine import Machine, of_installation, of_loading
 from mtseg.doctor.plan import Plan, of_plan, plan
 from mtseg.doctor.pools import Share, of_pools, shares
+from mtseg.doctor.unread import of_unread
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
     found = list(of_installation(here))
     built, wrong = (splits, []) if splits is not None else _built(config)
     found += wrong
+    found += of_unread(config.data) if splits is None else ()
     if built is None:
         found += [*_loose(config, workers), *of_loading(here, workers=config.workers, waiting=0)]
         return Report(_sorted(found))
