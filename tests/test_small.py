@@ -115,12 +115,12 @@ def test_label_lists_of_files_and_of_numbers_are_read(tmp_path, text, expected):
     path = tmp_path / "00.txt"
     path.write_text(text, encoding="utf-8")
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    assert listed(path, labels, ("airplane", "bird"), {}).tolist() == expected
+    assert listed(path, labels, ("airplane", "bird"), []).tolist() == expected
 
 
 def test_an_array_of_numbers_is_a_list(tmp_path):
     np.save(tmp_path / "list.npy", np.array([5, 1], np.uint16))
-    assert listed(tmp_path / "list.npy", LABELS, "abcde", {}).tolist() == [5, 1]
+    assert listed(tmp_path / "list.npy", LABELS, "abcde", []).tolist() == [5, 1]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_array_of_numbers_is_a_list(tmp_path):
 def test_a_list_that_does_not_fit_is_answered_with_its_line(tmp_path, text, says):
     (tmp_path / "00.txt").write_text(text)
     with pytest.raises(ValueError) as refusal:
-        listed(tmp_path / "00.txt", np.array([0, 0, 0, 0, 1, 1, 1, 1]), ("airplane", "bird"), {})
+        listed(tmp_path / "00.txt", np.array([0, 0, 0, 0, 1, 1, 1, 1]), ("airplane", "bird"), [])
     for word in says:
         assert word in str(refusal.value)
 
@@ -268,6 +268,68 @@ def test_a_folder_of_classes_is_read_and_lists_name_its_files(tmp_path):
     splits = ImageFolder(root=root, split="list.txt", unlabelled="rest").build()
     assert [splits.labelled.name(i) for i in range(2)] == ["train/dog/dog_3.png", "train/cat/cat_0.png"]
     assert len(splits.unlabelled) == 10
+
+
+def numbered_folder(root, count=4):
+    """Images of the same file names in each class, one of them deeper, and with a blank."""
+    from PIL import Image
+
+    for side in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / side / name / "day 1").mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(root / side / name / f"{i:03d}.png")
+            Image.new("RGB", (8, 8)).save(root / side / name / "day 1" / f"{name} 9.png")
+    return root
+
+
+def test_a_folder_of_classes_is_split_and_the_lists_are_read(tmp_path):
+    root = numbered_folder(tmp_path / "own")
+    for how in ("random", "balanced"):
+        divide(ImageFolder(root=root).build(), ["9"], tmp_path / how, how=how)
+        wanted = (tmp_path / how / "9/labelled.txt").read_text().splitlines()
+        for split in (tmp_path / how / "9", tmp_path / how / "9/labelled.txt"):
+            splits = ImageFolder(root=root, split=split, unlabelled="rest").build()
+            assert [splits.labelled.name(i) for i in range(9)] == wanted
+            assert len(splits.unlabelled) == 1
+    assert any(" " in name for name in wanted)  # of ten images two
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("train/dog/001.png", "dog/001.png"),
+        ("dog/001.png", "dog/001.png"),
+        ("cat/001.png cat", "cat/001.png"),
+        ("001.png cat", "cat/001.png"),
+        ("001.png\tdog", "dog/001.png"),
+        ("cat 9.png", "cat/day 1/cat 9.png"),
+        ("day 1/dog 9.png dog", "dog/day 1/dog 9.png"),
+        ("6", "dog/001.png"),
+    ],
+)
+def test_a_line_names_an_image_by_so_much_of_its_path_as_tells_it_apart(line, wanted, tmp_path):
+    root = numbered_folder(tmp_path / "own")
+    (root / "list.txt").write_text(f"{line}\n")
+    splits = ImageFolder(root=root, split="list.txt").build()
+    assert [splits.labelled.name(i) for i in range(len(splits.labelled))] == [f"train/{wanted}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("001.png", r"'001\.png' may be train/cat/001\.png or train/dog/001\.png; write CLASS/FILE"),
+        ("dog/001.png cat", r"image 6 is of class 'dog' here and 'cat' in the list"),
+        ("001.png eel", r"is of class 'cat' here and 'eel' in the list"),
+        ("7_cat.png cat", r"'7_cat\.png cat' is neither a training image nor its number"),
+        ("eel/001.png", "neither a training image nor its number"),
+    ],
+)
+def test_a_line_that_names_no_image_or_one_of_several_is_refused(line, says, tmp_path):
+    root = numbered_folder(tmp_path / "own")
+    (root / "list.txt").write_text(f"\n{line}\n")
+    with pytest.raises(ValueError, match=rf"list\.txt, line 2: .*{says}"):
+        ImageFolder(root=root, split="list.txt").build()
 
 
 def test_folders_of_other_classes_are_refused(tmp_path):

@@ -6,10 +6,13 @@ where the files are in their official order.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mtseg.data.tree import is_image
 
 Indices = NDArray[np.int64]
 
@@ -40,15 +43,17 @@ def balanced(
     return np.concatenate(chosen)
 
 
-def listed(path: Path, labels: NDArray[np.int64], classes: Sequence[str], names: Mapping[str, int]) -> Indices:
-    """The training images in a list: a line an image, its number from 0, or a file and its class.
+def listed(path: Path, labels: NDArray[np.int64], classes: Sequence[str], names: Sequence[str]) -> Indices:
+    """The training images in a list, or in labelled.txt in a folder of lists: a line an image.
 
-    `47689_airplane.png airplane` is image 47689 and must be of that class; a file that is among `names` is what they
-    say. `labels` are those of the training images. An array of numbers is read from .npy.
+    That is its number from 0; or its file, as `names` has it or by the last parts of that (`CLASS/FILE`, `FILE`), where
+    they mean one image alone; and, if the line has one, its class. `47689_airplane.png airplane` is image 47689, where
+    the images are no files. `labels` are those of the training images. An array of numbers is read from .npy.
 
-    Raises ValueError, with file and line, for what is no such list, for an image that is not there or of another class,
-    and for one that is named twice.
+    Raises ValueError, with file and line, for what is no such list, for an image that is not there, is of another class
+    or may be one of several, and for one that is named twice.
     """
+    path = path / "labelled.txt" if path.is_dir() else path  # as tools/split.py writes it
     if not path.is_file():
         raise ValueError(f"data.split: no file {path}; name a list of images, or drop it and set data.labels")
     found = _array(path) if path.suffix == ".npy" else _lines(path, labels, classes, names)
@@ -70,31 +75,77 @@ def _array(path: Path) -> Indices:
     return found.astype(np.int64)
 
 
-def _lines(path: Path, labels: NDArray[np.int64], classes: Sequence[str], names: Mapping[str, int]) -> Indices:
+def _lines(path: Path, labels: NDArray[np.int64], classes: Sequence[str], names: Sequence[str]) -> Indices:
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the list as UTF-8 text") from None
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            found.append(_image(f"{path}, line {number}", line.split(), labels, classes, names))
-    return np.array(found, np.int64)
+    wanted = {name for line in lines for name, _ in _readings(line.strip())}
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        for end in _ends(name):
+            if end in wanted:
+                places.setdefault(end, []).append(index)
+    asked = _Asked(labels, classes, names, places)
+    numbered = [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1)]
+    return np.array([asked.image(where, line) for where, line in numbered if line], np.int64)
 
 
-def _image(
-    where: str, words: list[str], labels: NDArray[np.int64], classes: Sequence[str], names: Mapping[str, int]
-) -> int:
-    """The image of one line."""
-    leading = re.match(r"(\d{1,12})(_|$)", words[0])
-    if len(words) > 2 or not (words[0] in names or leading):
-        raise ValueError(f"{where}: {' '.join(words)!r} is neither an image's number nor `file class`")
-    index = names[words[0]] if words[0] in names else int(leading[1])  # type: ignore[index]
-    if len(words) == 2 and index < len(labels):
-        here = classes[labels[index]]
-        if here != words[1]:
+def _readings(line: str) -> list[tuple[str, str | None]]:
+    """What a line may be, a file and the class beside it; names may contain blanks. The longest file comes first."""
+    blanks = reversed(list(re.finditer(r"\s+", line)))
+    return [(line, None), *((line[: blank.start()], line[blank.end() :]) for blank in blanks)]
+
+
+def _ends(name: str) -> list[str]:
+    """`train/cat/1.png` -> that, `cat/1.png`, `1.png`."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The training images, as the lines of a list are about them."""
+
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+    names: Sequence[str]
+    places: Mapping[str, list[int]]  # end of a name -> the images with it
+
+    def image(self, where: str, line: str) -> int:
+        """The image of one line."""
+        named = [(name, said) for name, said in _readings(line) if name in self.places]
+        if named:
+            return self._named(where, *named[0])
+        words = line.split()
+        files = any(is_image(name) for name in self.names[:1])  # and a file's name is no number
+        leading = re.match(r"(\d{1,12})$" if files else r"(\d{1,12})(_|$)", words[0])
+        if len(words) > 2 or not leading:
+            raise ValueError(f"{where}: {line!r} is neither a training image nor its number, alone or with its class")
+        index = int(leading[1])
+        if len(words) == 2 and index < len(self.labels):
+            self._check(where, index, words[1])
+        return index
+
+    def _named(self, where: str, name: str, said: str | None) -> int:
+        """The image that a file's name means, and if several may be meant, the class beside it."""
+        there = self.places[name]
+        exactly = [index for index in there if self.names[index] == name] or there
+        fitting = [index for index in exactly if said in (None, self._class(index))]
+        if len(fitting) > 1:
+            first, second = (self.names[index] for index in fitting[:2])
+            raise ValueError(f"{where}: {name!r} may be {first} or {second}; write CLASS/FILE")
+        if not fitting:
+            self._check(where, exactly[0], str(said))
+        return fitting[0]
+
+    def _check(self, where: str, index: int, said: str) -> None:
+        """Raises ValueError for an image of another class than is `said`."""
+        if self._class(index) != said:
             raise ValueError(
-                f"{where}: image {index} is of class {here!r} here and {words[1]!r} in the list, so the list belongs "
-                "to other images, or to another order of them; take the official files"
+                f"{where}: image {index} is of class {self._class(index)!r} here and {said!r} in the list, so the list "
+                "belongs to other images, or to another order of them; take the official files"
             )
-    return index
+
+    def _class(self, index: int) -> str:
+        return self.classes[self.labels[index]]

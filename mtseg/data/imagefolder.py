@@ -25,8 +25,9 @@ class ImageFolder:
     """Images under `root`/train/CLASS and `root`/val/CLASS, and `root`/test/CLASS where there is that.
 
     `labels` of the training images are labelled: a number, the same of each class, or `all`; or `per_class` of each; or
-    those of the list `split`, a line `file class` each. `side`: validation and test images are scaled so that their
-    shorter side is that (`eval.predictor: {kind: centre}` then asks about their centre).
+    those of the list `split`, or of labelled.txt in that folder, a line CLASS/FILE, or `file class`, each. `side`:
+    validation and test images are scaled so that their shorter side is that (`eval.predictor: {kind: centre}` then asks
+    about their centre).
     """
 
     kind: Literal["image_folder"] = "image_folder"
@@ -69,8 +70,7 @@ class ImageFolder:
     def _chosen(self, train: "Pictures", classes: tuple[str, ...]) -> NDArray[np.int64]:
         labels = np.array(train.classes, np.int64)
         if self.split is not None:
-            places = {Path(name).name: index for index, name in enumerate(train.names)}
-            return listed(self.root / self.split, labels, classes, places)
+            return listed(self.root / self.split, labels, classes, train.names)
         if self.per_class is None and self.labels == "all":
             return np.arange(len(train))
         if isinstance(self.labels, int) and self.labels % len(classes):

@@ -93,8 +93,7 @@ class Small:
         """The labelled images, as indices of the training set."""
         if self.split is not None:
             path = self.root / self.split if self.root.is_dir() else self.split
-            path = path / "labelled.txt" if path.is_dir() else path  # as tools/split.py writes it
-            indices = listed(path, found.train_labels, found.classes, {name: i for i, name in enumerate(_names(found))})
+            indices = listed(path, found.train_labels, found.classes, _names(found))
             if np.isin(indices, kept, invert=True).any():
                 raise ValueError(f"{path}: names images that data.val keeps apart; set data.val=0, or another list")
             return indices
