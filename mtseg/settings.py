@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -193,18 +194,41 @@ def _odd(value: Any, path: str) -> Iterator[str]:
         yield f"{path}: {value!r} is not a setting"
 
 
+def _at_home(value: Any, path: str) -> Any:
+    """`value`, in whose paths a leading `~` is the home folder. Raises ValueError for a home that is not known."""
+    if isinstance(value, Path):
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError(f"{path}: {str(value)!r}: no such home folder; write the path from / on") from None
+    if is_dataclass(value) and not isinstance(value, type):
+        inner: dict[Any, Any] = {field.name: getattr(value, field.name) for field in fields(value)}
+    else:
+        inner = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, tuple) else {}
+    found = {key: _at_home(old, join(path, key)) for key, old in inner.items()}
+    if all(found[key] is old for key, old in inner.items()):
+        return value
+    if isinstance(value, tuple):
+        return tuple(found.values())
+    return found if isinstance(value, dict) else replace(value, **found)
+
+
 def validate(cls: type[T], tree: dict[str, Any], *, origin: str = "") -> T:
     """Build the part `cls` from `tree`, strictly: only int -> float, list -> tuple, str -> Path convert.
 
-    Raises one ValueError with a line for each problem: the path of the key (`branches[0].weight`), the rule,
-    the nearest known key or choice. Where `origin` is given, a first line says it.
+    The `~` or `~name` with which a path begins becomes that home folder, as in a shell.
+
+    Raises one ValueError with a line for each problem: the path of the key (`branches[0].weight`), the rule, the
+    nearest known key or choice. Where `origin` is given, a first line says it.
     """
     lines = list(_odd(tree, ""))
     try:
         if not lines:
-            return TypeAdapter(cls).validate_json(json.dumps(tree, allow_nan=False), strict=True)
+            return _at_home(TypeAdapter(cls).validate_json(json.dumps(tree, allow_nan=False), strict=True), "")
     except ValidationError as refusal:
         lines = explain(cls, refusal.errors(include_url=False))
+    except ValueError as refusal:
+        lines = [str(refusal)]
     raise ValueError(f"{origin}:\n  " + "\n  ".join(lines) if origin else "\n".join(lines))
 
 

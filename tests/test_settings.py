@@ -1,6 +1,7 @@
 """Settings: what is read is what was written, and what was written wrong is named."""
 
 import copy
+import pwd
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -422,6 +423,50 @@ def test_a_right_tree_builds_the_part_with_lists_as_tuples_and_text_as_paths() -
     assert built.teacher == Itself()
     assert built.branches == (Branch(geometry=Geometry(scale=(1.0, 2.0)), weight=2.0),)
     assert type(built.branches[0].weight) is float
+
+
+@part
+class Places:
+    out: Path
+    cache: Path | None = None
+    either: Literal["none"] | Path = "none"
+    name: str = "~"
+    many: tuple[Path, ...] = ()
+    more: tuple[Model, ...] = ()
+    by_name: dict[str, Path] = Field(default_factory=dict)
+
+
+def test_a_tilde_at_the_beginning_of_a_path_is_the_home_folder_and_elsewhere_a_letter(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    inner = [{"encoder": "~", "weights": "~/w.pt"}, {"encoder": "b", "weights": "w/~/x~"}]
+    tree = {
+        "out": "~",
+        "cache": "~/cache",
+        "either": "~/x",
+        "many": ["a", "~/b"],
+        "more": inner,
+        "by_name": {"~": "~/c"},
+    }
+    built = validate(Places, tree)
+    assert built == Places(
+        out=Path("/home/ada"),
+        cache=Path("/home/ada/cache"),
+        either=Path("/home/ada/x"),
+        many=(Path("a"), Path("/home/ada/b")),
+        more=(Model(encoder="~", weights=Path("/home/ada/w.pt")), Model(encoder="b", weights=Path("w/~/x~"))),
+        by_name={"~": Path("/home/ada/c")},
+    )
+    assert validate(Places, dump(built)) == built
+    assert validate(Places, {"out": "~root/x"}).out == Path(pwd.getpwnam("root").pw_dir, "x")
+
+
+def test_the_home_folder_of_a_user_who_is_not_there_is_refused_by_key() -> None:
+    with pytest.raises(
+        ValueError, match=r"^more\[0\]\.weights: '~nobody-here/w\.pt': no such home folder; write the path"
+    ):
+        validate(Places, {"out": "x", "more": [{"encoder": "a", "weights": "~nobody-here/w.pt"}]})
+    with pytest.raises(ValueError, match=r"^run\.yaml:\n  out: '~nobody-here': no such home folder"):
+        validate(Places, {"out": "~nobody-here"}, origin="run.yaml")
 
 
 @pytest.mark.parametrize(
