@@ -24,6 +24,11 @@ MAX_DEPTH = 50
 SUFFIXES = (".yaml", ".yml")
 
 _KEY = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
+_COMMENT = re.compile(r"(^|[\s,\[\]{}])#")
+_HASH = (
+    "; `#` begins a comment in YAML: put a colour into double quotes, and the whole word into single ones, which the "
+    """shell takes away, as in 'data.palette=["#804080"]'"""
+)
 _NULL = ("null", "Null", "NULL", "~")
 _DIGITS = r"(?:0|[1-9][0-9]*)"
 _POWER = r"[eE][-+]?[0-9]+"
@@ -132,9 +137,12 @@ def parse_word(word: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = word.partition("=")
     if not equals or not _KEY.fullmatch(key):
         raise ValueError(f"{word!r}: expected key.sub=value; a list is given whole, as in key=[1, 2]")
-    value = _load(text, repr(word))
-    if value is None and text.strip() not in _NULL:
-        raise ValueError(f"{word!r}: no value after `=`; write {key}=null for none, {key}=\"''\" for empty text")
+    try:
+        value = _load(text, repr(word))
+        if value is None and text.strip() not in _NULL:
+            raise ValueError(f"{word!r}: no value after `=`; write {key}=null for none, {key}=\"''\" for empty text")
+    except ValueError as error:
+        raise ValueError(f"{error}{_HASH if _COMMENT.search(text) else ''}") from None
     return tuple(key.split(".")), value
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pwd
+import shlex
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -294,6 +295,27 @@ def test_a_word_without_a_proper_key_is_refused_with_the_form_expected(word: str
 def test_a_word_without_a_value_is_refused_and_told_of_null(word: str) -> None:
     with pytest.raises(ValueError, match="a=null"):
         parse_word(word)
+
+
+COLOURS = ["data.mask_map={#804080: road}", "data.mask_map={#804080:", "a=[#000000]", "a=['#000000',#ffffff]", "a=#000"]
+
+
+@pytest.mark.parametrize("word", COLOURS)
+def test_a_colour_that_has_lost_its_quotes_is_told_of_comments_and_of_both_quotes(word: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"`#` begins a comment in YAML: .*double quotes.*single ones.* as in '"
+    ) as refusal:
+        parse_word(word)
+    as_written = str(refusal.value).rpartition("as in ")[2]
+    (plain,) = shlex.split(as_written)
+    assert parse_word(plain) == (("data", "palette"), ["#804080"])
+
+
+@pytest.mark.parametrize("word", ["a=[1", "a=['#000000'", 'a={"#000000": road', "a=[b#1"])
+def test_a_word_without_a_comment_is_told_of_none(word: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        parse_word(word)
+    assert "comment" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("word", ["a=[1", "a={b: 1, b: 2}", "a=&x 1", "a=!!int 1", "a={1: 2}", "a='x"])
