@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from mtseg import cli
+from mtseg.config import data_of
 from mtseg.data.folder import Folder
+from mtseg.data.match import Masked
 from mtseg.data.source import IGNORE, Source, Splits
-from mtseg.settings import validate
+from mtseg.settings import gather, validate
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LABELLED = {"images": "labelled/images", "masks": "labelled/masks"}
@@ -213,6 +216,49 @@ def test_masks_without_an_ending_among_the_unlabelled_images_are_refused(pool, u
     with pytest.raises(ValueError, match=says):
         a_folder(root, **keys).build()
     assert counts(a_folder(root, **keys | {"unlabelled": {"images": "unlabelled"}}).build())[1] == 8
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_that_differ_in_their_unicode_form_alone_are_the_same(form, tmp_path):
+    root, other = trees.own(tmp_path), "NFC" if form == "NFD" else "NFD"
+    for i in range(8):
+        new = unicodedata.normalize(form, f"Straße é{i}")
+        (root / f"labelled/images/photo_{i}.jpg").rename(root / f"labelled/images/{new}.jpg")
+        mask = root / f"labelled/masks/photo_{i}.png"
+        mask.rename(mask.with_name(f"{unicodedata.normalize(other, new)}.png"))
+    (root / "list.txt").write_text(f"labelled/images/{unicodedata.normalize(other, new)}.jpg\n", encoding="utf-8")
+    images = [unicodedata.normalize(form, f"labelled/images/Straße é{i}.jpg") for i in range(8)]
+    globbed = {"images": "labelled/images/*", "masks": "labelled/masks"}
+    for labelled in (LABELLED, globbed):
+        splits = a_folder(root, labelled=labelled).build()
+        assert sorted(names(splits.labelled) + names(splits.val)) == images
+        for i, name in enumerate(names(splits.labelled)):
+            mask = root / unicodedata.normalize(other, name.replace("images", "masks").replace(".jpg", ".png"))
+            assert np.array_equal(splits.labelled.label(i), np.asarray(Image.open(mask)))
+    assert names(a_folder(root, split="list.txt", val=1e-9).build().labelled) == images[-1:]
+    both = root / "labelled/masks" / f"{new}.png"
+    both.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"are both the mask of Straße é7; take one away"):
+        a_folder(root).build()
+
+
+def test_a_list_may_have_a_suffix_in_capitals(tmp_path):
+    root = trees.own(tmp_path)
+    (root / "UP.TXT").write_text("unlabelled/snap_5.png\n")
+    (root / "Pairs.Tsv").write_text("unlabelled/snap_5.png\n")
+    for name in ("UP.TXT", "Pairs.Tsv"):
+        assert names(a_folder(root, unlabelled={"images": name}).build().unlabelled) == ["unlabelled/snap_5.png"]
+
+
+def test_pairs_in_the_place_of_the_folders_of_a_file_are_told_how(tmp_path):
+    root = trees.own(tmp_path)
+    words = [str(CONFIGS / "data/own.yaml"), f"data.root={root}", "data.labelled.pairs=x.txt"]
+    with pytest.raises(
+        ValueError, match=r"^data\.labelled: name either .* null takes away what a file has named"
+    ) as told:
+        data_of(gather(words)["data"])
+    more = str(told.value).rpartition("as in ")[2].split()
+    assert data_of(gather(words + more)["data"]).labelled == Masked(pairs="x.txt")
 
 
 def test_images_without_masks_and_masks_without_images_are_counted_and_named(tmp_path):

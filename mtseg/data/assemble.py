@@ -18,7 +18,7 @@ from mtseg.data.masks import LabelMap
 from mtseg.data.provenance import Expected, checked
 from mtseg.data.source import Splits
 from mtseg.data.splits import Labels, choose
-from mtseg.data.tree import Tree, without_suffix
+from mtseg.data.tree import Tree, composed, without_suffix
 
 Which = Literal["all", "rest"]  # of the training images, for the unlabelled pool: all of them, or the others
 SPELLINGS = {"labelled": ("labelled.txt", "labeled.txt"), "unlabelled": ("unlabelled.txt", "unlabeled.txt")}
@@ -212,7 +212,7 @@ class _Finder:
     def by_id(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for image in self.masks:
-            found.setdefault(self.layout.id_of(image), []).append(image)
+            found.setdefault(composed(self.layout.id_of(image)), []).append(image)
         return found
 
     @cached_property
@@ -225,7 +225,7 @@ class _Finder:
         name = self.tree.admit(entry.image, entry.where)
         if self.tree.has(name):
             return name
-        found = self.by_id.get(self.layout.id_of(name), [])
+        found = self.by_id.get(composed(self.layout.id_of(name)), [])
         if len(found) > 1:
             raise ValueError(f"{entry.where}: {name!r} may be {' or '.join(found[:2])}; write the path from the root")
         if not found:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mtseg.data.files import Pool
 from mtseg.data.lists import read_list
 from mtseg.data.search import search
-from mtseg.data.tree import Tree, first, without_suffix
+from mtseg.data.tree import Tree, composed, first, without_suffix
 from mtseg.data.unread import REMEDY, sentence, unread
 from mtseg.part import part
 
@@ -31,7 +31,7 @@ class Masked:
     """Images and their masks: both as folders (or `images` as a glob or a list), or `pairs`, a list of both.
 
     A mask has its image's path in the folder `masks`, with `ending` between name and suffix (`_mask`), and any image
-    suffix but JPEG's.
+    suffix but JPEG's. Letters with marks are the same however they are composed, which on a Mac is in another way.
     """
 
     images: str | tuple[str, ...] | None = None
@@ -41,7 +41,9 @@ class Masked:
 
     def __post_init__(self) -> None:
         if (self.pairs is None) == (self.images is None) or (self.images is None) != (self.masks is None):
-            raise ValueError("name either `images` and `masks`, or `pairs`, a list of `image mask` lines")
+            rule = "name either `images` and `masks`, or `pairs`, a list of `image mask` lines"
+            away = "; null takes away what a file has named, as in data.labelled.images=null data.labelled.masks=null"
+            raise ValueError(rule if self.pairs is None else rule + away)
 
 
 def images(tree: Tree, wanted: str | tuple[str, ...], key: str, *, without: Collection[str] = frozenset()) -> list[str]:
@@ -52,14 +54,15 @@ def images(tree: Tree, wanted: str | tuple[str, ...], key: str, *, without: Coll
     names: list[str] = []
     for entry in (wanted,) if isinstance(wanted, str) else wanted:
         path = _relative(entry, f"data.{key}.images")
+        listed = path.lower().endswith(LISTS)
         if (tree.root / path).is_dir():
             found = tree.files(path)
-        elif path.endswith(LISTS):
+        elif listed:
             found = [tree.admit(line.image, line.where) for line in read_list(tree.root / path)]
             tree.missing(found, f"images of {path}")
         else:
             found = tree.glob(path)
-        if not path.endswith(LISTS):
+        if not listed:
             found = [name for name in found if name not in without]
         if not found:
             there = unread(search(tree.root / path, set())) if (tree.root / path).is_dir() else None
@@ -133,9 +136,9 @@ def _one_to_one(key_of: dict[str, str], masks: dict[str, str], key: str, folder:
 
 def _key(image: str, base: str | None, masks: Mapping[str, str]) -> str:
     """An image's path in the folder `base`, without suffix; else the longest end of its path that is a mask's."""
-    stem = without_suffix(image)
     if base is not None:
-        return os.path.relpath(stem, base or ".")
+        return composed(os.path.relpath(without_suffix(image), base or "."))
+    stem = composed(without_suffix(image))
     parts = stem.split("/")
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
     return next((end for end in ends if end in masks), stem)
@@ -145,7 +148,7 @@ def _keyed(masks: list[str], folder: str, ending: str) -> dict[str, str]:
     """Masks by their path in `folder`, without suffix and `ending`. Raises ValueError where two have the same."""
     keyed: dict[str, str] = {}
     for name in masks:
-        key = without_suffix(os.path.relpath(name, folder or ".")).removesuffix(ending)
+        key = composed(without_suffix(os.path.relpath(name, folder or ".")).removesuffix(ending))
         if key in keyed:
             raise ValueError(f"{keyed[key]} and {name} are both the mask of {key}; take one away")
         keyed[key] = name

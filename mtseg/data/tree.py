@@ -1,6 +1,7 @@
 """The files under a root, each folder listed once: what is there, and what leads out of it."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -20,6 +21,11 @@ def without_suffix(name: str) -> str:
     """A name without its image suffix; any other dot stays."""
     stem, _, suffix = name.rpartition(".")
     return stem if stem and f".{suffix.lower()}" in SUFFIXES else name
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form: two that look the same are then equal."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 class Tree:
