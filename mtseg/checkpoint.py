@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     for name, tensors in (("student", checkpoint.student), ("teacher", checkpoint.teacher)):
         _refuse_not_finite(name, tensors, checkpoint.step)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".tmp-*"):  # by a process that died here
-        shutil.rmtree(left)
+    for left in folder.glob(".tmp-*"):  # by a process that died here: of a checkpoint a folder, of a text a file
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     aside = folder / f".tmp-{checkpoint.step}-{os.getpid()}"
     try:
         _refuse_full(folder, checkpoint)
@@ -134,11 +135,19 @@ def set_aside(place: Path) -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that a crash leaves the old one or the new one, never a part."""
+    """Write a small text file so that a crash leaves the old one or the new one, never a part.
+
+    Raises OSError where the disk does not take it, and leaves nothing of it.
+    """
     aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    _flush(aside)
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        _flush(aside)
+        aside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()
+        raise
 
 
 def _write(aside: Path, checkpoint: Checkpoint) -> None:

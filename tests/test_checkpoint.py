@@ -82,6 +82,14 @@ def test_what_a_crash_left_aside_is_cleared_by_the_next_checkpoint(tmp_path):
     assert not left.exists()
 
 
+def test_a_file_that_a_crash_left_aside_is_cleared_too_and_a_stranger_to_the_naming_stays(tmp_path):
+    left, other = tmp_path / ".tmp-best.json-999999", tmp_path / "notes.txt"
+    left.write_text('{"step": 3')
+    other.write_text("mine")
+    place = checkpoint.save(tmp_path, sample(4), keep=2)
+    assert sorted(tmp_path.iterdir()) == [other, place]
+
+
 def test_a_payload_in_a_checkpoint_is_refused_and_does_not_run(tmp_path):
     place = checkpoint.save(tmp_path / "run", sample(1), keep=2)
     marker = tmp_path / "executed"
@@ -144,3 +152,21 @@ def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(pytest.fail.Exception):
             checkpoint.write_whole(path, "steps: 2\n")
     assert path.read_text() == "steps: 1\n"
+
+
+@pytest.mark.parametrize("moment", ["pathlib.Path.write_text", "mtseg.checkpoint._flush", "pathlib.Path.replace"])
+def test_a_text_file_that_the_disk_does_not_take_leaves_nothing_beside_the_old_one(moment, tmp_path, monkeypatch):
+    path = tmp_path / "best.json"
+    checkpoint.write_whole(path, "{}")
+    write = Path.write_text
+
+    def refused(aside: Path, *given: object, **options: object) -> None:
+        write(aside, "half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, refused)
+        with pytest.raises(OSError, match="No space"):
+            checkpoint.write_whole(path, "{1}")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "{}"

@@ -457,6 +457,15 @@ def test_17_without_room_the_checkpoint_is_left_out_the_one_before_stays_and_tra
     assert names == ["step-00000002", "step-00000006"]
 
 
+def test_17_a_half_written_pointer_to_the_best_does_not_stop_later_checkpoints(tmp_path, capsys):
+    fit(tiny(tmp_path / "run"), quiet=True)
+    (tmp_path / "run/checkpoints/.tmp-best.json-4242").write_text('{"st')
+    fit(tiny(tmp_path / "run", "steps=8", "accept_changes=[steps]"))
+    assert "NOT written" not in capsys.readouterr().out
+    assert [place.name for place in checkpoint.steps(tmp_path / "run/checkpoints")][-1] == "step-00000008"
+    assert not list((tmp_path / "run/checkpoints").glob(".tmp-*"))
+
+
 LIMITED = """
 import resource, sys
 from mtseg.cli import main
