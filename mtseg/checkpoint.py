@@ -21,6 +21,10 @@ SPARE = 1.2  # times its own size that must be free before a checkpoint is writt
 Tensors = dict[str, Tensor]
 
 
+class Unpruned(OSError):
+    """An old checkpoint could not be deleted; what was to be written before that is whole."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A run at one step: the weights of both networks, and what else continuing needs (`weights_only` types)."""
@@ -35,7 +39,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write `checkpoint` under `folder` and delete all but the newest `keep` and the chosen; returns its directory.
 
     Raises ValueError, and writes nothing, where a weight is not finite: the checkpoint before it is the one to keep.
-    Raises OSError where the disk does not take it, and leaves nothing of it.
+    Raises OSError where the disk does not take it, and leaves nothing of it; Unpruned, once it is written, where an old
+    one cannot be deleted.
 
     A crash at any moment leaves the earlier checkpoints whole and this one absent: the directory gets its name
     only after its files, and last its manifest of sizes and SHA-256, are on the disk.
@@ -83,7 +88,10 @@ def chosen(folder: Path, by: str) -> tuple[Path, float, str] | None:
 
 
 def choose(folder: Path, by: str, step: int, score: float, split: str, *, keep: int) -> None:
-    """From now on the checkpoint of `step`, which is there, is the choice `by`: it is kept until another one is."""
+    """From now on the checkpoint of `step`, which is there, is the choice `by`: it is kept until another one is.
+
+    Raises OSError as `save` does.
+    """
     write_whole(folder / f"{by}.json", json.dumps({"step": step, "score": score, "split": split}))
     _prune(folder, keep)
 
@@ -164,9 +172,15 @@ def _write(aside: Path, checkpoint: Checkpoint) -> None:
 
 def _prune(folder: Path, keep: int) -> None:
     pointed = {found[0] for found in (chosen(folder, by) for by in CHOICES) if found is not None}
+    failed = []
     for old in steps(folder)[:-keep]:
-        if old not in pointed:
-            shutil.rmtree(old)
+        try:
+            if old not in pointed:
+                shutil.rmtree(old)
+        except OSError as error:
+            failed.append(error)
+    if failed:
+        raise Unpruned(f"an old checkpoint is NOT deleted: {failed[0]}") from failed[0]
 
 
 def _refuse_full(folder: Path, checkpoint: Checkpoint) -> None:

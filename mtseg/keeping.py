@@ -32,6 +32,8 @@ def saved(config: Config, state: State, log: Log | Mute) -> bool:
 def _saved(config: Config, state: State, log: Log | Mute) -> bool:
     try:
         save(config, state, log.length())
+    except checkpoint.Unpruned as error:
+        log.warn([str(error)])
     except OSError as error:
         log.warn([f"the checkpoint of step {state.step} is NOT written, those before it stay: {error}"])
         return False
@@ -47,13 +49,23 @@ def is_better(config: Config, found: Found) -> bool:
     return bool(_better(config, found))
 
 
-def choose(config: Config, state: State, found: Found | None) -> None:
-    """Note whose choice the checkpoint of this step is, where it is there and is one."""
+def choose(config: Config, state: State, log: Log | Mute, found: Found | None) -> None:
+    """Note whose choice the checkpoint of this step is, where it is there and is one; a disk that does not take the
+    note is said."""
     if found is None or not is_saved(config, state):
         return
     for by, score in _better(config, found).items():
-        choose = partial(checkpoint.choose, config.out / "checkpoints", by, state.step, score, keep=config.keep)
-        from_first(partial(choose, config.eval.chosen_on[by]))
+        from_first(partial(_noted, config, state, log, by, score))
+
+
+def _noted(config: Config, state: State, log: Log | Mute, by: str, score: float) -> None:
+    folder, split = config.out / "checkpoints", config.eval.chosen_on[by]
+    try:
+        checkpoint.choose(folder, by, state.step, score, split, keep=config.keep)
+    except checkpoint.Unpruned as error:
+        log.warn([str(error)])
+    except OSError as error:
+        log.warn([f"the checkpoint of step {state.step} is NOT noted as the {by}, the one before stays it: {error}"])
 
 
 def _better(config: Config, found: Found) -> dict[str, float]:

@@ -106,7 +106,7 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
         log.say(f"{config.out} is finished already: {summary(split, found[split])}")
     elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
         found = evaluated()  # it was stopped before this, or in it
-    keeping.choose(config, state, found)
+    keeping.choose(config, state, log, found)
     alarms = Alarms(splits.classes)
     batches = iter(_batches(config, splits, start=state.step, device=state.device))
     for batch in log.awaited(together(lambda: next(batches)) for _ in range(state.step, config.steps)):
@@ -125,7 +125,7 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
             log.warn(alarms.evaluated(found[split]))
             better = keeping.is_better(config, found)
         if (better or _due(config.checkpoint_every, state.step, config)) and keeping.saved(config, state, log):
-            keeping.choose(config, state, found if better else None)
+            keeping.choose(config, state, log, found if better else None)
     if not keeping.is_saved(config, state):
         raise OSError(
             f"{config.out}: the last step, {state.step}, is not saved; make room, and give the same command again"

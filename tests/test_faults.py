@@ -25,6 +25,7 @@ import os
 import platform
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -464,6 +465,50 @@ def test_17_a_half_written_pointer_to_the_best_does_not_stop_later_checkpoints(t
     assert "NOT written" not in capsys.readouterr().out
     assert [place.name for place in checkpoint.steps(tmp_path / "run/checkpoints")][-1] == "step-00000008"
     assert not list((tmp_path / "run/checkpoints").glob(".tmp-*"))
+
+
+def test_17_a_best_checkpoint_that_cannot_be_noted_is_said_and_the_run_goes_on(tmp_path, capsys):
+    config = tiny(tmp_path / "run")
+    pointer = tmp_path / "run/checkpoints/best.json"
+    pointer.mkdir(parents=True)  # what no file can take the place of
+    fit(config)
+    shown = capsys.readouterr().out
+    assert "the checkpoint of step 2 is NOT noted as the best" in shown
+    assert "NOT written" not in shown
+    names = [place.name for place in checkpoint.steps(tmp_path / "run/checkpoints")]
+    assert names == ["step-00000002", "step-00000004"]
+    pointer.rmdir()
+    fit(config, quiet=True)
+    assert checkpoint.chosen(tmp_path / "run/checkpoints", "best") is not None
+
+
+@pytest.mark.parametrize("by", ["save", "choose"])
+def test_17_an_old_checkpoint_that_cannot_be_deleted_is_said_and_the_new_one_is_whole(
+    by, tmp_path, monkeypatch, capsys
+):
+    remove, folder = shutil.rmtree, tmp_path / "run/checkpoints"
+
+    def held(path: Path, **options: bool) -> None:
+        if Path(path).name == "step-00000001" and not options:
+            raise OSError(16, "Device or resource busy", str(path))
+        remove(path, **options)
+
+    monkeypatch.setattr("shutil.rmtree", held)
+    config = tiny(
+        tmp_path / "run", "keep=1", "checkpoint_every=1", "eval.every=2" if by == "choose" else "eval.every=4"
+    )
+    fit(config)
+    shown = capsys.readouterr().out
+    assert (
+        f"an old checkpoint is NOT deleted: [Errno 16] Device or resource busy: '{folder / 'step-00000001'}'" in shown
+    )
+    assert "NOT written" not in shown
+    assert "NOT noted" not in shown
+    names = [place.name for place in checkpoint.steps(folder)]
+    assert names[0] == "step-00000001"
+    assert names[-1] == "step-00000004"
+    assert "step-00000003" not in names  # the others are deleted all the same
+    assert checkpoint.chosen(folder, "best") is not None
 
 
 LIMITED = """
