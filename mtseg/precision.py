@@ -31,11 +31,13 @@ def memory_format(precision: Precision, device: torch.device) -> torch.memory_fo
 class Scale:
     """What the loss is multiplied by for float16, whose smallest gradients would be 0; 1 for the others.
 
-    It is halved where a gradient overflows, and doubled after GROWS_AFTER updates without; `good` counts these.
+    A `dynamic` one is halved where a gradient overflows, and doubled after GROWS_AFTER updates without; `good` counts
+    these.
     """
 
     value: float = 1.0
     good: int = 0
+    dynamic: bool = False
 
     def undone(self, gradients: list[Tensor]) -> None:
         """Divide `gradients` by it, in place."""
@@ -44,12 +46,14 @@ class Scale:
 
     def fits(self) -> None:
         """An update was made."""
-        if self.value != 1:
+        if self.dynamic:
             self.good = (self.good + 1) % GROWS_AFTER
             self.value *= 2 if self.good == 0 else 1
 
     def overflows(self) -> bool:
         """A gradient was not finite. Whether that may be the scale's doing: it is lower now."""
+        if not self.dynamic:
+            return False
         lowered = self.value > 1
         self.value, self.good = max(1.0, self.value / 2), 0
         return lowered
@@ -57,4 +61,4 @@ class Scale:
 
 def scale_for(precision: Precision) -> Scale:
     """That of a run's first step."""
-    return Scale(FIRST) if precision == "fp16" else Scale()
+    return Scale(FIRST, dynamic=True) if precision == "fp16" else Scale()

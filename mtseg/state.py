@@ -177,7 +177,7 @@ def snapshot(state: State, metrics_bytes: int = 0) -> checkpoint.Checkpoint:
         "teacher": state.teacher.state_dict(),
         "memory": state.memory,
         "skipped": [state.skipped, state.skipped_in_a_row],
-        "scale": [state.scale.value, state.scale.good, state.overflowed],
+        "scale": [state.scale.value, state.scale.good, state.overflowed, state.scale.dynamic],
         "metrics_bytes": metrics_bytes,
     }
     return checkpoint.Checkpoint(state.step, state.student.state_dict(), state.teacher.module.state_dict(), rest)
@@ -209,14 +209,24 @@ def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
         _restore_optimizer(state.optimizer, saved.rest["optimizer"])
         state.step = saved.step
         state.skipped, state.skipped_in_a_row = map(int, saved.rest.get("skipped", (0, 0)))
-        value, good, overflowed = saved.rest.get("scale", (state.scale.value, 0, 0))
-        state.scale, state.overflowed = Scale(float(value), int(good)), int(overflowed)
+        _restore_scale(state, *saved.rest.get("scale", (1.0, 0, 0)))
         return int(saved.rest["metrics_bytes"])
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"{run}: what is saved beside the weights of step {saved.step} is not of a run with its config.yaml "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); choose another out="
         ) from error
+
+
+def _restore_scale(state: State, value: float, good: int, overflowed: int, dynamic: bool | None = None) -> None:
+    """The scale that was saved, where it was found by overflows and is to be found here too; else that of a first step.
+
+    `dynamic` is None in checkpoints from before it was saved: a value other than 1, or an overflow, tells.
+    """
+    state.overflowed = int(overflowed)
+    found = value != 1 or overflowed > 0 if dynamic is None else dynamic
+    if found and state.scale.dynamic:
+        state.scale = Scale(float(value), int(good), dynamic=True)
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

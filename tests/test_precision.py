@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mtseg.config import Config
 from mtseg.norm import Frozen, Grouped, normed
-from mtseg.precision import GROWS_AFTER, Scale
+from mtseg.precision import GROWS_AFTER, Scale, scale_for
 from mtseg.running import running
+from mtseg.state import restore, snapshot
 from mtseg.step import train_step
 from mtseg.trainer import fit
 
@@ -72,14 +73,14 @@ def test_the_scale_of_the_loss_does_not_change_the_update(tmp_path):
 def test_a_step_whose_scaled_gradient_overflows_is_none_for_average_schedules_and_ramps(tmp_path):
     config = tiny(tmp_path, "precision=fp16", "schedule={kind: poly, power: 1.0}", "steps=10")
     state, stream = begin(config)
-    state.scale = Scale(2.0**126)
+    state.scale = Scale(2.0**126, dynamic=True)
     before = [value.clone() for value in state.student.state_dict().values()]
     train_step(config, state, stream[0])
     assert (state.step, state.place, state.overflowed, state.skipped) == (1, 0, 1, 0)
-    assert state.scale == Scale(2.0**125)
+    assert state.scale == Scale(2.0**125, dynamic=True)
     assert all(torch.equal(a, b) for a, b in zip(before, state.student.state_dict().values(), strict=True))
     assert state.teacher.state_dict()["updates"] == 0
-    state.scale = Scale(1.0)
+    state.scale = Scale(1.0, dynamic=True)
     terms = train_step(config, state, stream[1])
     assert (state.step, state.place, terms["lr"], terms["weight"]) == (2, 1, 0.05, config.method.weight_at(0, 10))
     train_step(config, state, stream[2])
@@ -87,7 +88,7 @@ def test_a_step_whose_scaled_gradient_overflows_is_none_for_average_schedules_an
 
 
 def test_the_scale_is_doubled_after_many_updates_and_halved_to_one():
-    scale = Scale(8.0)
+    scale = Scale(8.0, dynamic=True)
     for _ in range(GROWS_AFTER - 1):
         scale.fits()
     assert scale.value == 8
@@ -95,6 +96,57 @@ def test_the_scale_is_doubled_after_many_updates_and_halved_to_one():
     assert scale.value == 16
     assert [scale.overflows() for _ in range(5)] == [True] * 4 + [False]
     assert scale.value == 1
+    for _ in range(GROWS_AFTER):
+        scale.fits()
+    assert scale.value == 2  # and up again from 1, as torch.amp's
+
+
+def test_the_scale_of_full_precision_is_one_for_good():
+    scale = scale_for("fp32")
+    for _ in range(2 * GROWS_AFTER):
+        scale.fits()
+    assert (scale.value, scale.overflows()) == (1, False)
+
+
+FRESH = scale_for("fp16")
+LOWER = Scale(2.0**9, good=7, dynamic=True)
+LOWEST = Scale(1.0, good=3, dynamic=True)
+
+
+@pytest.mark.parametrize("form", ["as saved now", "as saved before there was a flag"])
+@pytest.mark.parametrize(
+    ("before", "saved", "overflowed", "after", "expected"),
+    [
+        ("fp16", LOWER, 5, "fp16", LOWER),
+        ("fp16", LOWEST, 16, "fp16", LOWEST),
+        ("fp32", Scale(), 0, "fp16", FRESH),
+        ("bf16", Scale(), 0, "fp16", FRESH),
+        ("fp16", LOWER, 5, "fp32", Scale()),
+        ("fp16", LOWER, 5, "bf16", Scale()),
+        ("fp32", Scale(), 0, "fp32", Scale()),
+    ],
+)
+def test_a_run_continued_in_another_precision_scales_its_loss_as_that_one_does(
+    before, saved, overflowed, after, expected, form, tmp_path
+):
+    state, _ = begin(tiny(tmp_path, f"precision={before}"))
+    state.scale, state.step, state.overflowed = saved, 20, overflowed
+    kept = snapshot(state)
+    if form != "as saved now":
+        kept.rest["scale"] = kept.rest["scale"][:3]
+    other, _ = begin(tiny(tmp_path, f"precision={after}"))
+    restore(other, kept, tmp_path)
+    assert other.scale == expected
+    assert other.place == 20 - overflowed  # which schedules go on from, whatever the precision
+
+
+def test_a_run_in_single_precision_that_had_overflows_before_begins_to_scale_anew_in_float16(tmp_path):
+    """Of fp16, then fp32, then fp16 again: the 1 of the middle is no scale that was found."""
+    state, _ = begin(tiny(tmp_path))
+    state.step, state.overflowed = 20, 5
+    other, _ = begin(tiny(tmp_path, "precision=fp16"))
+    restore(other, snapshot(state), tmp_path)
+    assert other.scale == FRESH
 
 
 def test_a_resumed_run_in_float16_is_the_uninterrupted_one(tmp_path, monkeypatch):
