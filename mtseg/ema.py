@@ -94,6 +94,12 @@ class EmaTeacher:
             self._followed = _Followed(self.module, student, self.rule.buffers)
         self._followed(decay)
 
+    @torch.no_grad()
+    def take_buffers(self, student: nn.Module) -> None:
+        """The teacher's buffers <- the student's, whatever the rule says."""
+        if buffers := list(self.module.buffers()):
+            torch._foreach_copy_(buffers, list(student.buffers()))
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs besides the module's own weights."""
         return {"updates": self.updates}

@@ -86,7 +86,8 @@ class Memory:
 
 @part
 class Ensemble:
-    """Several averages, of which one follows the student at a time, `every` steps each, in turn.
+    """Several averages, of which one follows the student at a time, `every` steps each, in turn; before its first turn
+    each is the student.
 
     `answer`: the `mean` of all their probabilities (PS-MT, Liu et al. 2022), or the `current` one's (Dual Teacher,
     Na et al. 2023). Their mean is evaluated.
@@ -215,6 +216,8 @@ class EnsembleTeacher:
         for teacher in self.teachers:
             if teacher.updates == 0:  # its turn is yet to come: until then it is the student, not the initial weights
                 teacher.follow(student, 0.0)
+                if self.rule.answer == "current" and self.rule.of.buffers == "own":  # nobody has asked it: it has none
+                    teacher.take_buffers(student)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

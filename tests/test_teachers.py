@@ -789,3 +789,41 @@ def test_a_member_whose_turn_is_yet_to_come_is_the_student_and_not_its_initial_w
     assert all(torch.equal(second[name], now[name]) for name in now)  # in its first turn since this update
     assert all(torch.equal(third[name], now[name]) for name in now)
     assert not all(torch.equal(first[name], now[name]) for name in now)
+
+
+def test_a_member_that_nobody_has_asked_yet_has_the_students_statistics_and_from_its_turn_on_its_own() -> None:
+    student = network()
+    teacher = built(Ensemble(count=2, every=2, answer="current", of=Ema(mode="train", buffers="own")), student)
+    for update in range(2):  # the first one's turn
+        predict(teacher, images(update), student)
+        shake(student, update)
+        teacher.update(student, [], [])
+        first, second = (member.module for member in teacher.teachers)
+        assert same(buffers(second), buffers(student))
+        assert not same(buffers(first), buffers(student))
+    gathered, before, mean = buffers(first), buffers(second), second[0](images(2)).mean((0, 2, 3))
+    predict(teacher, images(2), student)
+    shake(student, 2)
+    teacher.update(student, [], [])
+    assert same(buffers(first), gathered)
+    torch.testing.assert_close(second[1].running_mean, 0.9 * before["1.running_mean"] + 0.1 * mean)
+
+
+def test_members_that_are_all_asked_gather_their_own_statistics_before_their_turn_too() -> None:
+    student = network()
+    teacher = built(Ensemble(count=2, every=9, of=Ema(mode="train", buffers="own")), student)
+    waiting = teacher.teachers[1].module
+    before, weights = buffers(waiting), waiting[0]
+    mean = weights(images()).mean((0, 2, 3))
+    predict(teacher, images(), student)
+    shake(student, 0)
+    teacher.update(student, [], [])
+    torch.testing.assert_close(waiting[1].running_mean, 0.9 * before["1.running_mean"] + 0.1 * mean)
+
+
+def test_an_ensemble_of_networks_without_statistics_follows_too() -> None:
+    student = nn.Sequential(nn.Conv2d(3, 5, 1))
+    teacher = built(Ensemble(every=2, answer="current", of=Ema(mode="train", buffers="own")), student)
+    shake(student, 0)
+    teacher.update(student, [], [])
+    assert all(same(state(member.module), state(student)) for member in teacher.teachers)
