@@ -12,10 +12,16 @@ from mtseg.step import train_step
 
 
 def replay(path: Path, words: Sequence[str] = ()) -> list[str]:
-    """Take the step in a capture file again, with settings `words` laid on its config; what was seen, in lines."""
+    """Take the step in a capture file again, with settings `words` laid on its config; what was seen, in lines.
+
+    The student itself is asked, neither compiled nor recomputed: its modules are those that are watched.
+    """
     again = capture.read(path, words)
     student, teacher = again.state.student, again.state.teacher.module
+    again.state.asked = student
+    plain = " and ".join(key for key in ("compile", "recompute") if getattr(again.config, key))
     lines = [f"{path}: the step after {again.state.step} updates, again, on {next(student.parameters()).device}"]
+    lines[0] += f"; of the student without {plain}" if plain else ""
     for name, network in (("student", student), ("teacher", teacher)):
         bad = [key for key, value in network.state_dict().items() if not _finite(value)]
         lines += [f"before the step, of the {name}: not finite are {_some(bad)}"] if bad else []

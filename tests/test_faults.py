@@ -312,6 +312,21 @@ def test_11_a_replay_names_the_first_module_and_the_gradients_that_are_not_finit
     assert "the update was skipped" in shown
 
 
+@pytest.mark.parametrize("how", ["recompute", "compile"])
+def test_11_a_replay_looks_into_a_student_that_was_recomputed_or_compiled_too(how, tmp_path):
+    path = captured(tmp_path, "forward")
+    found = torch.load(path, weights_only=True)
+    name = next(key for key in found["student"] if key.startswith("network.encoder") and key.endswith(".weight"))
+    found["student"][name].view(-1)[0] = float("nan")
+    found["config"][how] = True
+    torch.save(found, path)
+    lines = replay(path)
+    assert lines[0].endswith(f"on cpu; of the student without {how}")
+    assert "every module's output is finite" not in lines
+    first = f"first output that is not finite: student.{name.removesuffix('.weight')} ("
+    assert any(line.startswith(first) for line in lines)
+
+
 def test_11_a_capture_that_holds_code_is_refused_and_does_not_run(tmp_path, capsys):
     import pickle
 
