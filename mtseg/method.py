@@ -135,7 +135,7 @@ class Method:
             return Plan([], memory)
         asked = batch.teacher.view(views)
         answer = teacher.answer(student, asked, batch.teacher.index)
-        if (given := answer.data.dim() - 2) != batch.dimensions:  # a memory's, whose size is set
+        if isinstance(self.teacher, MemoryOfImages) and (given := answer.data.dim() - 2) != batch.dimensions:
             raise ValueError(
                 f"method.teacher.size: answers of {given} dimensions and labels of {batch.dimensions}; give [] for "
                 "whole images, and height and width for maps"

@@ -15,6 +15,7 @@ from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
 from mtseg.estimate import estimate
 from mtseg.evaluate import source_of
+from mtseg.fits import refuse_unfit
 from mtseg.models import Smp
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
@@ -24,12 +25,15 @@ Image = NDArray[np.uint8]
 
 
 def facts(config: Config) -> dict[str, str]:
-    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists and a weights file.
+    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists, one label and a
+    weights file.
 
-    Raises ValueError for lists and weights that cannot be used, and where there is no image to evaluate on.
+    Raises ValueError for lists and weights that cannot be used, for a network that does not answer for what the labels
+    are about, and where there is no image to evaluate on.
     """
     splits = splits_of(config)
     source_of(splits, config.eval.split)
+    refuse_unfit(config, splits)
     config.views.check(splits.channels, rgb=splits.rgb)
     read_here = not config.model.downloads()
     network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)

@@ -21,6 +21,7 @@ from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, source_of
 from mtseg.exhausted import memory_told
+from mtseg.fits import refuse_unfit
 from mtseg.keeping import Found, Scores
 from mtseg.lock import locked
 from mtseg.log import Log, summary
@@ -48,9 +49,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         _refuse_uneven(config)
         splits = config.eval.apart(together(config.data.build) if splits is None else splits, config.seed)
-        together(partial(refuse_blank, splits, {"labelled": "learnt", config.eval.split: "scored"}))
-        if config.batch.labelled == 0:
-            refuse_apart(splits)
+        together(partial(_refuse_useless, config, splits))
         from_first(lambda: within.enter_context(locked(config.out)))
         saved, sentences = from_first(lambda: continued(config))
         state = build(config, splits, device, pretrained=saved is None)
@@ -166,6 +165,14 @@ def _refuse_uneven(config: Config) -> None:
             "batch.consistency: 'all' of two streams is for one process with accumulate=1; take all images from one "
             "stream, with batch.labelled=0 and data.unlabelled=all, or use consistency=unlabelled"
         )
+
+
+def _refuse_useless(config: Config, splits: Splits) -> None:
+    """Raises ValueError for images that this config could not learn from, or be scored by."""
+    refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
+    refuse_unfit(config, splits)
+    if config.batch.labelled == 0:
+        refuse_apart(splits)
 
 
 def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, asked_by: Callable[[], str]) -> Found:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from browser import Page
 from PIL import Image
-from runs import tiny
-from smalls import CLASSES, SIDE, small
+from runs import TINY, tiny
+from smalls import CLASSES, SIDE, TREE, small
 from torch import nn
 
 from mtseg.checkpoint import load_newest
@@ -25,6 +25,7 @@ from mtseg.geometry import View
 from mtseg.mix import CutMix
 from mtseg.optim import Adam
 from mtseg.predictors import Augment, Slide, Whole
+from mtseg.report import facts
 from mtseg.schedules import Cosine, Ramps, Rampup
 from mtseg.settings import gather, merge, validate
 from mtseg.state import State, batches_of, build
@@ -234,6 +235,31 @@ def test_a_memory_of_maps_is_refused_for_whole_images_and_the_other_way_round(tm
         fit(config, quiet=True)
     with pytest.raises(ValueError, match=r"size: answers of 0 dimensions and labels of 2; .*height and width"):
         fit(tiny(tmp_path / "maps", "method.teacher={kind: memory, size: []}"), quiet=True)
+
+
+def unfit(folder: Path, of: str, *words: str) -> Config:
+    """A run whose network does not answer for what the labels `of` its data are about."""
+    config, other = (small(folder, *words), TINY["model"]) if of == "wholes" else (tiny(folder, *words), TREE["model"])
+    return validate(Config, dump(config) | {"model": other})
+
+
+SAID = {
+    "wholes": r"model.kind: smp answers for every pixel, .* data.kind: small .* use model.kind=convnet13",
+    "maps": r"model.kind: convnet13 answers for whole images, .* data.kind: scenes .* use model.kind=smp",
+}
+
+
+@pytest.mark.parametrize("words", [[], ["method.branches=[]"], ["method.teacher={kind: memory, size: []}"]], ids=str)
+@pytest.mark.parametrize("of", SAID)
+def test_a_network_that_does_not_answer_for_what_the_labels_are_about_is_refused_before_anything_is_written(
+    of, words, tmp_path
+):
+    config = unfit(tmp_path, of, *words)
+    with pytest.raises(ValueError, match=SAID[of]):
+        fit(config, quiet=True)
+    assert not (config.out / "config.yaml").exists()
+    with pytest.raises(ValueError, match=SAID[of]):
+        facts(config)
 
 
 @pytest.mark.parametrize("asking", ["data.unlabelled=rest", "eval.select=holdout"])
