@@ -117,8 +117,15 @@ def load(place: Path) -> Checkpoint:
         step=int(manifest["step"]),
         student=load_file(place / _weights("student")),
         teacher=load_file(place / _weights("teacher")),
-        rest=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
+        rest=torch.load(place / "state.pt", map_location="cpu", weights_only=True) | manifest.get("amended", {}),
     )
+
+
+def amend(place: Path, rest: dict[str, int]) -> None:
+    """From now on the checkpoint in `place` has `rest` in the place of what its own says. Raises OSError as `save`."""
+    manifest = json.loads((place / MANIFEST).read_text())
+    manifest["amended"] = manifest.get("amended", {}) | rest
+    write_whole(place / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint, dict[Path, str]]:

@@ -40,6 +40,20 @@ def _saved(config: Config, state: State, log: Log | Mute) -> bool:
     return True
 
 
+def amend(config: Config, state: State, log: Log | Mute) -> None:
+    """The checkpoint of this step, which is there, is from now on of what was logged after it too: an evaluation that
+    was made when the run continued is not made again. A disk that does not take the note is said."""
+
+    def amended() -> None:
+        place = config.out / "checkpoints" / checkpoint.name_of(state.step)
+        try:
+            checkpoint.amend(place, {"metrics_bytes": log.length()})
+        except OSError as error:
+            log.warn([f"the evaluation of step {state.step} is NOT noted, so it may be made again: {error}"])
+
+    from_first(amended)
+
+
 def is_saved(config: Config, state: State) -> bool:
     return from_first((config.out / "checkpoints" / checkpoint.name_of(state.step)).exists)
 

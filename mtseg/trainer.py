@@ -105,6 +105,7 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
         log.say(f"{config.out} is finished already: {summary(split, found[split])}")
     elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
         found = evaluated()  # it was stopped before this, or in it
+        keeping.amend(config, state, log)
     keeping.choose(config, state, log, found)
     alarms = Alarms(splits.classes)
     batches = iter(_batches(config, splits, start=state.step, device=state.device))

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,15 @@ def test_a_text_file_that_the_disk_does_not_take_leaves_nothing_beside_the_old_o
             checkpoint.write_whole(path, "{1}")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "{}"
+
+
+def test_what_is_amended_is_loaded_in_the_place_of_what_was_saved_and_all_else_stays(tmp_path):
+    place = checkpoint.save(tmp_path, sample(3), keep=2)
+    checkpoint.amend(place, {"n": 4})
+    checkpoint.amend(place, {"more": 5})
+    loaded = checkpoint.load(place)
+    assert loaded.rest == sample(3).rest | {"n": 4, "more": 5}
+    assert equal(replace(loaded, rest=sample(3).rest), sample(3))
+    (place / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"state\.pt is not what was written"):
+        checkpoint.load(place)

@@ -372,6 +372,67 @@ def test_a_signal_saves_the_step_it_came_in_and_the_continued_run_is_the_whole_o
     assert files(asked.out, 4) == files(whole.out, 4)
 
 
+def stopped_in(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Make a signal come in `step`."""
+
+    def signalled(config: Config, state: State, batch: object, **options: bool) -> dict[str, object]:
+        if state.step + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return train_step(config, state, batch, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("mtseg.trainer.train_step", signalled)
+
+
+def evaluations(run: Path) -> int:
+    """How many were made, whatever became of their scores."""
+    return sum("evaluation_seconds" in line for line in map(json.loads, (run / "timings.jsonl").open()))
+
+
+def test_an_evaluation_made_up_for_at_the_end_is_made_once_however_often_the_command_is_given(
+    tmp_path, monkeypatch, capsys
+):
+    whole, asked = tiny(tmp_path / "whole", "eval.every=4"), tiny(tmp_path / "asked", "eval.every=4")
+    expected = fit(whole, quiet=True)
+    with monkeypatch.context() as patch:
+        stopped_in(patch, 4)
+        with pytest.raises(Stopped, match="saved at step 4"):
+            fit(asked, quiet=True)
+    for times in range(3):
+        assert fit(asked) == expected
+        assert ("is finished already" in capsys.readouterr().out) == (times > 0)
+    assert evaluations(asked.out) == 1
+    assert files(asked.out, 4) == files(whole.out, 4)
+
+
+def test_an_evaluation_made_up_for_is_not_made_again_where_the_run_dies_before_its_next_checkpoint(
+    tmp_path, monkeypatch
+):
+    whole, asked = tiny(tmp_path / "whole"), tiny(tmp_path / "asked")
+    expected = fit(whole, quiet=True)
+    for broken, error in ((lambda patch: stopped_in(patch, 2), Stopped), (lambda patch: stop_after(patch, 3), Died)):
+        with monkeypatch.context() as patch:
+            broken(patch)
+            with pytest.raises(error):
+                fit(asked, quiet=True)
+    assert fit(asked, quiet=True) == expected
+    assert evaluations(asked.out) == 2  # of steps 2 and 4
+    assert files(asked.out, 4) == files(whole.out, 4)
+
+
+def test_a_disk_that_does_not_take_where_an_evaluation_stands_ends_no_run(tmp_path, monkeypatch, capsys):
+    config = tiny(tmp_path / "run", "eval.every=4")
+    with monkeypatch.context() as patch:
+        stopped_in(patch, 4)
+        with pytest.raises(Stopped):
+            fit(config, quiet=True)
+    before = (config.out / "checkpoints/step-00000004/manifest.json").read_bytes()
+    (config.out / f"checkpoints/step-00000004/.tmp-manifest.json-{os.getpid()}").mkdir()
+    scores = fit(config)
+    assert "the evaluation of step 4 is NOT noted" in capsys.readouterr().out
+    assert (config.out / "checkpoints/step-00000004/manifest.json").read_bytes() == before
+    assert fit(config, quiet=True) == scores
+
+
 def test_a_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch):
     def twice(*_: object, **__: bool) -> None:
         signal.raise_signal(signal.SIGINT)
