@@ -1,5 +1,7 @@
 """One step of training: the loss of a batch, the student's update, its teacher's, and what is said of them."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,15 @@ from mtseg.share import Share, shares
 from mtseg.state import State, Undo
 from mtseg.targets import Moment
 
-Learnt = tuple[dict[str, Tensor], list[Tensor]]  # a loss's terms, and the student's answers to the tasks
+
+@dataclass(frozen=True)
+class Learnt:
+    """A loss's terms, and the student's logits (B, K, *S) of each task: of the head that answers the consistency, and
+    of the class head, by which a teacher goes. Of one head they are the very same."""
+
+    terms: dict[str, Tensor]
+    agreeing: list[Tensor]
+    classes: list[Tensor]
 
 
 def train_step(config: Config, state: State, batch: Batch, *, watch: bool = False) -> dict[str, Tensor | float]:
@@ -49,7 +59,8 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
     for number, share in enumerate(parts, start=1):
         with summing(state.asked, now=number == len(parts)):
             learnt.append(_learn(config, state, share, counts, moment))
-    losses, on_tasks = _joined(learnt)
+    whole = _joined(learnt)
+    losses = whole.terms
     gradients = [p.grad for p in state.student.parameters() if p.grad is not None]
     state.scale.undone(gradients)
     norm = nn.utils.get_total_norm(gradients)
@@ -58,7 +69,7 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
             nn.utils.clip_grads_with_norm_(state.student.parameters(), config.clip, norm)
         level([state.student, state.teacher.module])
         state.optimizer.step()
-        state.teacher.update(state.student, tasks, on_tasks)
+        state.teacher.update(state.student, tasks, whole.classes)
         state.memory, state.skipped_in_a_row = plan.memory, 0
         state.scale.fits()
     else:
@@ -72,7 +83,7 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
         known = total(known) / world() if watch else known
         terms |= {"weight": method.weight_at(moment.step, config.steps), "known": known}
     if tasks and watch:
-        compared = [method.compared(values, task) for values, task in zip(on_tasks, tasks, strict=True)]
+        compared = [method.compared(values, task) for values, task in zip(whole.agreeing, tasks, strict=True)]
         terms |= health(tasks, compared, label)
         if batch.teacher is not None and batch.teacher.label is not None and plan.answer is not None:
             answer = plan.answer.seen_from(batch.teacher.view(config.views))
@@ -86,7 +97,8 @@ def _learn(config: Config, state: State, share: Share, counts: Counts, moment: M
     method, labelled = config.method, len(share.labelled)
     with casting(config.precision, state.device):
         logits, agreeing = asked(method, state.asked, share, moment, separate=config.bn == "separate")
-    on_tasks = agreeing[labelled:].split([len(task.seen.data) for task in share.tasks])
+    sizes = [len(task.seen.data) for task in share.tasks]
+    on_tasks = agreeing[labelled:].split(sizes)
 
     supervised = method.supervised(logits[: len(share.label)], share.label, counts.labelled, state.class_weights)
     consistency = method.consistency(on_tasks, share.tasks, counts)
@@ -96,12 +108,17 @@ def _learn(config: Config, state: State, share: Share, counts: Counts, moment: M
 
     (loss * (state.scale.value * world())).backward()  # of the processes' gradients the mean is taken
     terms = {"loss": loss, "loss_sup": supervised} | ({"loss_cons": consistency} if share.tasks else {})
-    return {key: term.detach() for key, term in terms.items()}, [values.detach() for values in on_tasks]
+    said = [values.detach() for values in on_tasks]
+    classes = said if method.logit_distance is None else list(logits[labelled:].detach().split(sizes))
+    return Learnt({key: term.detach() for key, term in terms.items()}, said, classes)
 
 
 def _joined(learnt: list[Learnt]) -> Learnt:
     """The terms and the answers of the shares of a batch, as those of the whole."""
     if len(learnt) == 1:
         return learnt[0]
-    terms = {key: torch.stack([found[key] for found, _ in learnt]).sum() for key in learnt[0][0]}
-    return terms, [torch.cat(pieces) for pieces in zip(*(said for _, said in learnt), strict=True)]
+    terms = {key: torch.stack([part.terms[key] for part in learnt]).sum() for key in learnt[0].terms}
+    said = [torch.cat(pieces) for pieces in zip(*(part.agreeing for part in learnt), strict=True)]
+    if learnt[0].classes is learnt[0].agreeing:
+        return Learnt(terms, said, said)
+    return Learnt(terms, said, [torch.cat(pieces) for pieces in zip(*(part.classes for part in learnt), strict=True)])

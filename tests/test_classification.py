@@ -122,6 +122,24 @@ def test_the_loss_of_a_step_is_the_papers_in_plain_numpy(tmp_path, batching, dis
     assert len(known) < len(labels) or batching == "one labelled among the whole pool"
 
 
+@pytest.mark.parametrize("how", [["accumulate=1"], ["accumulate=2"], ["bn=separate"]], ids=str)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_what_is_remembered_of_an_image_is_what_the_class_head_said_of_it(heads, how, tmp_path):
+    """After one step from nothing: (1 - decay) softmax(z), z the class head's logits of the student's view."""
+    two = ["model.heads=2", "method.logit_distance=0.01"] if heads == 2 else []
+    config = small(tmp_path, "method.teacher={kind: memory, size: [], decay: 0.6}", *two, *how)
+    splits, student = config.data.build(), Linear(0)
+    teacher = config.method.teacher.build(student, len(splits.unlabelled), CLASSES)
+    state = State(student, teacher, config.optimizer.build(student))
+    batch = batches_of(config, splits, CPU)[0]
+    seen = batch.students[0].view(config.views).data.mean((2, 3)).double().numpy()
+    expected = 0.4 * softmax(seen @ student.first.detach().double().numpy().T)
+    train_step(config, state, batch)
+    places = batch.students[0].index
+    np.testing.assert_allclose(teacher.said[places].numpy(), expected, atol=5e-4)  # half precision
+    assert len(set(places.tolist())) == len(places)
+
+
 def test_ramps_have_the_published_values_at_the_published_steps():
     rate = Ramps(up=40000, down=25000)
     for step, expected in ((0, np.exp(-5)), (20000, np.exp(-1.25)), (40000, 1), (125000, 1), (137500, np.exp(-3.125))):
