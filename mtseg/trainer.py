@@ -16,7 +16,7 @@ from mtseg.config import Config, written
 from mtseg.data.batch import Batch
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
-from mtseg.data.source import Splits, refuse_apart, refuse_blank
+from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, source_of
@@ -172,6 +172,7 @@ def _refuse_useless(config: Config, splits: Splits) -> None:
     """Raises ValueError for images that this config could not learn from, or be scored by."""
     refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
     refuse_unfit(config, splits)
+    refuse_one_class(splits)
     if config.batch.labelled == 0:
         refuse_apart(splits)
 

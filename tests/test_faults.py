@@ -841,6 +841,9 @@ def test_33_one_image_of_one_pixel_and_one_class_and_many_classes_have_a_defined
     splits = config.data.build()
 
     class Dot:
+        def __init__(self, *classes: int) -> None:
+            self.classes = classes
+
         def __len__(self) -> int:
             return 1
 
@@ -848,13 +851,14 @@ def test_33_one_image_of_one_pixel_and_one_class_and_many_classes_have_a_defined
             return "dot"
 
         def image(self, index: int) -> Any:
-            return np.full((1, 1, 3), 7, np.uint8)
+            return np.full((1, len(self.classes), 3), 7, np.uint8)
 
         def label(self, index: int) -> Any:
-            return np.zeros((1, 1), np.uint8)
+            return np.array([self.classes], np.uint8)
 
     for count in (1, 255):
-        pools = dict.fromkeys(("labelled", "unlabelled", "val", "test"), Dot())
+        pools = dict.fromkeys(("labelled", "unlabelled", "val", "test"), Dot(0))
+        pools["labelled"] = Dot(*range(min(count, 2)))  # of several classes, one alone would teach nothing
         own = replace(splits, classes=tuple(map(str, range(count))), palette=np.zeros((count, 3), np.uint8), **pools)
         for name in ("supervised", "mean teacher") if count == 1 else ("mean teacher",):
             found = fit(tiny(tmp_path / f"{count} {name}", *METHODS[name]), splits=own, quiet=True)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mtseg.data.source import IGNORE
+from mtseg.data.source import IGNORE, TWO
 
 NO_CLASS = -1
 DOCTOR = "tools/doctor.py counts the values of all masks"
@@ -80,10 +80,7 @@ class LabelMap:
         text = f"value {values[0]} on {counts[0]} pixels is no class; a mask holds {spans(self.known())}"
         text += f"; {self._remedy(int(values[0]))}{DOCTOR}"
         if found <= {0, 255}:
-            text += (
-                ". Values 0 and 255 alone are a mask of two classes as pictures show it: "
-                'data.mask_map={"0": 0, "255": 1}'
-            )
+            text += f". {TWO}"
         return text
 
     def _remedy(self, value: int) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[Any]  # (H, W, C), uint8, or float32 on the same scale: 255 is 1
 Label = NDArray[Any]  # (H, W) uint8, class or IGNORE; or () int64, class or UNKNOWN
 IGNORE = 255  # label value, in maps, of pixels that count nowhere: void, borders, padding
+TWO = 'Values 0 and 255 alone are a mask of two classes as pictures show it: data.mask_map={"0": 0, "255": 1}'
 UNKNOWN = -1  # label value of whole images without a class
 
 
@@ -146,3 +147,29 @@ def refuse_blank(splits: Splits, pools: Mapping[str, str]) -> None:
                 f"data.{pool}: every pixel of all {len(source)} labels is ignored, so nothing is {done}; say in "
                 "data.ignore, data.mask_map and data.other which values are classes: tools/doctor.py counts them"
             )
+
+
+def refuse_one_class(splits: Splits) -> None:
+    """Raises ValueError where the labelled images show one class alone, of several: a constant would be learnt.
+
+    Reads labels up to the first that has a second one.
+    """
+    count, found, maps = len(splits.classes), set[int](), False
+    classes: set[int] = set()
+    for index in range(len(splits.labelled) if count > 1 else 0):
+        label = np.asarray(splits.labelled.label(index))
+        maps = label.ndim > 0
+        found.update(np.unique(label).tolist())
+        classes = {value for value in found if 0 <= value < count} - ({IGNORE} if maps else set())
+        if len(classes) > 1:
+            return
+    if not classes:
+        return
+    remedy = "label images of the other classes too"
+    if maps:
+        remedy += ", or say in data.mask_map and data.ignore which values are classes: tools/doctor.py counts them"
+        remedy += f". {TWO}" if found == {0, IGNORE} else ""
+    raise ValueError(
+        f"data.labelled: all {len(splits.labelled)} labels are of one class alone, {splits.classes[min(classes)]} of "
+        f"{count}, so nothing tells classes apart; {remedy}"
+    )
