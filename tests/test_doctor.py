@@ -395,6 +395,11 @@ FAULTS = {
     ),
     "mostly ignored": (mostly_void, [("warning", "mostly-ignored", LABELLED_MASKS)], "60% of the pixels"),
     "class not labelled": (lambda r: no_cars(r, "labelled"), [("warning", "class-absent-labelled", ())], "car: in no"),
+    "one class in all masks": (
+        lambda r: every_mask(r, "labelled", np.zeros_like),  # which training refuses
+        [("warning", "mask-single-class", LABELLED_MASKS), ("error", "class-absent-labelled", ())],
+        "nothing tells classes apart",
+    ),
     "class not in val": (
         lambda r: no_cars(r, "val"),
         [("warning", "class-absent-scored", ())],

@@ -149,8 +149,11 @@ def _classes(survey: Survey, scored: str) -> Iterator[Finding]:
         usable = [entry for entry in survey.of(pool) if entry.mask and entry.mask.classes]
         absent = [name for name, share in zip(names, shares(survey, pool), strict=False) if not share.images]
         if usable and absent:
+            alone = pool == "labelled" and len(absent) == len(names) - 1  # which training refuses
+            why = "nothing tells classes apart" if alone else why
             text = f"{', '.join(absent)}: in no mask of {pool}; {why}: choose other images, or mend the classes"
-            yield Finding("warning", f"class-absent-{'labelled' if pool == 'labelled' else 'scored'}", text)
+            code = f"class-absent-{'labelled' if pool == 'labelled' else 'scored'}"
+            yield Finding("error" if alone else "warning", code, text)
     for pool, code in (("labelled", "class-rare"), (scored, "class-rare-scored")):
         few = [
             f"{name} ({share.images})"
