@@ -212,10 +212,22 @@ class Log:
 
 
 def summary(split: str, found: dict[str, dict[str, Any]]) -> str:
-    """The scores of the networks in `found`, by name, in one line, in percent."""
+    """The scores of the networks in `found`, by name, in one line, in percent; of how many classes a mean is, where it
+    is not of all."""
     name = headline(found["teacher"])
-    shown = ", ".join(f"{network} {100 * _number(scores[name]):.2f}" for network, scores in found.items())
-    return f"{split} {HEADLINES[name]}: {shown}"
+    of = {network: _counted(scores) for network, scores in found.items()}
+    alike = of["teacher"] if len(set(of.values())) == 1 else ""
+    shown = ", ".join(
+        f"{network} {100 * _number(scores[name]):.2f}{'' if alike else of[network]}"
+        for network, scores in found.items()
+    )
+    return f"{split} {HEADLINES[name]}{alike}: {shown}"
+
+
+def _counted(scores: dict[str, Any]) -> str:
+    """Of how many classes a mean is; empty where it is of all, and where none is reported."""
+    counted, classes = scores.get("classes_counted"), len(scores.get("IoU", ()))
+    return "" if counted is None or counted >= classes else f" ({counted} of {classes} classes)"
 
 
 def _plain(value: Any) -> Any:

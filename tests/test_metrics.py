@@ -1,6 +1,7 @@
 """Metrics: those of torchmetrics on random maps, streamed or at once; absent classes, ignored pixels, huge counts."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE
+from mtseg.log import summary
 from mtseg.metrics import Boundary, Calibration, Confusion, interval
+from mtseg.predictors import Band
+from mtseg.tally import Tally, scores
 
 
 def maps(
@@ -302,3 +306,35 @@ def test_more_classes_than_a_byte_holds_are_counted_and_nothing_given_is_changed
     assert np.array_equal(confusion.counts.numpy(), oracle)
     assert torch.equal(label, before[0])
     assert torch.equal(said, before[1])
+
+
+def seen(*images: tuple[list[int], list[int]]) -> dict[str, Any]:
+    """The scores, of classes sky, sea and sand, of (prediction, label) of images of one row."""
+    tally = Tally(Confusion(3), Calibration())
+    for number, (said, true) in enumerate(images):
+        row, truth = (torch.tensor([values]) for values in (said, true))
+        tally.add(number, str(number), row, torch.ones(row.shape), truth)
+    return scores(tally, ("sky", "sea", "sand"))
+
+
+def test_the_line_of_an_evaluation_says_of_how_many_classes_a_mean_is_where_it_is_not_of_all():
+    all_of, two, one = seen(([0, 1, 2], [0, 1, 2])), seen(([0, 1], [0, 1])), seen(([0, 0], [0, IGNORE]))
+    assert summary("val", {"student": all_of, "teacher": all_of}) == "val mIoU: student 100.00, teacher 100.00"
+    assert summary("val", {"student": one, "teacher": one}) == (
+        "val mIoU (1 of 3 classes): student 100.00, teacher 100.00"
+    )
+    assert summary("val", {"student": one, "teacher": two}) == (
+        "val mIoU: student 100.00 (1 of 3 classes), teacher 100.00 (2 of 3 classes)"
+    )
+    assert summary("val", {"student": two, "teacher": all_of}) == (
+        "val mIoU: student 100.00 (2 of 3 classes), teacher 100.00"
+    )
+
+
+def test_an_accuracy_is_of_images_and_says_nothing_of_classes_that_were_not_among_them():
+    tally = Tally(Confusion(3), Calibration())
+    right = torch.tensor([0, 0])
+    ranked = torch.tensor([[0, 1, 2], [0, 2, 1]])
+    tally.add_whole([(0, "a"), (1, "b")], Band(0, 0, right, torch.ones(2), ranked), right)
+    found = scores(tally, ("sky", "sea", "sand"))
+    assert summary("test", {"student": found, "teacher": found}) == "test accuracy: student 100.00, teacher 100.00"
