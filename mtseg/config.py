@@ -115,10 +115,10 @@ class Config:
             self._check_asking_of_all()
         if self.accumulate > 1:
             self._refuse_parts()
-        if self.norm in ("frozen", "group") and getattr(self.model, "norm", None) == "weight":
+        if self.norm != "process" and getattr(self.model, "norm", None) == "weight":
             raise ValueError(
-                f"norm: {self.norm!r} takes the place of batch normalisation, and model.norm: weight has means of its "
-                "own; use model.norm=batch, or norm=process"
+                f"norm: {self.norm!r} is about batch normalisation, and model.norm: weight has means of its own; use "
+                "model.norm=batch, or norm=process"
             )
         known = names_of_settings(self) if self.accept_changes else []
         for key in self.accept_changes:

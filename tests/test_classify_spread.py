@@ -126,9 +126,11 @@ def test_two_streams_asked_alike_are_not_divided(tmp_path):
     fit(small(tmp_path, *words, "method.branches=[]"), quiet=True)
 
 
-def test_frozen_and_grouped_statistics_are_not_those_of_weight_normalisation(tmp_path):
-    with pytest.raises(ValueError, match=r"norm: 'group' .* model.norm=batch"):
-        small(tmp_path, "norm=group")
+@pytest.mark.parametrize("norm", ["sync", "frozen", "group"])
+def test_what_becomes_of_batch_normalisation_is_not_for_weight_normalisation(norm, tmp_path):
+    with pytest.raises(ValueError, match=rf"norm: '{norm}' .* model.norm=batch"):
+        small(tmp_path, f"norm={norm}")
+    assert small(tmp_path, f"norm={norm}", "model.norm=batch").norm == norm
 
 
 def test_labels_among_all_images_do_not_go_through_a_forward_of_their_own(tmp_path):
