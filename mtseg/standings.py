@@ -165,14 +165,15 @@ def _refuse_unlike(
         shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
         raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
     own = ("method", "views", "model.heads", *vary)
-    (first, begun), *rest = runs
-    for name, run in rest:
+    compared = [run for name, run in runs if name != full]  # those whose number of labels is one and the same
+    begun = compared[0] if compared else runs[0][1]
+    for name, run in runs:
         unlike = [
             line
             for line in differences(of_run(begun), of_run(run))
             if not line.startswith(own)
             and not line.partition(":")[0].endswith("seed")
-            and not (line.startswith("data.labels:") and full in (name, first))
+            and not (line.startswith("data.labels:") and name == full)
         ]
         if unlike:
             listed = "\n  ".join(unlike)

@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import itertools
 import json
 import math
 import os
@@ -448,6 +449,29 @@ def test_runs_that_do_not_compare_are_no_table_of_methods(seed, scores, word, sa
     other = a_run(tmp_path / "other/0", seed, 0.5, scores, word)
     assert cli.main(["table", base, other]) == 1
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("all", "few", "fewer"))), ids=",".join)
+def test_numbers_of_labels_that_differ_are_refused_in_whatever_order_the_runs_are_named(order, tmp_path, capsys):
+    labels = {"all": "all", "few": 2, "fewer": 1}
+    run = {name: a_run(tmp_path / name / "0", 0, 0.4, [0.5], f"data.labels={labels[name]}") for name in order}
+    words = ["--baseline", "few", "--full", "all"]
+    assert cli.main(["table", *run.values(), *words]) == 1
+    first, second = (name for name in order if name != "all")
+    said = capsys.readouterr().err
+    assert f"data.labels: {labels[first]} -> {labels[second]}" in said
+    assert f"{run[first]} and {run[second]} differ in more than method and seed" in said
+    assert cli.main(["table", *(run[name] for name in order if name != "fewer"), *words]) == 0
+
+
+@pytest.mark.parametrize("order", [("all", "few"), ("few", "all")], ids=",".join)
+def test_the_method_with_all_labels_may_differ_in_nothing_else_in_whatever_order(order, tmp_path, capsys):
+    words = {"all": ["data.labels=all", "optimizer.lr=0.1"], "few": ["data.labels=2"]}
+    runs = [a_run(tmp_path / name / "0", 0, 0.4, [0.5], *words[name]) for name in order]
+    assert cli.main(["table", *runs, "--baseline", "few", "--full", "all"]) == 1
+    said = capsys.readouterr().err
+    assert "optimizer.lr" in said
+    assert "data.labels" not in said
 
 
 def test_rows_may_differ_in_what_is_said_to_vary(tmp_path, capsys):
