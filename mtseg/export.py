@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from mtseg.config import Config
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.logged import read
 from mtseg.models import Padded
+from mtseg.teachers import Ensemble, Panel
 from mtseg.trained import Name, Trained, configured, load, refuse_whole, weights_of
 from mtseg.views import Views
 
@@ -25,11 +26,12 @@ AGREE = 0.9999  # of the pixels must have the same class
 
 
 class Pixels(nn.Module):
-    """Pixels (B, H, W, C) in [0, 255] of any size -> logits (B, K, H, W) float32; the same values as `Padded`'s."""
+    """Pixels (B, H, W, C) in [0, 255] of any size -> logits (B, K, H, W) float32; the same values as the network's."""
 
-    def __init__(self, network: Padded, views: Views, channels: Channels = PLAIN) -> None:
+    def __init__(self, network: Padded | Panel, views: Views, channels: Channels = PLAIN) -> None:
         super().__init__()
-        self.network, self.stride, self.views, self.channels = network.network, network.stride, views, channels
+        self.network, self.stride = _bare(network)
+        self.views, self.channels = views, channels
 
     def forward(self, pixels: Tensor) -> Tensor:
         images = self.views.normalise(pixels)
@@ -42,6 +44,14 @@ class Pixels(nn.Module):
         return torch.arange((side + self.stride - 1) // self.stride * self.stride).clamp(max=side - 1)
 
 
+def _bare(network: Padded | Panel) -> tuple[nn.Module, int]:
+    """What is asked of padded images, and the stride to which they are padded: of an ensemble that of all members."""
+    if isinstance(network, Padded):
+        return network.network, network.stride
+    members = [cast(Padded, member) for member in network.members]
+    return Panel(member.network for member in members), members[0].stride
+
+
 def _taken(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return maps.index_select(2, rows.to(maps.device)).index_select(3, columns.to(maps.device))
 
@@ -50,7 +60,8 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
     """Write a run's network in `formats`, some of FORMATS, into `out`, which is returned.
 
     Raises ValueError for a format that is not known, where its libraries are not installed, for a network that answers
-    for whole images, and for a graph that does not give the network's classes on AGREE of the pixels.
+    for whole images, for the folder of an ensemble, and for a graph that does not give the network's classes on AGREE
+    of the pixels.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -59,6 +70,10 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
         _need("onnx", "onnxruntime", "onnxscript")
     config = configured(run, [*words, "device=cpu"])
     refuse_whole(run, config, "is not exported")
+    if "hf" in formats and network == "teacher" and isinstance(config.method.teacher, Ensemble):
+        raise ValueError(
+            f"{run}: an ensemble's mean is several networks; use --network student, or --to torch or onnx for the mean"
+        )
     trained = load(run, [*words, "device=cpu"], at=at, network=network)
     facts = _facts(trained, weights_of(run, trained.step, network))
     out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +159,7 @@ def _sha256(run: Path, split: str) -> str:
 
 def _ready(trained: Trained) -> Pixels:
     network = trained.network
-    assert isinstance(network, Padded)
+    assert isinstance(network, Padded | Panel)
     return Pixels(network.cpu(), trained.views, trained.channels).eval()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -251,3 +252,39 @@ def test_what_cannot_be_handed_on_is_told(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(exporting, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     assert cli.main(["export", str(run), "--to", "onnx"]) == 1
     assert "pip install 'mtseg[export]'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "ensemble"
+    fit(tiny(out, ODD, "steps=3", "eval.every=3", "method.teacher={kind: ensemble, every: 1}"), quiet=True)
+    return out
+
+
+def test_an_ensemble_is_no_network_of_smp_and_its_folder_is_refused_before_anything_is_written(
+    ensemble, tmp_path, capsys
+):
+    for formats in ("hf", "torch,hf"):
+        assert cli.main(["export", str(ensemble), "--to", formats, "--out", str(tmp_path / "out")]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "an ensemble's mean is several networks; use --network student, or --to torch or onnx" in said
+        assert not (tmp_path / "out").exists()
+    assert cli.main(["export", str(ensemble), "--network", "student", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_the_graph_of_an_ensemble_is_the_mean_of_its_members(ensemble, tmp_path):
+    formats = [name for name in ("torch", "onnx") if name == "torch" or find_spec("onnxruntime")]
+    assert cli.main(["export", str(ensemble), "--to", ",".join(formats), "--out", str(tmp_path)]) == 0
+    trained = mtseg.load(ensemble)
+    pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 70, 91, 3), dtype=np.uint8))
+    with torch.no_grad():
+        each = [replace(trained, network=member).answer(pixels).softmax(1) for member in trained.network.members]
+        mean = torch.stack(each).mean(0)
+        assert not torch.allclose(each[0], each[1], atol=1e-4)
+        torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(pixels).softmax(1), mean)
+    if "onnx" in formats:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        said = torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]).softmax(1)
+        torch.testing.assert_close(said, mean, atol=1e-5, rtol=1e-4)
