@@ -78,7 +78,8 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
     facts = _facts(trained, weights_of(run, trained.step, network))
     out.mkdir(parents=True, exist_ok=True)
     if "hf" in formats:
-        hub.write(trained, config, out / "hf", network=network, scores=_scores(run, config, trained.step, network))
+        scores = _scores(run, config, trained.step, network)
+        _read_back(hub.write(trained, config, out / "hf", network=network, scores=scores), trained)
     if set(formats) & {"torch", "onnx"}:
         ready = _ready(trained)
         program = torch.export.export(ready, (_pixels(SIZES[0], trained.channels),), dynamic_shapes=(_any_size(),))
@@ -86,6 +87,20 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
             if name in formats:
                 write(program, ready, out, facts)
     return out
+
+
+def _read_back(folder: Path, trained: Trained) -> None:
+    """Load what was written into `folder`, and compare. One that is not the network is no export: FILE is removed."""
+    try:
+        apart = _apart(_ready(trained), hub.read(folder, ["device=cpu"])[0].answer)
+    except ValueError as error:
+        apart = " ".join(str(error.__cause__ or error).split())[:300]
+    if apart:
+        (folder / hub.FILE).unlink()
+        raise ValueError(
+            f"{folder}: does not give back the network that was written ({apart}), so it is of no use; take another "
+            "format, such as --to torch"
+        )
 
 
 def to_torch(program: ExportedProgram, network: Pixels, out: Path, facts: dict[str, Any]) -> None:
@@ -183,13 +198,19 @@ def _pixels(size: tuple[int, int, int], channels: Channels) -> Tensor:
     return pixels if channels.scaled else pixels.to(torch.uint8)
 
 
-@torch.no_grad()
 def _compare(network: Pixels, exported: Callable[[Tensor], Tensor], path: Path) -> None:
+    if apart := _apart(network, exported):
+        raise ValueError(
+            f"{path}: the exported graph names {apart}, so it is of no use; take another format, or another model.arch"
+        )
+
+
+@torch.no_grad()
+def _apart(network: Pixels, exported: Callable[[Tensor], Tensor]) -> str:
+    """Where `exported` does not give the network's classes; empty where it does on AGREE of the pixels."""
     for size in SIZES:
         pixels = _pixels(size, network.channels)
         same = float((network(pixels).argmax(1) == exported(pixels).argmax(1)).float().mean())
         if same < AGREE:
-            raise ValueError(
-                f"{path}: the exported graph names another class than the network on {100 * (1 - same):.2f} % of the "
-                f"pixels of {size[1]}x{size[2]}, so it is of no use; take another format, or another model.arch"
-            )
+            return f"another class than the network on {100 * (1 - same):.2f} % of the pixels of {size[1]}x{size[2]}"
+    return ""

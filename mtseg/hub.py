@@ -1,4 +1,4 @@
-"""A network as a folder for Hugging Face's hub: segmentation-models-pytorch loads it, and so does `mtseg.load`."""
+"""A network as a folder for Hugging Face's hub: `mtseg.load` loads it, and mostly segmentation-models-pytorch does."""
 
 import json
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from mtseg.data.palette import check_named, inks
 from mtseg.data.source import IGNORE
 from mtseg.evaluate import Evaluation
 from mtseg.models import Padded, Smp
+from mtseg.norm import Norm, normed
 from mtseg.part import part
 from mtseg.settings import dump, gather, merge, validate
 from mtseg.state import pick_device
@@ -26,7 +27,7 @@ from mtseg.views import Policy, StudentPolicy, Views
 FILE = "mtseg.json"  # what the weights mean
 WEIGHTS = "model.safetensors"
 CARD = """---
-library_name: segmentation-models-pytorch
+library_name: {library}
 pipeline_tag: image-segmentation
 tags: [semantic-segmentation, semi-supervised, mean-teacher]
 ---
@@ -48,13 +49,7 @@ import mtseg
 prediction = mtseg.load("{name}").predict("photo.jpg")  # prediction.classes, prediction.confidence
 ```
 
-With segmentation-models-pytorch, the bare network:
-
-```python
-import segmentation_models_pytorch as smp
-
-model = smp.from_pretrained("{name}").eval()
-```
+{bare}
 
 It takes {images}: values in [0, 1], minus {mean}, divided by {std}.
 Sides must be multiples of {stride} (mtseg replicates the edges and cuts the answer).
@@ -62,11 +57,22 @@ It gives logits (batch, {count}, height, width). `{file}` says the same for prog
 
 Say here what it was trained on, under which licence, and what it is not good for.
 """
+BARE = """With segmentation-models-pytorch, the bare network:
+
+```python
+import segmentation_models_pytorch as smp
+
+model = smp.from_pretrained("{name}").eval()
+```"""
+NOT_BARE = (
+    "segmentation-models-pytorch cannot load it: the network has group normalisation in the place of batch "
+    "normalisation (`norm: group`). `mtseg.load(...).network` is the network."
+)
 
 
 @part
 class Handed:
-    """What a folder says of its weights. `device` is where they are loaded."""
+    """What a folder says of its weights. `norm` is as the run's; `device` is where they are loaded."""
 
     model: Smp
     views: Views
@@ -76,6 +82,7 @@ class Handed:
     step: Annotated[int, Field(ge=0)]
     network: Name
     channels: Channels = PLAIN
+    norm: Norm = "process"
     device: Device = "auto"
 
     def __post_init__(self) -> None:
@@ -96,11 +103,15 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
         step=trained.step,
         network=network,
         channels=trained.channels,
+        norm="process" if config.norm == "sync" else config.norm,  # which differ in training only
     )
+    grouped, name = config.norm == "group", folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / FILE, json.dumps(dump(handed), indent=1))
     card = CARD.format(
-        name=folder.resolve().name,
+        name=name,
+        library="mtseg" if grouped else "segmentation-models-pytorch",
+        bare=NOT_BARE if grouped else BARE.format(name=name),
         network=network,
         step=trained.step,
         arch=model.arch,
@@ -146,6 +157,7 @@ def laid(folder: Path, given: dict[str, Any]) -> tuple[Trained, Handed]:
         padded = handed.model.build(
             len(handed.classes), channels=handed.channels.count, rgb=handed.channels.rgb, pretrained=False
         )
+        normed(padded, handed.norm, device)
     except ValueError as error:
         raise ValueError(f"{folder / FILE}: {error}") from error
     try:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import trees
 from PIL import Image
 from runs import tiny
+from safetensors.torch import load_file, save_file
 
 import mtseg
 from mtseg import cli, hub, scoring, seen
@@ -288,3 +289,60 @@ def test_the_graph_of_an_ensemble_is_the_mean_of_its_members(ensemble, tmp_path)
         session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
         said = torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]).softmax(1)
         torch.testing.assert_close(said, mean, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen", "sync"])
+def test_the_folder_answers_as_the_run_for_every_normalisation_and_advises_smp_where_smp_can_load_it(
+    norm, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    fit(tiny(out, f"norm={norm}", ODD, "steps=2", "eval.every=2"), quiet=True)
+    assert cli.main(["export", str(out), "--to", "hf"]) == 0
+    image = np.random.default_rng(0).integers(0, 256, (61, 50, 3), dtype=np.uint8)
+    ours = mtseg.load(out)
+    monkeypatch.setattr("mtseg.norm.world", lambda: 2)  # `sync` would now want GPUs
+    theirs = mtseg.load(out / "export/hf")
+    assert torch.equal(ours.answer(torch.tensor(image)[None]), theirs.answer(torch.tensor(image)[None]))
+    assert (ours.predict(image).confidence == theirs.predict(image).confidence).all()
+    card = (out / "export/hf/README.md").read_text()
+    assert ("smp.from_pretrained" in card) == holds_for_smp(out / "export/hf")
+
+
+def holds_for_smp(folder: Path) -> bool:
+    try:
+        smp.from_pretrained(folder)
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_a_folder_from_before_norm_was_written_into_it_is_read_as_it_was(run, tmp_path):
+    old = Path(shutil.copytree(run / "export/hf", tmp_path / "old"))
+    said = json.loads((old / hub.FILE).read_text())
+    assert said.pop("norm") == "process"
+    (old / hub.FILE).write_text(json.dumps(said))
+    image = np.random.default_rng(0).integers(0, 256, (61, 50, 3), dtype=np.uint8)
+    folders = (mtseg.load(place) for place in (run / "export/hf", old))
+    assert len({folder.predict(image).confidence.tobytes() for folder in folders}) == 1
+
+
+@pytest.mark.parametrize("fault", ["a tensor is not written", "other tensors are written"])
+def test_a_folder_that_does_not_give_the_networks_answers_back_is_refused_and_is_none(
+    fault, run, tmp_path, monkeypatch
+):
+    write = smp.Unet.save_pretrained
+
+    def spoilt(self: smp.Unet, folder: Path) -> None:
+        write(self, folder)
+        tensors = load_file(folder / hub.WEIGHTS)
+        if fault == "a tensor is not written":
+            tensors.popitem()
+        else:
+            tensors = {name: 1 - tensor for name, tensor in tensors.items()}
+        save_file(tensors, folder / hub.WEIGHTS)
+
+    monkeypatch.setattr(smp.Unet, "save_pretrained", spoilt)
+    with pytest.raises(ValueError, match=r"is of no use; take another\s+format") as caught:
+        exporting.export(run, tmp_path, ["hf"], at="last", network="teacher")
+    assert "export the run again" not in str(caught.value)  # which would say the same
+    assert not hub.holds(tmp_path / "hf")
