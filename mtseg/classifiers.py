@@ -12,6 +12,7 @@ from mtseg.models import one_of
 from mtseg.part import part
 from mtseg.shake import shake26
 from mtseg.weights import downloaded, load_encoder, of_timm, read_weights
+from mtseg.whole import whole_of_timm
 
 Heads = Literal[1, 2]
 
@@ -107,7 +108,8 @@ class Timm:
         one_of("model.name", plain, timm.list_models())
         body = TimmBody(timm.create_model(plain, pretrained=False, num_classes=0))
         if pretrained and str(self.weights) != "none":
-            load_encoder(body.network, self._weights(), source=str(self.weights))
+            whole = None if self.downloads() else whole_of_timm(plain)
+            load_encoder(body.network, self._weights(), source=str(self.weights), whole=whole)
         return Classifier(body, lambda: nn.Linear(body.network.num_features, classes), self.heads)
 
     def downloads(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mtseg.part import part
 from mtseg.weights import downloaded, load_encoder, of_channels, of_timm, read_weights
+from mtseg.whole import whole_of
 
 # Arguments of smp's architectures that other keys say, or that change what the network returns.
 NOT_OPTIONS = (
@@ -71,7 +72,8 @@ class Smp:
             depth = len(network.encoder.out_channels) - 1
             weights = of_channels(self._encoder_weights(depth), network.encoder, channels, rgb=rgb)
             timm = "" if encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
-            load_encoder(network.encoder, weights, source=str(self.weights), hint=timm)
+            whole = None if self.downloads() else whole_of(network.encoder, encoder)
+            load_encoder(network.encoder, weights, source=str(self.weights), whole=whole, hint=timm)
         stride = int(network.encoder.output_stride) * (2 if self.arch == "dpt" else 1)  # it halves the grid once more
         return Padded(network, stride=stride, heads=self.heads)
 

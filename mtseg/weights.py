@@ -2,7 +2,7 @@
 
 import difflib
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +10,8 @@ from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
+
+from mtseg.whole import Whole
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
@@ -52,9 +54,12 @@ def of_channels(weights: Mapping[str, Tensor], encoder: nn.Module, channels: int
     return adapted
 
 
-def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: str, hint: str = "") -> None:
-    """Copy `weights` into `encoder`; extra tensors (a classifier's head) are left, missing ones are an error.
+def load_encoder(
+    encoder: nn.Module, weights: Mapping[str, Tensor], *, source: str, whole: Whole | None = None, hint: str = ""
+) -> None:
+    """Copy `weights` into `encoder`; extra tensors (a classifier's head, stages that were cut) are left.
 
+    Raises ValueError for missing tensors, and for blocks that the `whole` network has not: weights of another one.
     `hint`: what to say besides, of a file of other names.
     """
     own = nn.Module.state_dict(encoder)
@@ -74,8 +79,19 @@ def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, source: s
             f"model.weights: {source} does not fit the encoder: {len(missing)} of {len(needed)} tensors are missing "
             f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; {remedy}"
         )
+    if whole is not None:
+        _refuse_foreign(whole, [name.removeprefix(prefix) for name in weights], source)
     # nn.Module's own: encoders override load_state_dict to drop keys by name.
     nn.Module.load_state_dict(encoder, {name: found[name] if found[name] is not None else own[name] for name in own})
+
+
+def _refuse_foreign(whole: Whole, names: Iterable[str], source: str) -> None:
+    if foreign := whole.foreign(names):
+        raise ValueError(
+            f"model.weights: {source} has {len(foreign)} tensors that {whole.name} has no place for, such as "
+            f"{foreign[0]}: weights of another, larger network; name the network they were made for, or the file of "
+            f"{whole.name}"
+        )
 
 
 def _before(needed: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
@@ -59,6 +61,18 @@ def test_a_classifier_answers_with_logits_of_one_or_two_heads(model, side):
 def test_an_unknown_timm_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"model\.name: 'resnet10' .* did you mean"):
         Timm(name="resnet10", weights="none").build(3)
+
+
+def test_a_classifier_takes_its_own_file_without_the_head_and_none_of_a_larger_network(tmp_path):
+    own, larger = (timm.create_model(name, num_classes=5).state_dict() for name in ("resnet18", "resnet34"))
+    for name, tensors in (("own", own), ("larger", larger)):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    network = Timm(name="resnet18", weights=tmp_path / "own.safetensors").build(3)
+    held = network.encoder.network.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in held.items())
+    assert set(own) - set(held) == {"fc.weight", "fc.bias"}
+    with pytest.raises(ValueError, match=r"larger\.safetensors has 96 tensors that resnet18 has no place for"):
+        Timm(name="resnet18", weights=tmp_path / "larger.safetensors").build(3)
 
 
 def test_dropped_channels_reach_the_maps_before_the_heads():

@@ -1,6 +1,7 @@
 """Networks: any image size, encoder weights from files or offline, errors that name the remedy; and optimizers."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -222,6 +224,100 @@ def test_a_file_without_counters_of_batches_fits() -> None:
     load_encoder(encoder, weights, source="old")
     own = nn.Module.state_dict(encoder)
     assert all(torch.equal(own[name], tensor) for name, tensor in weights.items())
+
+
+# --- weights of a larger network, of which what is asked for would fit
+
+
+def whole_network(name: str, **changes: Any) -> nn.Module:
+    """What timm or smp has of a network, by the name of an encoder."""
+    return timm.create_model(name[3:], **changes) if name.startswith("tu-") else smp.encoders.get_encoder(name)
+
+
+def file_of(name: str, path: Path, **changes: Any) -> Path:
+    return save(nn.Module.state_dict(whole_network(name, **changes)), path / f"{name}.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:.timm-")
+@pytest.mark.parametrize(
+    ("encoder", "larger", "block"),
+    [
+        ("resnet18", "resnet34", "layer1.2.conv1.weight"),
+        ("timm-efficientnet-b0", "timm-efficientnet-b1", "blocks.0.1.conv_dw.weight"),
+        ("mit_b1", "mit_b2", "block1.2.norm1.weight"),
+        ("tu-resnet18", "tu-resnet34", "layer1.2.conv1.weight"),
+        ("tu-resnet18", "resnet34", "layer1.2.conv1.weight"),
+    ],
+)
+def test_weights_of_a_larger_network_are_refused_though_all_that_is_asked_for_fits(encoder, larger, block, tmp_path):
+    path = file_of(larger, tmp_path)
+    known = {name for name, _ in whole_network(encoder).named_modules()}
+    beyond = {name for name in read_weights(path) if name.rpartition(".")[0] not in known}
+    with pytest.raises(
+        ValueError, match=rf"{larger}\.safetensors has {len(beyond)} tensors .* larger network"
+    ) as caught:
+        built(encoder=encoder, weights=path)
+    named = re.search(r"such as ([\w.]+): ", str(caught.value))
+    assert named
+    assert named[1] in beyond
+    assert block in beyond
+
+
+@pytest.mark.parametrize("depth", [3, 5])
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+@pytest.mark.parametrize("classes", [1000, 21841, 0])
+def test_a_networks_own_file_fits_whatever_its_head_and_wherever_it_is_cut(encoder, depth, classes, tmp_path):
+    path = file_of("tu-resnet18", tmp_path, num_classes=classes)
+    options = {"encoder_depth": depth, "decoder_channels": [16, 8, 8, 8, 8][:depth]}
+    own = nn.Module.state_dict(built(encoder=encoder, weights=path, options=options).network.encoder)
+    tensors = read_weights(path)
+    assert all(torch.equal(tensor, tensors[name.removeprefix("model.")]) for name, tensor in own.items())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "fc.0.weight",
+        "fc.mlp.fc1.weight",
+        "head.pre_logits.fc.weight",
+        "projector.0.weight",
+        "layer1.0.mask",
+        "layer1.mask",
+        "n",
+    ],
+)
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_other_heads_and_buffers_of_other_versions_are_left(encoder, more, tmp_path):
+    tensors = dict(read_weights(file_of("tu-resnet18", tmp_path)))
+    assert built(encoder=encoder, weights=save({**tensors, more: torch.zeros(1)}, tmp_path / "more.pth"))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "make"),
+    [
+        ("resnet18", torchvision.models.resnet18),
+        ("tu-resnet18", torchvision.models.resnet18),
+        ("mobilenet_v2", torchvision.models.mobilenet_v2),
+    ],
+)
+def test_torchvisions_files_fit_the_encoders_of_its_names(encoder, make, tmp_path):
+    path = save(make().state_dict(), tmp_path / "torchvision.pth")
+    assert built(encoder=encoder, weights=path)
+
+
+def test_what_is_drawn_after_a_file_was_read_is_what_would_be_drawn_without_it(tmp_path, monkeypatch) -> None:
+    """Of a network, too, that draws while it is built, and computes with what it drew."""
+    path, make = file_of(TINY, tmp_path), timm.create_model
+
+    def drawing(*names: Any, **settings: Any) -> nn.Module:
+        assert torch.rand(1).item() < 1  # without values: a RuntimeError
+        return make(*names, **settings)
+
+    monkeypatch.setattr(timm, "create_model", drawing)
+    built()
+    without = torch.rand(4)
+    built(weights=path)
+    assert torch.equal(torch.rand(4), without)
 
 
 class Payload:

@@ -1,0 +1,68 @@
+"""The whole network that an encoder is cut from: which tensors a file of its weights may hold."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The names of a network's tensors before anything is cut from it; of those, `heads` begin its classifiers'."""
+
+    name: str
+    tensors: frozenset[str]
+    heads: frozenset[str] = frozenset()
+
+    def foreign(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` in modules that this network has not, beside such as it has: of blocks more than it has.
+
+        Other heads are none of these, nor is what a module of this network has in other versions, such as a buffer.
+        """
+        trunk = self._parts - self.heads
+        return [
+            name
+            for name in names
+            if name not in self.tensors
+            and name.partition(".")[0] in trunk
+            and name.rpartition(".")[0] not in self._modules
+        ]
+
+    @cached_property
+    def _parts(self) -> set[str]:
+        return {name.partition(".")[0] for name in self.tensors}
+
+    @cached_property
+    def _modules(self) -> set[str]:
+        """The modules of the tensors, and those that these are in; '' is the network."""
+        modules = {""}
+        for name in self.tensors:
+            while name := name.rpartition(".")[0]:
+                modules.add(name)
+        return modules
+
+
+def whole_of(encoder: nn.Module, name: str) -> Whole:
+    """What smp's `encoder` of that `name` is cut from. Its own encoders keep all tensors, at every depth."""
+    from segmentation_models_pytorch.encoders import TimmUniversalEncoder, TimmViTEncoder
+
+    if isinstance(encoder, TimmUniversalEncoder | TimmViTEncoder):
+        return whole_of_timm(encoder.name)
+    return Whole(name, frozenset(nn.Module.state_dict(encoder)))
+
+
+def whole_of_timm(name: str) -> Whole:
+    """timm's network of that name with its head, built without values where it can be: some milliseconds."""
+    import timm
+
+    with torch.random.fork_rng(devices=()):  # what is drawn after it stays as it would be
+        try:
+            with torch.device("meta"):
+                network = timm.create_model(name, pretrained=False)
+        except Exception:  # of any type: some compute with their values
+            network = timm.create_model(name, pretrained=False)
+    found = network.pretrained_cfg.get("classifier") or ()
+    heads = (found,) if isinstance(found, str) else found
+    return Whole(name, frozenset(network.state_dict()), frozenset(head.partition(".")[0] for head in heads))
