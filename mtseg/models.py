@@ -70,9 +70,9 @@ class Smp:
             ) from error
         if pretrained and str(self.weights) != "none":
             depth = len(network.encoder.out_channels) - 1
-            weights = of_channels(self._encoder_weights(depth), network.encoder, channels, rgb=rgb)
-            timm = "" if encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
             whole = None if self.downloads() else whole_of(network.encoder, encoder)
+            weights = of_channels(self._encoder_weights(depth), network.encoder, channels, rgb=rgb, whole=whole)
+            timm = "" if encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
             load_encoder(network.encoder, weights, source=str(self.weights), whole=whole, hint=timm)
         stride = int(network.encoder.output_stride) * (2 if self.arch == "dpt" else 1)  # it halves the grid once more
         return Padded(network, stride=stride, heads=self.heads)

@@ -34,7 +34,9 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def of_channels(weights: Mapping[str, Tensor], encoder: nn.Module, channels: int, *, rgb: bool) -> Mapping[str, Tensor]:
+def of_channels(
+    weights: Mapping[str, Tensor], encoder: nn.Module, channels: int, *, rgb: bool, whole: Whole | None = None
+) -> Mapping[str, Tensor]:
     """`weights` of an RGB encoder for images of so many `channels`: its convolutions of the image are made anew.
 
     With `rgb` the first three channels keep their filters and each further one gets the mean of the three, so that
@@ -43,9 +45,9 @@ def of_channels(weights: Mapping[str, Tensor], encoder: nn.Module, channels: int
     """
     own = nn.Module.state_dict(encoder)
     adapted = dict(weights)
-    for name, weight in weights.items():
-        there = own.get(name, own.get(f"model.{name}"))  # timm's, inside smp's wrapper
-        if channels == 3 or there is None or weight.ndim != 4 or there.shape == weight.shape:
+    for inside, name in _names_in(weights, encoder, whole).items():
+        there, weight = own[inside], weights[name]
+        if channels == 3 or weight.ndim != 4 or there.shape == weight.shape:
             continue
         if weight.shape[1] == 3 and there.shape == (len(weight), channels, *weight.shape[2:]):
             mean = weight.mean(1, keepdim=True)
@@ -59,18 +61,20 @@ def load_encoder(
 ) -> None:
     """Copy `weights` into `encoder`; extra tensors (a classifier's head, stages that were cut) are left.
 
-    Raises ValueError for missing tensors, and for blocks that the `whole` network has not: weights of another one.
-    `hint`: what to say besides, of a file of other names.
+    `whole` is the network that the encoder is cut from: weights may have its names, and blocks that it has not are
+    those of another network. Raises ValueError for these, and for missing tensors. `hint`: what to say besides, of a
+    file of other names.
     """
     own = nn.Module.state_dict(encoder)
-    prefix = "model." if all(name.startswith("model.") for name in own) else ""  # timm's, inside smp's wrapper
-    found = {name: weights.get(name, weights.get(name.removeprefix(prefix))) for name in own}
-    needed = [name for name in own if not name.endswith("num_batches_tracked")]
-    missing = [name for name in needed if found[name] is None]
-    misshapen = [name for name in needed if found[name] is not None and found[name].shape != own[name].shape]  # type: ignore[union-attr]
+    found = {name: weights[key] for name, key in _names_in(weights, encoder, whole).items()}
+    plain = whole.plain if whole is not None else str
+    needed = {name: plain(name) for name in own if not name.endswith("num_batches_tracked")}
+    missing = [needed[name] for name in needed if name not in found]
+    misshapen = [needed[name] for name in needed if name in found and found[name].shape != own[name].shape]
     if missing or misshapen:
         remedy = "use the weights of this encoder"
-        if before := _before({name.removeprefix(prefix): own[name] for name in needed}, weights):
+        forms = [{_unwrapped(called(name)): own[name] for name in needed} for called in (plain, str)]
+        if before := _before(forms[0], weights) or _before(forms[1], weights):
             remedy = f"its names begin with {before!r}: save them without it"
         elif missing and weights:
             names = [name for name in weights if not name.endswith("num_batches_tracked")]
@@ -80,9 +84,22 @@ def load_encoder(
             f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; {remedy}"
         )
     if whole is not None:
-        _refuse_foreign(whole, [name.removeprefix(prefix) for name in weights], source)
+        _refuse_foreign(whole, weights, source)
     # nn.Module's own: encoders override load_state_dict to drop keys by name.
-    nn.Module.load_state_dict(encoder, {name: found[name] if found[name] is not None else own[name] for name in own})
+    nn.Module.load_state_dict(encoder, {name: found.get(name, own[name]) for name in own})
+
+
+def _names_in(weights: Mapping[str, Tensor], encoder: nn.Module, whole: Whole | None) -> dict[str, str]:
+    """What `weights` call the tensors of `encoder`: as it does, without smp's `model.`, or as the `whole` network."""
+    found: dict[str, str] = {}
+    for name in nn.Module.state_dict(encoder):
+        names = (name, _unwrapped(name), whole.plain(name) if whole is not None else name)
+        found.update((name, known) for known in reversed(names) if known in weights)
+    return found
+
+
+def _unwrapped(name: str) -> str:
+    return name.removeprefix("model.")
 
 
 def _refuse_foreign(whole: Whole, names: Iterable[str], source: str) -> None:

@@ -1,4 +1,4 @@
-"""The whole network that an encoder is cut from: which tensors a file of its weights may hold."""
+"""The whole network that an encoder is cut from: which tensors a file of its weights may hold, and their names."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from functools import cached_property
 
 import torch
 from torch import nn
+
+WRAPPERS = ("model", "body")  # smp and timm put these before a network's names, up to two of them
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,22 @@ class Whole:
         trunk = self._parts - self.heads
         return [
             name
-            for name in names
-            if name not in self.tensors
-            and name.partition(".")[0] in trunk
-            and name.rpartition(".")[0] not in self._modules
+            for name, plain in ((name, self.plain(name)) for name in names)
+            if plain not in self.tensors
+            and plain.partition(".")[0] in trunk
+            and plain.rpartition(".")[0] not in self._modules
         ]
+
+    def plain(self, name: str) -> str:
+        """The network's own name of a tensor that an encoder calls `name`: `stages.0.norm` of `model.stages_0.norm`."""
+        while (first := name.partition(".")[0]) in WRAPPERS and first not in self._parts:
+            name = name.partition(".")[2]
+        return self._flat.get(first, first) + name.removeprefix(first)
+
+    @cached_property
+    def _flat(self) -> dict[str, str]:
+        """What timm makes one part of the names where it takes a network apart: `stages_0` of `stages.0`."""
+        return {module.replace(".", "_"): module for module in self._modules if module.count(".") == 1}
 
     @cached_property
     def _parts(self) -> set[str]:

@@ -18,6 +18,7 @@ from mtseg.models import Smp, split_parameters
 from mtseg.optim import AdamW, Sgd, set_lr
 from mtseg.settings import gather, merge, validate
 from mtseg.weights import load_encoder, read_weights
+from mtseg.whole import whole_of
 
 TINY = "tu-test_resnet"  # timm's own encoder for tests: 0.5 M parameters
 CLASSES = 3
@@ -318,6 +319,72 @@ def test_what_is_drawn_after_a_file_was_read_is_what_would_be_drawn_without_it(t
     without = torch.rand(4)
     built(weights=path)
     assert torch.equal(torch.rand(4), without)
+
+
+# --- names that timm's tensors have inside of an encoder
+
+
+@pytest.mark.filterwarnings("ignore:For 'tu-'")
+@pytest.mark.parametrize("depth", [3, 5])
+@pytest.mark.parametrize(
+    "name",
+    ["test_convnext", "test_efficientnet", "test_nfnet", "pvt_v2_b0", "densenet121", "cspnext_tiny"],
+)
+def test_timms_own_file_starts_the_encoder_as_timm_starts_it(name, depth, tmp_path):
+    torch.manual_seed(11)
+    path = file_of(f"tu-{name}", tmp_path)
+    made = {"depth": depth, "weights": "imagenet", "pretrained_cfg_overlay": {"file": str(path)}}
+    expected = nn.Module.state_dict(smp.encoders.get_encoder(f"tu-{name}", **made))
+    options = {"encoder_depth": depth, "decoder_channels": [16, 8, 8, 8, 8][:depth]}
+    own = nn.Module.state_dict(built(encoder=f"tu-{name}", weights=path, options=options).network.encoder)
+    assert own.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in own.items())
+
+
+@pytest.mark.parametrize("depth", [3, 5])
+@pytest.mark.parametrize(
+    "name",
+    ["swin_tiny_patch4_window7_224", "hiera_tiny_224", "legacy_xception", "tresnet_m", "dla34", "hrnet_w18_small"],
+)
+def test_every_tensor_of_an_encoder_is_one_of_timms_network_and_of_its_shape(name, depth):
+    with torch.device("meta"):
+        encoder = smp.encoders.get_encoder(f"tu-{name}", depth=depth)
+        shapes = {of: tensor.shape for of, tensor in timm.create_model(name).state_dict().items()}
+    whole = whole_of(encoder, f"tu-{name}")
+    own = {whole.plain(of): tensor.shape for of, tensor in encoder.state_dict().items()}
+    assert len(own) == len(encoder.state_dict())
+    assert own.items() <= shapes.items()
+    assert [whole.plain(of) for of in shapes] == list(shapes)
+    assert not whole.foreign([*encoder.state_dict(), *shapes])
+
+
+def test_the_filters_of_timms_own_file_are_adapted_to_other_channels(tmp_path):
+    path = file_of("tu-test_convnext", tmp_path)
+    own = small(encoder="tu-test_convnext", weights=path).build(CLASSES, channels=5).network.encoder.state_dict()
+    filters = read_weights(path)["stem.0.weight"]
+    torch.testing.assert_close(own["model.stem_0.weight"][:, :3], filters)
+    torch.testing.assert_close(own["model.stem_0.weight"][:, 3:], filters.mean(1, keepdim=True).expand(-1, 2, -1, -1))
+
+
+def test_what_timms_own_file_lacks_or_has_besides_is_said_in_the_names_of_the_file(tmp_path):
+    path = file_of("tu-test_convnext", tmp_path)
+    tensors = dict(read_weights(path))
+    lacking = {name: tensor for name, tensor in tensors.items() if name != "stages.1.blocks.0.conv_dw.weight"}
+    with pytest.raises(ValueError, match=r"1 of .* missing \['stages\.1\.blocks\.0\.conv_dw\.weight'\], 0 have"):
+        built(encoder="tu-test_convnext", weights=save(lacking, tmp_path / "lacking.safetensors"))
+    cut = {**tensors, "stem.0.weight": tensors["stem.0.weight"][:-1]}
+    with pytest.raises(ValueError, match=r"0 of .* missing \[\], 1 have another shape \['stem\.0\.weight'\]"):
+        built(encoder="tu-test_convnext", weights=save(cut, tmp_path / "cut.safetensors"))
+    wrapped = built(encoder="tu-test_convnext").network.encoder.state_dict()
+    for prefix, within in (("module", tensors), ("encoder", wrapped)):
+        before = {f"{prefix}.{name}": tensor for name, tensor in within.items()}
+        with pytest.raises(ValueError, match=rf"begin with '{prefix}\..*': save them without"):
+            built(encoder="tu-test_convnext", weights=save(before, tmp_path / "before.safetensors"))
+    more = {name.replace("blocks.0", "blocks.9"): tensor for name, tensor in tensors.items()}
+    for form in (str, lambda name: "model." + re.sub(r"^(stem|stages)\.", r"\1_", name)):
+        larger = {form(name): tensor.clone() for name, tensor in {**more, **tensors}.items()}
+        with pytest.raises(ValueError, match="larger network"):
+            built(encoder="tu-test_convnext", weights=save(larger, tmp_path / "larger.safetensors"))
 
 
 class Payload:
