@@ -61,9 +61,9 @@ def load_encoder(
 ) -> None:
     """Copy `weights` into `encoder`; extra tensors (a classifier's head, stages that were cut) are left.
 
-    `whole` is the network that the encoder is cut from: weights may have its names, and blocks that it has not are
-    those of another network. Raises ValueError for these, and for missing tensors. `hint`: what to say besides, of a
-    file of other names.
+    `whole` is the network that the encoder is cut from: weights may have its names, and with more blocks or fewer they
+    are those of another network. Raises ValueError for these, and for missing tensors. `hint`: what to say besides, of
+    a file of other names.
     """
     own = nn.Module.state_dict(encoder)
     found = {name: weights[key] for name, key in _names_in(weights, encoder, whole).items()}
@@ -84,7 +84,7 @@ def load_encoder(
             f"{missing[:3]}, {len(misshapen)} have another shape {misshapen[:3]}; {remedy}"
         )
     if whole is not None:
-        _refuse_foreign(whole, weights, source)
+        _refuse_others(whole, weights, source)
     # nn.Module's own: encoders override load_state_dict to drop keys by name.
     nn.Module.load_state_dict(encoder, {name: found.get(name, own[name]) for name in own})
 
@@ -102,13 +102,17 @@ def _unwrapped(name: str) -> str:
     return name.removeprefix("model.")
 
 
-def _refuse_foreign(whole: Whole, names: Iterable[str], source: str) -> None:
+def _refuse_others(whole: Whole, names: Iterable[str], source: str) -> None:
     if foreign := whole.foreign(names):
-        raise ValueError(
-            f"model.weights: {source} has {len(foreign)} tensors that {whole.name} has no place for, such as "
-            f"{foreign[0]}: weights of another, larger network; name the network they were made for, or the file of "
-            f"{whole.name}"
-        )
+        what = f"has {len(foreign)} tensors that {whole.name} has no place for, such as {foreign[0]}"
+    elif lacking := whole.lacking(names):
+        what = f"lacks {len(lacking)} tensors of {whole.name}, such as {lacking[0]}"
+    else:
+        return
+    raise ValueError(
+        f"model.weights: {source} {what}: weights of another, {'larger' if foreign else 'smaller'} network; name the "
+        f"network they were made for, or the file of {whole.name}"
+    )
 
 
 def _before(needed: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

@@ -12,11 +12,15 @@ WRAPPERS = ("model", "body")  # smp and timm put these before a network's names,
 
 @dataclass(frozen=True)
 class Whole:
-    """The names of a network's tensors before anything is cut from it; of those, `heads` begin its classifiers'."""
+    """The names of a network's tensors before anything is cut from it, and of its `parameters` where they are known.
+
+    `heads`: what the names of its classifiers begin with.
+    """
 
     name: str
     tensors: frozenset[str]
     heads: frozenset[str] = frozenset()
+    parameters: tuple[str, ...] = ()
 
     def foreign(self, names: Iterable[str]) -> list[str]:
         """Those of `names` in modules that this network has not, beside such as it has: of blocks more than it has.
@@ -31,6 +35,16 @@ class Whole:
             and plain.partition(".")[0] in trunk
             and plain.rpartition(".")[0] not in self._modules
         ]
+
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """The parameters that are not among `names`, in parts of the network that are; none without a head.
+
+        A file without a head may be of an encoder, from which stages were cut.
+        """
+        there = {self.plain(name) for name in names}
+        parts = {name.partition(".")[0] for name in there}
+        wanted = parts - self.heads if parts & self.heads else set()
+        return [name for name in self.parameters if name.partition(".")[0] in wanted and name not in there]
 
     def plain(self, name: str) -> str:
         """The network's own name of a tensor that an encoder calls `name`: `stages.0.norm` of `model.stages_0.norm`."""
@@ -78,4 +92,9 @@ def whole_of_timm(name: str) -> Whole:
             network = timm.create_model(name, pretrained=False)
     found = network.pretrained_cfg.get("classifier") or ()
     heads = (found,) if isinstance(found, str) else found
-    return Whole(name, frozenset(network.state_dict()), frozenset(head.partition(".")[0] for head in heads))
+    return Whole(
+        name,
+        frozenset(network.state_dict()),
+        frozenset(head.partition(".")[0] for head in heads),
+        tuple(parameter for parameter, _ in network.named_parameters()),
+    )

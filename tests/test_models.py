@@ -264,6 +264,21 @@ def test_weights_of_a_larger_network_are_refused_though_all_that_is_asked_for_fi
     assert block in beyond
 
 
+def test_weights_of_a_smaller_network_are_refused_though_the_stages_that_are_kept_would_fit(tmp_path):
+    """Both have the same first blocks; a file of these alone, without the head, may well be one of the larger's."""
+    path, larger = file_of("tu-densenet121", tmp_path), timm.create_model("densenet169")
+    tensors = read_weights(path)
+    missing = {name for name, _ in larger.named_parameters() if name not in tensors}
+    with pytest.raises(ValueError, match=rf"lacks {len(missing)} tensors of densenet169") as caught:
+        built(encoder="tu-densenet169", weights=path)
+    named = re.search(r"such as ([\w.]+): ", str(caught.value))
+    assert named
+    assert named[1] in missing
+    cut = built(encoder="tu-densenet169").network.encoder.state_dict()
+    assert cut.keys() <= {f"model.{name}".replace("features.", "features_") for name in tensors}
+    assert built(encoder="tu-densenet169", weights=save(cut, tmp_path / "cut.safetensors"))
+
+
 @pytest.mark.parametrize("depth", [3, 5])
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
 @pytest.mark.parametrize("classes", [1000, 21841, 0])
