@@ -265,6 +265,8 @@ HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21"}, "", 2**40, 2**20)
 
 
 def test_the_doctor_says_what_the_cache_takes_and_will_take(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")  # of a disk that nobody else writes to
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**39, 2**39))
     root = trees.own(tmp_path / "data")
     config = config_of(root, tmp_path / "run", tmp_path / "cache")
     kept = doctors.kept(examine(config, HEALTHY, workers=0).read)
@@ -286,6 +288,5 @@ def test_the_doctor_says_what_the_cache_takes_and_will_take(tmp_path, monkeypatc
     assert kept.there - kept.ours == 3 * area + 128  # the entry of what it was, with numpy's header
     assert json.loads(json.dumps(found.facts))["cache"] == kept.sentence()
     assert not [finding for finding in found.findings if finding.code == "cache-full"]
-    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40 - 100, 3 * area - 1))
     assert "cache-full" in {finding.code for finding in doctors.of_cache(doctors.kept(found.read))}
