@@ -2,18 +2,29 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtseg.data.source import Source, Splits
+from mtseg.distributed import rank, together, total, world
 from mtseg.losses import has_class
 
+MOST = 500  # labels that are counted
 FEWEST = 1e-4  # of the labelled pixels: a class of fewer counts as one of so many, or single pixels would lead
 
 
 def weights_for(splits: Splits, balance: float) -> Tensor | None:
-    """The `class_weights` of the labelled images of `splits`, all of whose labels are read; None for 0: all alike."""
-    return class_weights(pixels_of(splits.labelled, len(splits.classes)), balance) if balance else None
+    """The `class_weights` of the labelled images of `splits`; None for 0: all alike.
+
+    Of more than MOST images so many are counted, evenly spread over their order. Each process reads its part of them.
+    """
+    if not balance:
+        return None
+    count = len(splits.labelled)
+    spread = np.unique(np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)).tolist()
+    here = spread[rank() :: world()]
+    return class_weights(total(together(lambda: pixels_of(splits.labelled, len(splits.classes), here))), balance)
 
 
 def told(weights: Tensor, classes: Sequence[str]) -> str:
@@ -22,10 +33,10 @@ def told(weights: Tensor, classes: Sequence[str]) -> str:
     return f"a labelled pixel counts {weights[light]:.2g} ({classes[light]}) to {weights[heavy]:.2g} ({classes[heavy]})"
 
 
-def pixels_of(source: Source, classes: int) -> Tensor:
-    """How many labelled pixels, or whole images, each class has in `source`; (K,) int64. Reads every label."""
+def pixels_of(source: Source, classes: int, images: Sequence[int]) -> Tensor:
+    """How many labelled pixels, or whole images, each class has in `images` of `source`; (K,) int64."""
     counts = torch.zeros(classes, dtype=torch.int64)
-    for index in range(len(source)):
+    for index in images:
         label = torch.from_numpy(source.label(index)).long()
         counts += label[has_class(label, classes)].bincount(minlength=classes)
     return counts

@@ -85,7 +85,7 @@ def read(path: Path, words: Sequence[str]) -> Captured:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         tree, sizes, step = found["config"], found["sizes"], int(found["step"])
-        class_weights = found["class_weights"]
+        class_weights = found.get("class_weights")  # absent in files from before there were any
         saved = Checkpoint(step, found["student"], found["teacher"], found["rest"])
         asked = None if found["asked"] is None else Crops(**found["asked"])
         batch = Batch(Crops(**found["labelled"]), asked, tuple(Crops(**crops) for crops in found["students"]))

@@ -103,7 +103,8 @@ def place(out: Path, name: str, suffix: str) -> Path:
 def _named(word: str) -> list[str]:
     path = Path(word)
     if path.is_dir():
-        found = [str(path / name) for name in search(path, set()) if is_image(name)]
+        found = [str(path / name) for name in search(path, set(), strict=False) if is_image(name)]
+        found = [name for name in found if Path(name).is_file()]  # not links to what is gone
     elif path.suffix.lower() in LISTS:
         found = [str(path.parent / entry.image) for entry in read_list(path)]
     elif path.is_file() or not glob.has_magic(word):

@@ -16,7 +16,7 @@ from mtseg.convnet import settle, settles
 from mtseg.data.resident import Resident, stream_of
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
-from mtseg.distributed import from_first, local_rank, rank, same, world
+from mtseg.distributed import local_rank, rank, same, world
 from mtseg.norm import normed
 from mtseg.precision import Scale, memory_format, scale_for
 from mtseg.randomness import reseed_torch
@@ -77,7 +77,7 @@ def build(config: Config, splits: Splits, device: torch.device, *, pretrained: b
     first = partial(_first_images, config, splits, device) if pretrained else None
     sizes = (len(splits.classes), len(splits.unlabelled))
     state = sized(config, *sizes, device=device, pretrained=pretrained, rgb=splits.rgb, first=first)
-    if (weights := from_first(lambda: weights_for(splits, config.balance))) is not None:
+    if (weights := weights_for(splits, config.balance)) is not None:
         state.class_weights = weights.to(device)
     return state
 

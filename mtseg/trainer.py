@@ -13,6 +13,7 @@ from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.balance import told
 from mtseg.capture import Broken
 from mtseg.config import Config, written
+from mtseg.data.apart import refuse_learnt_and_scored
 from mtseg.data.batch import Batch
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
@@ -170,6 +171,7 @@ def _refuse_uneven(config: Config) -> None:
 
 def _refuse_useless(config: Config, splits: Splits) -> None:
     """Raises ValueError for images that this config could not learn from, or be scored by."""
+    refuse_learnt_and_scored(splits)
     refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
     refuse_unfit(config, splits)
     refuse_one_class(splits)

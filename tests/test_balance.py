@@ -1,6 +1,6 @@
 """Balanced classes: what a labelled pixel counts, against counting by hand and torch's own weighted cross-entropy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from runs import tiny
 
-from mtseg.balance import FEWEST, class_weights, pixels_of, told, weights_for
+from mtseg.balance import FEWEST, MOST, class_weights, pixels_of, told, weights_for
 from mtseg.config import Config
 from mtseg.data.source import IGNORE, UNKNOWN
 from mtseg.losses import CrossEntropy, Dice, Ohem
@@ -39,13 +39,13 @@ def maps(classes: int, seed: int = 0) -> list[NDArray[Any]]:
 def test_pixels_are_those_of_each_class_and_ignored_ones_are_none() -> None:
     found = maps(4)
     counts = [sum(int((label == c).sum()) for label in found) for c in range(6)]
-    assert pixels_of(Labels(found), 6).tolist() == counts  # type: ignore[arg-type]
+    assert pixels_of(Labels(found), 6, range(4)).tolist() == counts  # type: ignore[arg-type]
     assert counts[4:] == [0, 0]
 
 
 def test_whole_images_count_once_and_one_without_a_class_not_at_all() -> None:
     found = [np.asarray(value, np.int64) for value in (2, 0, 2, UNKNOWN, 300)]
-    counts = pixels_of(Labels(found), 400)  # type: ignore[arg-type]
+    counts = pixels_of(Labels(found), 400, range(5))  # type: ignore[arg-type]
     assert {c: int(n) for c, n in enumerate(counts) if n} == {0: 1, 2: 2, 300: 1}
 
 
@@ -62,7 +62,7 @@ def test_weights_are_powers_of_the_shares_whose_mean_over_the_pixels_is_one(bala
 def test_fully_balanced_every_class_has_the_same_part_of_the_loss() -> None:
     label = torch.from_numpy(np.repeat([0, 1, 2], [70, 5, 25])).view(1, 10, 10)
     logits = torch.randn(1, 3, 10, 10)
-    weights = class_weights(pixels_of(Labels([label.numpy()]), 3), 1.0)  # type: ignore[arg-type]
+    weights = class_weights(pixels_of(Labels([label.numpy()]), 3, [0]), 1.0)  # type: ignore[arg-type]
     values = F.cross_entropy(logits, label, reduction="none")
     of_classes = torch.stack([values[label == c].mean() for c in range(3)])
     torch.testing.assert_close(CrossEntropy()(logits, label, weights=weights), of_classes.mean())
@@ -140,6 +140,25 @@ def test_a_trained_run_is_read_back_without_its_labels(tmp_path, monkeypatch) ->
 
     monkeypatch.setattr("mtseg.balance.pixels_of", read)
     assert restored(config.out).step == 1
+
+
+def test_of_many_labels_some_are_counted_spread_over_all(tmp_path, monkeypatch) -> None:
+    splits = tiny(tmp_path).data.build()
+    read: list[int] = []
+
+    class Watched(Labels):
+        def label(self, index: int) -> NDArray[Any]:
+            read.append(index)
+            return self.found[index]
+
+    label = np.array([[0, 1]], np.uint8)
+    weights_for(replace(splits, labelled=Watched([label] * 5000)), 0.5)
+    assert len(read) == len(set(read)) == MOST
+    assert (min(read), max(read)) == (0, 4999)
+    assert max(np.diff(sorted(read))) <= 11
+    read.clear()
+    weights_for(replace(splits, labelled=Watched([label] * 7)), 0.5)
+    assert read == list(range(7))
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1])

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from mtseg import cli
 from mtseg.config import data_of
+from mtseg.data.apart import refuse_learnt_and_scored
 from mtseg.data.folder import Folder
 from mtseg.data.match import Masked
 from mtseg.data.source import IGNORE, Source, Splits
@@ -420,9 +421,11 @@ def test_images_that_are_labelled_and_scored_are_refused_with_their_count_and_na
     (root / "some.txt").write_text("".join(f"{name}\n" for name in photos(5, 3)))
     keys = {"val": also_scored(root)} | {pool: {"images": "some.txt", "masks": "labelled/masks"}}
     says = rf"data\.{pool}: 2 of 2 images are labelled too: {photos(5)[0]}, {photos(3)[0]}; .* take them out of one"
+    both = a_folder(root, **keys).build()  # for whoever only scores
     with pytest.raises(ValueError, match=says):
-        a_folder(root, **keys).build()
+        refuse_learnt_and_scored(both)
     splits = a_folder(root, labels=1, split_seed=3, **keys, unlabelled={"images": "unlabelled"}).build()
+    refuse_learnt_and_scored(splits)
     assert set(photos(3, 5)) < set(names(splits.unlabelled))  # without their masks, as unlabelled ones, they may be
 
 
@@ -433,8 +436,24 @@ def test_a_part_of_val_in_test_is_refused_and_the_whole_of_it_is_not(tmp_path):
     part = {"images": "some.txt", "masks": "scored/masks"}
     for val, test, count in ((scored, part, "1 of 1"), (part, scored, "1 of 8")):
         with pytest.raises(ValueError, match=rf"data\.test: {count} images are in val too: scored/.*photo_5\.jpg;"):
-            a_folder(root, val=val, test=test).build()
-    assert counts(a_folder(root, val=part, test=part).build()) == (8, 8, 1, 1)
+            refuse_learnt_and_scored(a_folder(root, val=val, test=test).build())
+    same = a_folder(root, val=part, test=part).build()
+    refuse_learnt_and_scored(same)
+    assert counts(same) == (8, 8, 1, 1)
+
+
+def test_images_that_are_learnt_and_scored_end_a_run_before_it_begins_and_not_a_scoring(tmp_path, capsys):
+    root = trees.own(tmp_path / "own")
+    words = [str(CONFIGS / "demo.yaml"), str(CONFIGS / "data/own.yaml"), f"data.root={root}", "steps=2", "workers=0"]
+    words += ["batch={labelled: 2, unlabelled: 2}", "device=cpu", f"out={tmp_path / 'run'}"]
+    assert cli.main(["train", *words]) == 0
+    alike = "data.val={images: labelled/images, masks: labelled/masks}"
+    assert cli.main(["eval", str(tmp_path / "run"), alike]) == 0
+    capsys.readouterr()
+    for more in ([], ["--dry-run"]):
+        assert cli.main(["train", *words, alike, f"out={tmp_path / 'other'}", *more]) == 1
+        assert "data.val: 8 of 8 images are labelled too" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path):

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import trees
 
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.match import images
 from mtseg.data.tree import Tree
-from mtseg.inputs import items
+from mtseg.inputs import _named, items
 
 
 def drawn(root: Path, *names: str) -> Path:
@@ -125,3 +126,16 @@ def test_a_folder_of_classes_follows_links_and_leaves_hidden_folders_out(tmp_pat
     (root / "train/dog").symlink_to(tmp_path / "disk")  # a whole class may lie on another disk
     (root / "train/cat/far").unlink()
     assert len(ImageFolder(root=root).build().labelled) == 2
+
+
+def test_what_a_file_system_recovered_is_nobodys_images(tmp_path):
+    for name in ("photos/a.png", "lost+found/b.png"):
+        trees.image(tmp_path / name, 1)
+    assert Tree(tmp_path).files("") == ["photos/a.png"]
+
+
+def test_predict_passes_over_links_to_what_is_gone(tmp_path):
+    trees.image(tmp_path / "a.png", 1)
+    for name in ("b.png", "latest"):
+        (tmp_path / name).symlink_to("gone")
+    assert _named(str(tmp_path)) == [str(tmp_path / "a.png")]

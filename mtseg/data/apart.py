@@ -1,24 +1,31 @@
-"""Pools that must share no image, because a run is scored on one of them."""
+"""Pools that must share no file, where a run learns from one of them and is scored on another."""
 
-from mtseg.data.files import Pool
+from mtseg.data.files import Files
+from mtseg.data.source import Source, Splits
 from mtseg.data.tree import first
 
 LEARNT = "a score of images that were learnt says nothing: take them out of one of the two"
 CHOSEN = "what is chosen on val would be scored on the same images: take them out of one of the two"
 
 
-def kept_apart(labelled: Pool, val: Pool, test: Pool) -> None:
-    """Raises ValueError for images, told by their names, that are labelled and scored, or in val and in test.
+def refuse_learnt_and_scored(splits: Splits) -> None:
+    """Raises ValueError for files that are labelled and in val or test, or in val and in test, told by their names.
 
-    A test pool of exactly the images of val is no slip, and is let be.
+    A test pool of exactly the images of val is no slip, and is let be. Images that are no files have names of their
+    pools' own, and are not compared.
     """
+    labelled, val, test = map(_names, (splits.labelled, splits.val, splits.test))
     for key, pool, what, other, why in (
         ("val", val, "labelled", labelled, LEARNT),
         ("test", test, "labelled", labelled, LEARNT),
         ("test", test, "in val", val, CHOSEN),
     ):
-        known = set(other.images)
-        both = [name for name in pool.images if name in known]
-        if both and not (why == CHOSEN and known == set(pool.images)):
-            count = f"{len(both)} of {len(pool.images)} images"
+        known = set(other)
+        both = [name for name in pool if name in known]
+        if both and not (why == CHOSEN and known == set(pool)):
+            count = f"{len(both)} of {len(pool)} images"
             raise ValueError(f"data.{key}: {count} are {what} too: {first(both)}; {why}")
+
+
+def _names(source: Source) -> list[str]:
+    return [source.name(index) for index in range(len(source))] if isinstance(source, Files) else []

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mtseg.data.apart import kept_apart
 from mtseg.data.cache import Cache
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import Files, OnBadImage, Pool, files
@@ -91,13 +90,11 @@ class Layout:
 def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
     """The pools that a reader's keys ask for; masks of training images that are labelled must be there.
 
-    Raises ValueError for lists that name what is not there, for images that are learnt and scored, for counts other
-    than the expected, and for empty pools.
+    Raises ValueError for lists that name what is not there, for counts other than the expected, and for empty pools.
     """
     labelled, unlabelled, name = (_by_list if choice.split else _by_seed)(choice, layout, tree)
     unlabelled = list(dict.fromkeys([*unlabelled, *layout.extra]))
     val, test = layout.val(), layout.test()
-    kept_apart(labelled, val, test)
     for pool, what in ((labelled, "masks of labelled images"), (val, "masks of val"), (test, "masks of test")):
         tree.missing(pool.masks, what)
     if not unlabelled:
