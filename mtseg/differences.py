@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 PLACE_AND_PACE = (
     *("out", "workers", "prefetch", "loader_timeout", "device", "resume", "accept_changes", "log_every"),
     *("checkpoint_every", "keep", "max_skipped", "data.root", "data.cache", "eval.gallery", "boards"),
-    *("compile", "recompute"),
+    *("data.allow_outside_root", "compile", "recompute"),
 )
 
 

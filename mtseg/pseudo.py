@@ -74,7 +74,7 @@ def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
         mask_map={str(index): index for index in range(len(trained.classes))} | {str(IGNORE): "ignore"},
     )
     tree = dump(data)
-    del tree["cache"], tree["on_bad_image"]  # these are whose machine it is
+    del tree["cache"], tree["on_bad_image"], tree["allow_outside_root"]  # these are whose machine it is
     beside = f", beside {len(real)} of persons" if real else ""
     head = HEAD.format(count=len(sure), beside=beside, scored=SCORED if scored.get("val") else ALONE)
     seen = dump(trained.views.labelled)  # as the run saw its labelled images, whatever recipe this is laid on

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trees
 
+from mtseg.config import load
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.match import images
 from mtseg.data.tree import Tree
@@ -38,6 +41,24 @@ def test_links_to_folders_are_followed_and_each_folder_is_searched_once(entry, l
     assert images(Tree(linked), entry, "unlabelled") == FOUND
     real = {os.path.realpath(linked / name) for name in images(Tree(linked), "**/*.png", "unlabelled")}
     assert len(real) == len(images(Tree(linked), ".", "unlabelled")) == 4
+
+
+@pytest.mark.parametrize("entry", ["pool", "pool/**/*.png", "pool/more/*.png", "list.txt"])
+def test_links_may_lead_outside_where_the_user_says_so(entry, tmp_path):
+    root, disk = drawn(tmp_path / "root", "pool/a.png"), drawn(tmp_path / "disk", "b.png", "deep/c.png")
+    (root / "pool/more").symlink_to(disk)
+    (root / "pool/one.png").symlink_to(disk / "b.png")
+    (disk / "back").symlink_to(root / "pool")
+    (root / "list.txt").write_text("pool/more/b.png\npool/one.png\n")
+    with pytest.raises(ValueError, match="allow_outside_root=true") if entry != "pool/more/*.png" else nullcontext():
+        images(Tree(root), entry, "unlabelled")
+    wanted = {
+        "pool": ["pool/a.png", "pool/more/b.png", "pool/more/deep/c.png", "pool/one.png"],
+        "pool/**/*.png": ["pool/a.png", "pool/more/b.png", "pool/more/deep/c.png", "pool/one.png"],
+        "pool/more/*.png": ["pool/more/b.png"],
+        "list.txt": ["pool/more/b.png", "pool/one.png"],
+    }
+    assert images(Tree(root, outside=True), entry, "unlabelled") == wanted[entry]
 
 
 @pytest.mark.parametrize("entry", ["pool", "pool/**/*.png"])
@@ -122,6 +143,7 @@ def test_a_folder_of_classes_follows_links_and_leaves_hidden_folders_out(tmp_pat
     (root / "train/cat/far").symlink_to(drawn(tmp_path / "disk", "2.png"))
     with pytest.raises(ValueError, match=r"'train/cat/far' is a link to .*disk, which lies outside of"):
         ImageFolder(root=root).build()
+    assert len(ImageFolder(root=root, allow_outside_root=True).build().labelled) == 4
     shutil.rmtree(root / "train/dog")
     (root / "train/dog").symlink_to(tmp_path / "disk")  # a whole class may lie on another disk
     (root / "train/cat/far").unlink()
@@ -139,3 +161,18 @@ def test_predict_passes_over_links_to_what_is_gone(tmp_path):
     for name in ("b.png", "latest"):
         (tmp_path / name).symlink_to("gone")
     assert _named(str(tmp_path)) == [str(tmp_path / "a.png")]
+
+
+@pytest.mark.parametrize("kind", sorted(trees.BY_KIND))
+def test_data_sets_that_are_links_to_another_disk_are_read_where_the_user_says_so(kind, tmp_path):
+    root = trees.BY_KIND[kind](tmp_path / "data")
+    words = ["configs/demo.yaml", f"configs/data/{'own' if kind == 'folder' else kind}.yaml", f"data.root={root}"]
+    before = load(words).data.build()
+    for number, path in enumerate([path for path in root.rglob("*") if path.is_file()]):
+        path.rename(tmp_path / f"disk-{number}")
+        path.symlink_to(tmp_path / f"disk-{number}")
+    after = load([*words, "data.allow_outside_root=true"]).data.build()
+    for pool in ("labelled", "unlabelled", "val"):
+        ours, theirs = getattr(after, pool), getattr(before, pool)
+        assert [ours.name(i) for i in range(len(ours))] == [theirs.name(i) for i in range(len(theirs))]
+        np.testing.assert_array_equal(ours.image(0), theirs.image(0))

@@ -43,10 +43,11 @@ class Ade20k:
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
+    allow_outside_root: bool = False
 
     def build(self) -> Splits:
         """List the folders. Raises ValueError for folders, lists or masks that are not there."""
-        tree = Tree(self.root)
+        tree = Tree(self.root, outside=self.allow_outside_root)
         layout = Layout(
             name="ade20k",
             classes=CLASSES,

@@ -28,7 +28,8 @@ class Choice(Protocol):
 
     `split` is a folder of split lists (labelled.txt and, where it has one, unlabelled.txt, in either spelling), or a
     list of the labelled images; it is relative to `root`, or absolute. Without it `labels` of the training images are
-    chosen by `split_seed`. `cache` is a folder in which decoded files are kept; it changes no pixel.
+    chosen by `split_seed`. `cache` is a folder in which decoded files are kept; it changes no pixel. Links may lead out
+    of `root` with `allow_outside_root`.
     """
 
     @property

@@ -36,10 +36,11 @@ class Camvid:
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
+    allow_outside_root: bool = False
 
     def build(self) -> Splits:
         """Read the three lists. Raises ValueError where one is missing, or a line is not an image and a mask."""
-        tree = Tree(self.root)
+        tree = Tree(self.root, outside=self.allow_outside_root)
         layout = Layout(
             name="camvid",
             classes=CLASSES,

@@ -55,6 +55,7 @@ class Folder:
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
+    allow_outside_root: bool = False
 
     def __post_init__(self) -> None:
         check_named(self.classes, self.palette or ["000000"] * len(self.classes))
@@ -67,7 +68,7 @@ class Folder:
 
     def build(self) -> Splits:
         """List the folders. Raises ValueError for images without masks, masks without images, and empty folders."""
-        tree = Tree(self.root)
+        tree = Tree(self.root, outside=self.allow_outside_root)
         whole = masked(tree, self.labelled, "labelled")
         train, val = (whole, masked(tree, self.val, "val")) if isinstance(self.val, Masked) else self._parted(whole)
         test = masked(tree, self.test, "test") if self.test else Pool([], [])

@@ -44,10 +44,11 @@ class Idd:
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
+    allow_outside_root: bool = False
 
     def build(self) -> Splits:
         """List the folders. Raises ValueError for folders, lists or masks that are not there."""
-        tree, classes = Tree(self.root), LEVEL3 if self.level == 3 else LEVEL1
+        tree, classes = Tree(self.root, outside=self.allow_outside_root), LEVEL3 if self.level == 3 else LEVEL1
         layout = Layout(
             name=f"idd level {self.level}",
             classes=classes,

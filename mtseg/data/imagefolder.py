@@ -39,6 +39,7 @@ class ImageFolder:
     unlabelled: Literal["all", "rest"] = "all"
     side: Count | None = None
     expect: Expected = Expected()
+    allow_outside_root: bool = False
 
     def __post_init__(self) -> None:
         chosen = [key for key in ("split", "per_class") if getattr(self, key) is not None]
@@ -48,8 +49,9 @@ class ImageFolder:
     def build(self) -> Splits:
         """List the folders. Raises ValueError for those that are missing, empty, or of other classes."""
         classes = _folders(self.root / "train")
-        train, val = (_pictures(self.root, side, classes) for side in ("train", "val"))
-        test = _pictures(self.root, "test", classes) if (self.root / "test").is_dir() else Pictures(self.root, [], [])
+        tree = Tree(self.root, outside=self.allow_outside_root)
+        train, val = (_pictures(tree, side, classes) for side in ("train", "val"))
+        test = _pictures(tree, "test", classes) if (self.root / "test").is_dir() else Pictures(self.root, [], [])
         chosen = self._chosen(train, classes)
         every = np.arange(len(train))
         pool = every if self.unlabelled == "all" else np.setdiff1d(every, chosen)
@@ -119,11 +121,11 @@ def _folders(root: Path) -> tuple[str, ...]:
     return names
 
 
-def _pictures(root: Path, side: str, classes: tuple[str, ...]) -> Pictures:
+def _pictures(tree: Tree, side: str, classes: tuple[str, ...]) -> Pictures:
     """The images of a side, class by class, in the order of their paths."""
+    root = tree.root
     if side != "train" and _folders(root / side) != classes:
         raise ValueError(f"data.root: {root / side} has other folders of classes than {root}/train; give both the same")
-    tree = Tree(root)
     found = [
         (name, number)
         for number, folder in enumerate(classes)

@@ -29,13 +29,17 @@ def composed(name: str) -> str:
 
 
 class Tree:
-    """Questions about names under `root`; names use `/` and are relative to it. Each folder is read once."""
+    """Questions about names under `root`; names use `/` and are relative to it. Each folder is read once.
 
-    def __init__(self, root: Path) -> None:
+    `outside`: links may lead anywhere.
+    """
+
+    def __init__(self, root: Path, *, outside: bool = False) -> None:
         if not root.is_dir():
             raise ValueError(f"data.root: {root} is not a folder; name the one that holds the data set")
         self.root = root
         self._real = os.path.realpath(root)
+        self._outside = outside
         self._folders: dict[str, dict[str, bool]] = {}  # folder -> file name -> whether it is a link
         self._within: dict[str, bool] = {}  # folder -> whether it lies in the root
         self._searched: set[str] = set()  # the real folders in which any array would have been found
@@ -50,7 +54,7 @@ class Tree:
         """`name` without its leading slash, as which some published lists write the root.
 
         Raises ValueError, beginning with `where`, for a name that contains `..`, is empty, or leads out of the root
-        through a link.
+        through a link, where links may not lead outside.
         """
         plain = name.lstrip("/")
         if not plain or "\0" in plain or (".." in plain and ".." in plain.split("/")):
@@ -66,8 +70,8 @@ class Tree:
     def files(self, folder: str) -> list[str]:
         """The names of all images under `folder`, at any depth, sorted, without hidden files and folders.
 
-        Links to folders are followed within the root, and within `folder` where that itself leads elsewhere. Raises
-        ValueError where it is no folder, and for links that lead out.
+        Links to folders are followed: within the root, within `folder` where that itself leads elsewhere, and further
+        where links may lead outside. Raises ValueError where it is no folder, and for links that lead out.
         """
         found, searched = self._below(folder)
         self._searched |= searched
@@ -110,7 +114,7 @@ class Tree:
 
         def admit(link: str) -> None:
             real = os.path.realpath(top / link)
-            if not _within(real, ground) and not _within(real, self._real):
+            if not (self._outside or _within(real, ground) or _within(real, self._real)):
                 raise self._leading_out(prefix + link, "data.root")
 
         seen: set[str] = set()
@@ -129,7 +133,10 @@ class Tree:
 
     def _leading_out(self, name: str, where: str) -> ValueError:
         real = os.path.realpath(self.root / name)
-        return ValueError(f"{where}: {name!r} is a link to {real}, which lies outside of {self.root}; copy it there")
+        return ValueError(
+            f"{where}: {name!r} is a link to {real}, which lies outside of {self.root}; copy it there, or, where "
+            "the link is your own, say data.allow_outside_root=true"
+        )
 
     def _listed(self, folder: str) -> dict[str, bool]:
         listed = self._folders.get(folder)
@@ -143,7 +150,7 @@ class Tree:
         return listed
 
     def _inside(self, name: str) -> bool:
-        return _within(os.path.realpath(f"{self._real}/{name}"), self._real)
+        return self._outside or _within(os.path.realpath(f"{self._real}/{name}"), self._real)
 
 
 def _within(real: str, folder: str) -> bool:

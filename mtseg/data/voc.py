@@ -39,10 +39,11 @@ class Voc:
     expect: Expected = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
+    allow_outside_root: bool = False
 
     def build(self) -> Splits:
         """Read the lists. Raises ValueError for lists or masks that are not there."""
-        tree = Tree(self.root)
+        tree = Tree(self.root, outside=self.allow_outside_root)
         layout = Layout(
             name="voc",
             classes=CLASSES,
