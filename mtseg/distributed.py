@@ -225,7 +225,7 @@ def losses_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world() == 1 or not _is_loss(error):
+        if max(launched(), world()) == 1 or not _is_loss(error):  # a group that an error has ended has one process
             raise
         raise Elsewhere(
             "another process of this run has ended or hangs; look at its messages, and give the same command again "

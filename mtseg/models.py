@@ -5,6 +5,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,22 +57,21 @@ class Smp:
         """
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in (self.options or {}).items()}
         architecture, encoder = _architecture(self.arch, options), self._known_encoder()
+        if self.arch == "dpt":
+            options["dynamic_img_size"] = True  # any size, where its encoder has a fixed one
+        make = partial(architecture, encoder_name=encoder, classes=classes, **options)
         try:
-            extra = (
-                {"dynamic_img_size": True} if self.arch == "dpt" else {}
-            )  # any size, where its encoder has a fixed one
-            network = architecture(
-                encoder_name=encoder, encoder_weights=None, in_channels=channels, classes=classes, **options, **extra
-            )
+            network = make(encoder_weights=None, in_channels=channels)
         except Exception as error:  # of any type: the library checks few of its arguments
             raise ValueError(
                 f"model: {self.arch} with encoder {encoder} and options {self.options or {}} cannot be built: {error}; "
                 "options belong to one architecture (model.options=null drops them)"
             ) from error
         if pretrained and str(self.weights) != "none":
-            depth = len(network.encoder.out_channels) - 1
             whole = None if self.downloads() else whole_of(network.encoder, encoder)
-            weights = of_channels(self._encoder_weights(depth), network.encoder, channels, rgb=rgb, whole=whole)
+            which = True if encoder.startswith("tu-") else "imagenet"  # timm's names say which weights
+            weights = self._weights(lambda: make(encoder_weights=which, in_channels=3).encoder)
+            weights = of_channels(weights, network.encoder, channels, rgb=rgb, whole=whole)
             timm = "" if encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
             load_encoder(network.encoder, weights, source=str(self.weights), whole=whole, hint=timm)
         stride = int(network.encoder.output_stride) * (2 if self.arch == "dpt" else 1)  # it halves the grid once more
@@ -99,15 +99,9 @@ class Smp:
         name, dot, tag = self.encoder.partition(".") if self.encoder.startswith("tu-") else (self.encoder, "", "")
         return one_of("model.encoder", name, known) + dot + tag  # timm: NAME.PRETRAINED_TAG
 
-    def _encoder_weights(self, depth: int) -> Mapping[str, Tensor]:
-        import segmentation_models_pytorch as smp
-
-        if not self.downloads():
-            return read_weights(self.weights)
-        make = smp.encoders.get_encoder
-        return downloaded(
-            self.encoder, lambda: make(self.encoder, depth=depth, weights="imagenet"), origin=self.origin()
-        )
+    def _weights(self, donor: Callable[[], nn.Module]) -> Mapping[str, Tensor]:
+        """Those of the file, or of `donor`'s encoder, which is made with ImageNet's."""
+        return downloaded(self.encoder, donor, origin=self.origin()) if self.downloads() else read_weights(self.weights)
 
 
 class Padded(nn.Module):

@@ -4,6 +4,9 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,3 +346,33 @@ def test_what_one_process_meets_ends_all_after_the_same_step_saved_and_one_proce
     fit(tiny(tmp / how, *RUN), quiet=True)
     fit(tiny(tmp_path / "one", *RUN), quiet=True)
     assert_runs_equal(tmp_path / "one", tmp / how)
+
+
+LOST = """
+import os, torch
+from mtseg.distributed import highest, joined, losses_told
+try:
+    with losses_told(), joined(torch.device("cpu"), 60):
+        highest(torch.ones(1))
+        if os.environ["RANK"] == "1":
+            os._exit(0)
+        highest(torch.ones(1))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_process_whose_others_are_gone_says_so():
+    found = socket.socket()
+    found.bind(("127.0.0.1", 0))
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
+    found.close()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOST], env=os.environ | place | {"RANK": str(i)}, stdout=subprocess.PIPE
+        )
+        for i in range(2)
+    ]
+    said, _ = both[0].communicate(timeout=100)
+    assert both[1].wait(timeout=100) == 0
+    assert b"another process of this run has ended or hangs" in said

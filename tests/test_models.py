@@ -451,33 +451,50 @@ def test_a_missing_file_is_named_with_the_alternatives(tmp_path: Path) -> None:
 # --- ImageNet weights
 
 
-def test_imagenet_weights_are_those_of_the_donor_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    make = smp.encoders.get_encoder
-    torch.manual_seed(7)
-    donor = make(TINY, depth=3, weights=None)
+@pytest.mark.parametrize(
+    ("arch", "encoder", "options"),
+    [
+        ("unet", TINY, {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}),
+        ("dpt", "tu-test_vit", {"decoder_intermediate_channels": [8] * 4, "decoder_fusion_channels": 8}),
+        ("deeplabv3plus", TINY, {"encoder_depth": 5, "decoder_channels": 16, "encoder_output_stride": 8}),
+    ],
+)
+@pytest.mark.parametrize("channels", [3, 5])
+def test_imagenet_weights_are_those_that_timm_gives(
+    arch: str, encoder: str, options: dict[str, Any], channels: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, asked, make = file_of(encoder, tmp_path), [], timm.create_model
 
-    def get_encoder(name: str, **settings: Any) -> nn.Module:
-        asked.append((name, settings))
-        return donor
+    def create_model(name: str, **settings: Any) -> nn.Module:
+        """What timm makes where it can download, `path` in the place of what it downloads."""
+        asked.append(settings.get("pretrained", False))
+        return make(name, **settings, **({"pretrained_cfg_overlay": {"file": str(path)}} if asked[-1] else {}))
 
-    monkeypatch.setattr(smp.encoders, "get_encoder", get_encoder)
-    own = nn.Module.state_dict(built(weights="imagenet").network.encoder)
-    assert asked == [(TINY, {"depth": 3, "weights": "imagenet"})]
-    assert all(torch.equal(own[name], tensor) for name, tensor in nn.Module.state_dict(donor).items())
+    monkeypatch.setattr(timm, "create_model", create_model)
+    model = Smp(arch=arch, encoder=encoder, weights=Path("imagenet"), options=options)
+    own = nn.Module.state_dict(model.build(CLASSES, channels=channels).network.encoder)
+    assert asked.count(True) == 1
+    from_file = Smp(arch=arch, encoder=encoder, weights=path, options=options).build(CLASSES, channels=channels)
+    expected = nn.Module.state_dict(from_file.network.encoder)
+    assert own.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in own.items())
     asked.clear()
-    built(weights="none")
-    small(weights="imagenet").build(CLASSES, pretrained=False)
-    assert asked == []  # never downloaded unless asked for
+    model.build(CLASSES, pretrained=False)
+    Smp(arch=arch, encoder=encoder, weights=Path("none"), options=options).build(CLASSES)
+    assert True not in asked  # never downloaded unless asked for
 
 
 def test_imagenet_weights_without_a_network_say_what_to_place_and_how_to_name_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def offline(*_: Any, **__: Any) -> None:
+    make = timm.create_model
+
+    def offline(*names: Any, **settings: Any) -> nn.Module:
+        if not settings.get("pretrained"):
+            return make(*names, **settings)
         raise ConnectionError("Max retries exceeded with url: (Caused by a resolution error, line 1\nline 2)")
 
-    monkeypatch.setattr(smp.encoders, "get_encoder", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ValueError) as caught:
         built(weights="imagenet")
     message = str(caught.value)
