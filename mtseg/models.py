@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from mtseg import dpt
 from mtseg.part import part
 from mtseg.weights import downloaded, load_encoder, of_channels, of_timm, read_weights
 from mtseg.whole import whole_of
@@ -74,7 +75,7 @@ class Smp:
             weights = of_channels(weights, network.encoder, channels, rgb=rgb, whole=whole)
             timm = "" if encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
             load_encoder(network.encoder, weights, source=str(self.weights), whole=whole, hint=timm)
-        stride = int(network.encoder.output_stride) * (2 if self.arch == "dpt" else 1)  # it halves the grid once more
+        stride = dpt.fitted(network) if self.arch == "dpt" else int(network.encoder.output_stride)
         return Padded(network, stride=stride, heads=self.heads)
 
     def downloads(self) -> bool:

@@ -150,13 +150,15 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Lay `over` on `base`: mappings merge key by key, anything else replaces. Neither argument is changed.
 
     Where both have a `kind` and it differs, `over` replaces `base` wholly: a new kind starts from its own
-    defaults. What is not merged is shared with the arguments, not copied.
+    defaults; and so do `options` where the `arch` differs that they are of. What is not merged is shared with the
+    arguments, not copied.
     """
-    if "kind" in base and "kind" in over and base["kind"] != over["kind"]:
+    other = [key for key in ("kind", "arch") if key in base and key in over and base[key] != over[key]]
+    if "kind" in other:
         return dict(over)
-    merged = dict(base)
+    merged = {key: value for key, value in base.items() if key != "options" or not other}
     for key, value in over.items():
-        old = base.get(key)
+        old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 from trees import BY_KIND, rgbd
 
@@ -51,6 +52,14 @@ def test_every_whole_config_takes_two_steps(path, tmp_path):
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_partial_config_fits_onto_the_demo_and_takes_two_steps(path, tmp_path):
     takes_two_steps([str(ROOT / "demo.yaml"), str(path)], tmp_path)
+
+
+@pytest.mark.parametrize("recipe", ["demo", "recipe/camvid_small", "recipe/camvid_mt", "recipe/voc/92_unimatch"])
+@pytest.mark.parametrize("path", [path for path in PARTS if path.parent.name == "model"], ids=lambda path: path.stem)
+def test_a_network_can_be_laid_on_a_recipe_of_another(recipe, path):
+    config, own = load([str(ROOT / f"{recipe}.yaml"), str(path)]), gather([str(path)])["model"]
+    assert (config.model.arch, config.model.encoder) == (own["arch"], own["encoder"])
+    assert config.model.build(3, pretrained=False)(torch.zeros(2, 3, 32, 48)).shape == (2, 3, 32, 48)
 
 
 @pytest.mark.parametrize("name", ["own", "camvid"])

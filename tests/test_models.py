@@ -36,6 +36,7 @@ NETWORKS: list[Any] = [
     ("fpn", TINY, 4, {"decoder_pyramid_channels": 16, "upsampling": 2}, 16),
     ("fpn", "mobilenet_v2", 5, {"decoder_pyramid_channels": 16}, 32),
     ("dpt", "tu-test_vit", 4, {"decoder_intermediate_channels": [8] * 4, "decoder_fusion_channels": 8}, 32),
+    ("dpt", "tu-vit_small_patch14_dinov2", 4, {"decoder_fusion_channels": 16}, 28),
 ]
 
 
@@ -640,15 +641,16 @@ def test_rates_out_of_range_are_refused_before_anything_is_built(make: Any, key:
         make()
 
 
-def test_options_of_another_architecture_are_dropped_by_null() -> None:
+def test_options_are_those_of_the_architecture_that_is_asked_for_at_last() -> None:
     def numbers(model: Any) -> int:
         return sum(parameter.numel() for parameter in model.parameters())
 
     base = {"model": {"arch": "unet", "encoder": TINY, "weights": "none", "options": {"decoder_channels": [16, 8]}}}
-    over = merge(base, gather(["model.arch=fpn", "model.options=null"]))
-    assert numbers(validate(Smp, over["model"]).build(4)) == numbers(small(arch="fpn", options=None).build(4))
+    for word in ("model.arch=fpn", "model.options=null"):
+        over = merge(base, gather(["model.arch=fpn", word]))
+        assert numbers(validate(Smp, over["model"]).build(4)) == numbers(small(arch="fpn", options=None).build(4))
     with pytest.raises(ValueError, match=r"model\.options"):
-        validate(Smp, merge(base, gather(["model.arch=fpn"]))["model"]).build(4)
+        small(arch="fpn").build(4)
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("imagnet", "imagenet"), ("non", "none")])
