@@ -693,6 +693,18 @@ def test_steps_that_do_not_see_all_unlabelled_images_are_noted(root):
     assert "part-of-a-pass" not in {finding.code for finding in found(root, "steps=3")}
 
 
+def test_a_network_that_answers_for_something_else_than_the_labels_is_an_error(root, tmp_path):
+    (root / "labelled/masks/labelled_0.png").write_bytes(b"no mask")  # the others tell
+    seen = found(root, "model={kind: convnet13, width: 8}")
+    (text,) = [finding.text for finding in seen if (finding.severity, finding.code) == ("error", "model")]
+    assert "convnet13 answers for whole images, and the labels of data.kind: folder are maps" in text
+    for number, name in enumerate(["train/cat", "train/dog", "val/cat", "val/dog"]):
+        trees.image(tmp_path / "pictures" / name / "0.png", number)
+    seen = found(root, data={"kind": "image_folder", "root": str(tmp_path / "pictures")})
+    (text,) = [finding.text for finding in seen if (finding.severity, finding.code) == ("error", "model")]
+    assert "smp answers for every pixel, and the labels of data.kind: image_folder are one class an image" in text
+
+
 def test_a_network_that_cannot_be_built_or_fails_on_a_crop_is_an_error(root):
     assert [code for code, _ in errors(found(root, "model.weights=none.pth"))] == ["model"]
 

@@ -22,6 +22,7 @@ from mtseg.doctor.machine import Machine, of_installation, of_loading
 from mtseg.doctor.plan import Plan, of_plan, plan
 from mtseg.doctor.pools import Share, of_pools, shares
 from mtseg.doctor.unread import of_unread
+from mtseg.fits import unfit
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,19 @@ def _built(config: Config) -> tuple[Splits | None, list[Finding]]:
 
 def _needs(config: Config, read: Survey) -> tuple[Plan | None, list[Finding]]:
     try:
+        _refuse_unfit(config, read)
         needs = plan(config, read)
     except ValueError as error:
         return None, [Finding("error", "model", str(error))]
     return needs, list(of_plan(config, read, needs))
+
+
+def _refuse_unfit(config: Config, read: Survey) -> None:
+    """Raises ValueError where the network is not for the labels, of which those that can be read tell."""
+    masks = (entry.mask for entry in read.of("labelled", "val", "test"))
+    pixels = next((mask.pixels for mask in masks if mask is not None and not mask.fault), None)
+    if pixels is not None and (reason := unfit(config, dimensions=2 if pixels > 1 else 0)):
+        raise ValueError(reason)
 
 
 def _loose(config: Config, workers: int) -> list[Finding]:
