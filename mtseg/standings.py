@@ -165,19 +165,20 @@ def _refuse_unlike(
         shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
         raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
     own = ("method", "views", "model.heads", *vary)
-    compared = [run for name, run in runs if name != full]  # those whose number of labels is one and the same
-    begun = compared[0] if compared else runs[0][1]
+    begun = next((run for name, run in runs if name != full), runs[0][1])
     for name, run in runs:
-        unlike = [
-            line
-            for line in differences(of_run(begun), of_run(run))
-            if not line.startswith(own)
-            and not line.partition(":")[0].endswith("seed")
-            and not (line.startswith("data.labels:") and name == full)
-        ]
-        if unlike:
-            listed = "\n  ".join(unlike)
-            raise ValueError(
-                f"{begun} and {run} differ in more than method and seed:\n  {listed}\n"
-                f"If that is what is compared, say so: --vary {unlike[0].partition(':')[0]}"
-            )
+        with_as_many = next(other for known, other in runs if (known == full) is (name == full))
+        for other, of_labels in ((begun, False), (with_as_many, True)):
+            unlike = [
+                line
+                for line in differences(of_run(other), of_run(run))
+                if line.startswith("data.labels:") is of_labels
+                and not line.startswith(own)
+                and not line.partition(":")[0].endswith("seed")
+            ]
+            if unlike:
+                listed = "\n  ".join(unlike)
+                raise ValueError(
+                    f"{other} and {run} differ in more than method and seed:\n  {listed}\n"
+                    f"If that is what is compared, say so: --vary {unlike[0].partition(':')[0]}"
+                )

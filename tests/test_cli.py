@@ -474,6 +474,17 @@ def test_the_method_with_all_labels_may_differ_in_nothing_else_in_whatever_order
     assert "data.labels" not in said
 
 
+def test_the_runs_with_all_labels_have_as_many(tmp_path, capsys):
+    runs = [a_run(tmp_path / "few" / str(seed), seed, 0.4, [0.5], "data.labels=2") for seed in range(2)]
+    runs += [
+        a_run(tmp_path / "all" / str(seed), seed, 0.4, [0.6], f"data.labels={labels}")
+        for seed, labels in enumerate(("all", 5))
+    ]
+    assert cli.main(["table", *runs, "--baseline", "few", "--full", "all"]) == 1
+    said = capsys.readouterr().err
+    assert f"{runs[2]} and {runs[3]} differ in more than method and seed:\n  data.labels: all -> 5" in said
+
+
 def test_rows_may_differ_in_what_is_said_to_vary(tmp_path, capsys):
     runs = [
         a_run(tmp_path / "supervised/0", 0, 0.4, [0.4], "method.branches=[]"),
