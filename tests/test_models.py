@@ -514,6 +514,16 @@ def test_where_the_weights_of_an_encoder_are_is_what_its_library_says() -> None:
     assert small(encoder="tu-nothing_like_it").origin() == ""
 
 
+def test_the_file_of_dinov2s_authors_who_mask_patches_starts_dpt(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    tensors = timm.create_model("vit_small_patch14_dinov2").state_dict()
+    torch.save({**tensors, "mask_token": torch.rand(1, 384)}, tmp_path / "dinov2_vits14_pretrain.pth")
+    words = gather(["configs/model/dpt_dinov2_small.yaml", f"model.weights={tmp_path}/dinov2_vits14_pretrain.pth"])
+    own = nn.Module.state_dict(validate(Smp, words["model"]).build(CLASSES).network.encoder)
+    assert set(own) == {f"model.{name}" for name in tensors}
+    assert all(torch.equal(own[f"model.{name}"], tensor) for name, tensor in tensors.items())
+
+
 # --- names
 
 
