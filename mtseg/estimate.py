@@ -53,7 +53,7 @@ def estimate(config: Config, classes: int, images: int, *, processes: int = 1) -
     with fake:
         held, whole = _held(config, student, torch.zeros((-(-crops // config.accumulate), channels, h, w)))
         size = SINGLE * sum(value.numel() for value in [*student.parameters(), *student.buffers()])
-        learnt = SINGLE * sum(value.numel() for value in student.parameters())
+        learnt = SINGLE * sum(value.numel() for value in student.parameters() if value.requires_grad)
     teachers = teacher.count if isinstance(teacher, Ensemble) else 1
     remembered = images * (classes + 1) * math.prod(teacher.size) * 2 if isinstance(teacher, Memory) else 0
     # Of each crop: the image, and its logits, probabilities and their gradients; of each task its target.

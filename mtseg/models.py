@@ -38,7 +38,8 @@ class Smp:
     `arch` is one of its architectures (`unet`, `deeplabv3plus`, `segformer`, ...), `encoder` one of its encoders
     or `tu-NAME` for timm's. `weights`: `none`, `imagenet` (downloaded once, explicitly, by build) or a file,
     .safetensors or .pth, of encoder weights. `options` are further arguments of the architecture; null: none. With 2
-    `heads`, a second one, beside the first on the same decoder, answers the consistency (`method.logit_distance`).
+    `heads`, a second one, beside the first on the same decoder, answers the consistency (`method.logit_distance`). A
+    `frozen` encoder is never trained: its weights, and its statistics, stay those that it starts from.
     """
 
     kind: Literal["smp"] = "smp"
@@ -47,6 +48,7 @@ class Smp:
     weights: Path = Path("imagenet")
     options: dict[str, JsonValue] | None = None
     heads: Literal[1, 2] = 1
+    frozen: bool = False
 
     def build(self, classes: int, *, channels: int = 3, rgb: bool = True, pretrained: bool = True) -> "Padded":
         """The network for `classes` classes, from images (B, channels, H, W) to logits (B, classes, H, W).
@@ -68,6 +70,11 @@ class Smp:
                 f"model: {self.arch} with encoder {encoder} and options {self.options or {}} cannot be built: {error}; "
                 "options belong to one architecture (model.options=null drops them)"
             ) from error
+        if pretrained and self.frozen and str(self.weights) == "none":
+            raise ValueError(
+                "model.frozen: true, and the encoder starts from random weights (model.weights: none), which it would "
+                "keep; name weights, or let it learn with model.frozen=false"
+            )
         if pretrained and str(self.weights) != "none":
             whole = None if self.downloads() else whole_of(network.encoder, encoder)
             which = True if encoder.startswith("tu-") else "imagenet"  # timm's names say which weights
@@ -76,7 +83,7 @@ class Smp:
             timm = "" if encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
             load_encoder(network.encoder, weights, source=str(self.weights), whole=whole, hint=timm)
         stride = dpt.fitted(network) if self.arch == "dpt" else int(network.encoder.output_stride)
-        return Padded(network, stride=stride, heads=self.heads)
+        return Padded(network, stride=stride, heads=self.heads, frozen=self.frozen)
 
     def downloads(self) -> bool:
         """Whether `build` asks the network for weights."""
@@ -106,14 +113,25 @@ class Smp:
 
 
 class Padded(nn.Module):
-    """A network that needs sides divisible by its stride, for any size: edges are replicated, then cut off."""
+    """A network that needs sides divisible by its stride, for any size: edges are replicated, then cut off.
+
+    A `frozen` encoder's weights want no gradient, and it never is in training mode.
+    """
 
     second: nn.Module | None  # the head beside the network's own
 
-    def __init__(self, network: Any, *, stride: int, heads: int = 1) -> None:
+    def __init__(self, network: Any, *, stride: int, heads: int = 1, frozen: bool = False) -> None:
         super().__init__()
-        self.network, self.stride = network, stride
+        self.network, self.stride, self.frozen = network, stride, frozen
+        if frozen:
+            network.encoder.requires_grad_(False)
         self.second = _like_new(network.segmentation_head) if heads == 2 else None
+
+    def train(self, mode: bool = True) -> "Padded":
+        super().train(mode)
+        if self.frozen:
+            self.network.encoder.eval()
+        return self
 
     def forward(
         self, images: Tensor, disturb: Callable[[list[Tensor]], list[Tensor]] | None = None, *, both: bool = False

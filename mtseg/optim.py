@@ -102,9 +102,10 @@ Optimizer = Annotated[Sgd | AdamW | Adam, Field(discriminator="kind")]
 
 
 def _groups(model: nn.Module, lr: float, decoder_lr: float | None) -> list[dict[str, object]]:
-    encoder, rest = split_parameters(model)
+    """Of the encoder, empty where it is frozen, and of the rest."""
+    groups = [[weight for weight in group if weight.requires_grad] for group in split_parameters(model)]
     rates = (lr, lr if decoder_lr is None else decoder_lr)
-    return [{"params": group, "lr": rate, "base_lr": rate} for group, rate in zip((encoder, rest), rates, strict=True)]
+    return [{"params": group, "lr": rate, "base_lr": rate} for group, rate in zip(groups, rates, strict=True)]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float, **others: Any) -> None:
