@@ -25,8 +25,9 @@ class ChannelDropout:
     """Whole channels of the encoder's features are dropped, at every level, and the rest scaled up.
 
     With probability `p` each (UniMatch, Yang et al. 2023). `half`: of a pair of branches, the `first` keeps a random
-    half of the channels, doubled, and the `second` the other half (UniMatch V2, Yang et al. 2025); `share` is the
-    share of the images that are perturbed at all: where it is no whole number of them, on average.
+    half of the channels, doubled, and the `second` the other half, the same at all levels of as many channels, as a
+    transformer's are (UniMatch V2, Yang et al. 2025); `share` is the share of the images that are perturbed at all:
+    where it is no whole number of them, on average.
     """
 
     kind: Literal["channel_dropout"] = "channel_dropout"
@@ -113,12 +114,16 @@ def disturbance(
 
     def disturb(features: Features) -> Features:
         disturbed = [features[0]] if len(features) > 1 else []  # level 0 is the image itself
+        first_of: dict[int, int] = {}
         for level, maps in enumerate(features[len(disturbed) :], start=1):
             gains = []
             for perturbation, count, draw in parts:
                 shape = (count, maps.shape[1])
-                one = torch.ones((*shape, 1, 1))
-                gains.append(one if perturbation is None else perturbation.gains(shape, draw(level), draw(0), rows))
+                if perturbation is None:
+                    gains.append(torch.ones((*shape, 1, 1)))
+                    continue
+                alike = first_of.setdefault(shape[1], level) if perturbation.half else level
+                gains.append(perturbation.gains(shape, draw(alike), draw(0), rows))
             disturbed.append(maps * torch.cat(gains).to(maps.device, maps.dtype, non_blocking=True))
         return disturbed
 

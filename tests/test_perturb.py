@@ -124,6 +124,17 @@ def test_an_image_is_disturbed_at_every_level_or_at_none(half: Any) -> None:
         assert changed == [changed[0]] * 3
 
 
+@pytest.mark.parametrize("half", [None, "first", "second"])
+def test_halves_lose_the_same_channels_at_all_levels_of_as_many(half: Any) -> None:
+    """The levels of a transformer are one stream of channels, of which UniMatch V2 drops a half throughout."""
+    method = Method(branches=(Branch(features=ChannelDropout(half=half)),))
+    disturb = asking.disturbance(method, tasks(4), after=0, moment=Moment(0, 10))
+    assert disturb is not None
+    _, one, wider, other, again = disturb([torch.ones(4, count, 2, 2) for count in (3, 16, 32, 16, 16)])
+    assert (torch.equal(one, other) and torch.equal(one, again)) == (half is not None)
+    assert not torch.equal(wider[:, :16], one)
+
+
 def test_labelled_images_and_branches_without_dropout_and_level_zero_are_left_alone() -> None:
     for level, (labelled, plain, dropped) in enumerate(disturbed([None, ChannelDropout(p=0.5)])):
         assert (labelled == 1).all()
