@@ -1,8 +1,8 @@
 """The training loop. It knows steps; it knows neither methods nor data sets. Read from `fit` down."""
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,9 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
         asked_by = within.enter_context(listening())
         for sentence in sentences:
             log.say(sentence)
+        batches = within.enter_context(closing(_batches(config, splits, start=state.step, device=state.device)))
         try:
-            return _run_saved(config, splits, state, log=log, asked_by=asked_by)
+            return _run_saved(config, splits, state, batches, log=log, asked_by=asked_by)
         finally:
             log.attempt(run_page.FILE, lambda: run_page.refresh(config.out, config), errors=Exception)
 
@@ -81,10 +82,18 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     return [data.sentence(), *processes, *balanced, *said, *versions.record(config.out, state.step)]
 
 
-def _run_saved(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked_by: Callable[[], str]) -> Scores:
+def _run_saved(
+    config: Config,
+    splits: Splits,
+    state: State,
+    batches: Iterator[Batch],
+    *,
+    log: Log | Mute,
+    asked_by: Callable[[], str],
+) -> Scores:
     """`_run`, whose last whole step is saved where an error ends it."""
     try:
-        return _run(config, splits, state, log=log, asked_by=asked_by)
+        return _run(config, splits, state, batches, log=log, asked_by=asked_by)
     except Broken:
         raise
     except ValueError:
@@ -96,8 +105,16 @@ def _run_saved(config: Config, splits: Splits, state: State, *, log: Log | Mute,
         raise
 
 
-def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked_by: Callable[[], str]) -> Scores:
-    """The steps from where `state` stands to the last; returns the scores there."""
+def _run(
+    config: Config,
+    splits: Splits,
+    state: State,
+    batches: Iterator[Batch],
+    *,
+    log: Log | Mute,
+    asked_by: Callable[[], str],
+) -> Scores:
+    """The steps from where `state` stands to the last, of which `batches` are; returns the scores there."""
     stop = partial(stop_if_asked, config, state, log, asked_by)
     evaluated = partial(_evaluated, config, splits, state, log, asked_by)
     split = config.eval.split
@@ -109,7 +126,6 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
         keeping.amend(config, state, log)
     keeping.choose(config, state, log, found)
     alarms = Alarms(splits.classes)
-    batches = iter(_batches(config, splits, start=state.step, device=state.device))
     for batch in log.awaited(together(lambda: next(batches)) for _ in range(state.step, config.steps)):
         with memory_told(config, state.device, f"in step {state.step + 1}", Broken):
             batch = batch.to(state.device)
@@ -135,7 +151,7 @@ def _run(config: Config, splits: Splits, state: State, *, log: Log | Mute, asked
     return found[split]
 
 
-def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Iterable[Batch]:
+def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Generator[Batch, None, None]:
     stream = batches_of(config, splits, device)
     steps, pin = range(start, config.steps), device.type == "cuda"
     return loader(

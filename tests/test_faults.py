@@ -435,6 +435,26 @@ def test_14_no_loading_process_stays_behind_one_that_hangs(tmp_path):
     assert multiprocessing.active_children() == []
 
 
+def test_14_no_loading_process_outlives_a_run_that_is_interrupted(tmp_path, monkeypatch):
+    """While the interruption still travels, frames and all: one that waited at the exit would wait for ever."""
+    import multiprocessing
+
+    def interrupted(config: Config, state: State, batch: Any, **options: bool) -> Any:
+        assert len(multiprocessing.active_children()) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(tiny(tmp_path / "run", "workers=2"), quiet=True)
+    assert caught.tb is not None
+    for process in multiprocessing.active_children():
+        process.join(5)
+    left = multiprocessing.active_children()
+    for process in left:
+        process.kill()
+    assert left == []
+
+
 def test_14_a_death_in_the_middle_of_a_step_does_not_tear_it(tmp_path):
     """All workers die while the step is computed: it is finished, and the death told where the next is waited for."""
     import multiprocessing

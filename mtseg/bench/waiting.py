@@ -43,5 +43,5 @@ def _waited(config: Config, splits: Splits, steps: int) -> Seconds:
         seconds[WAITING].append(time.perf_counter() - start)
         float(train_step(config, state, batch.to(device))["loss"])  # done, on a GPU too
         seconds[WHOLE].append(time.perf_counter() - start)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     return {case: taken[FIRST:] for case, taken in seconds.items()}

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -60,7 +60,7 @@ def loader(
     pin: bool,
     timeout: int = 300,
     prefetch: int = 4,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of `steps` in order, made by `workers` processes (0: in this one), each at most `prefetch` ahead.
 
     One iterator makes them all, so the workers live from the first batch to the last.
@@ -91,8 +91,8 @@ def loader(
     try:
         for _ in steps:
             yield _taken(answers, processes, stream, timeout)
-    except ValueError:
-        for process in processes:  # one that hangs would not go when asked to
+    except BaseException:  # also where it is closed before its end
+        for process in processes:  # one that hangs would not go when asked to, nor any at the first time
             process.kill()
         raise
 
