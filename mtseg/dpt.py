@@ -11,10 +11,16 @@ from typing import Any
 from torch import nn
 
 
+def fits(network: Any) -> bool:
+    """Whether the library's own decoder fits the patches of `network`, one of its DPTs."""
+    patch = int(network.encoder.output_stride)
+    return patch == _power(patch)
+
+
 def fitted(network: Any) -> int:
     """Fits the decoder of smp's DPT to its encoder's patches; returns what an image's sides must be divisible by."""
     patch = int(network.encoder.output_stride)
-    power = 2 ** round(math.log2(patch))
+    power = _power(patch)
     if power != patch:
         from segmentation_models_pytorch.base.initialization import initialize_decoder
 
@@ -24,6 +30,11 @@ def fitted(network: Any) -> int:
         initialize_decoder(blocks)
         network.segmentation_head.upsampling_factor *= patch / power
     return 2 * patch  # the decoder halves the grid once more
+
+
+def _power(patch: int) -> int:
+    """The power of two nearest to it."""
+    return int(2 ** round(math.log2(patch)))
 
 
 def _like(block: Any, factor: float) -> nn.Module:

@@ -1,6 +1,7 @@
 """A network as a folder for Hugging Face's hub: `mtseg.load` loads it, and mostly segmentation-models-pytorch does."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 from safetensors.torch import load_file
 
+from mtseg import dpt
 from mtseg.checkpoint import digest_of, write_whole
 from mtseg.complaints import show
 from mtseg.config import Config, Device
@@ -64,10 +66,7 @@ import segmentation_models_pytorch as smp
 
 model = smp.from_pretrained("{name}").eval()
 ```"""
-NOT_BARE = (
-    "segmentation-models-pytorch cannot load it: the network has group normalisation in the place of batch "
-    "normalisation (`norm: group`). `mtseg.load(...).network` is the network."
-)
+NOT_BARE = "segmentation-models-pytorch cannot load it: {why}. `mtseg.load(...).network` is the network."
 
 
 @part
@@ -105,13 +104,13 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
         channels=trained.channels,
         norm="process" if config.norm == "sync" else config.norm,  # which differ in training only
     )
-    grouped, name = config.norm == "group", folder.resolve().name
+    why, name = _not_bare(config, padded), folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / FILE, json.dumps(dump(handed), indent=1))
     card = CARD.format(
         name=name,
-        library="mtseg" if grouped else "segmentation-models-pytorch",
-        bare=NOT_BARE if grouped else BARE.format(name=name),
+        library="mtseg" if why else "segmentation-models-pytorch",
+        bare=NOT_BARE.format(why=why) if why else BARE.format(name=name),
         network=network,
         step=trained.step,
         arch=model.arch,
@@ -128,7 +127,17 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
     )
     write_whole(folder / "README.md", card)  # before the weights: the library would write a card of its own
     padded.network.save_pretrained(folder)
+    shutil.copymode(folder / "README.md", folder / WEIGHTS)  # which the library lets none but the owner read
     return folder
+
+
+def _not_bare(config: Config, padded: Padded) -> str:
+    """Why the library would build another network than this one; empty: it builds this."""
+    if config.norm == "group":
+        return "the network has group normalisation in the place of batch normalisation (`norm: group`)"
+    if isinstance(config.model, Smp) and config.model.arch == "dpt" and not dpt.fits(padded.network):
+        return "its DPT is for patches of a power of two pixels alone"
+    return ""
 
 
 def _images(channels: Channels) -> str:

@@ -308,6 +308,24 @@ def test_the_folder_answers_as_the_run_for_every_normalisation_and_advises_smp_w
     assert ("smp.from_pretrained" in card) == holds_for_smp(out / "export/hf")
 
 
+@pytest.mark.parametrize("encoder", ["tu-vit_small_patch14_dinov2", "tu-test_vit"])
+def test_a_folder_of_dpt_advises_smp_where_smp_builds_the_same_network(encoder, tmp_path):
+    options = "{decoder_fusion_channels: 8, decoder_intermediate_channels: [8, 8, 8, 8]}"
+    words = [f"model={{arch: dpt, encoder: {encoder}, options: {options}}}", "steps=2", "eval.every=2"]
+    fit(tiny(tmp_path / "run", *words), quiet=True)
+    assert cli.main(["export", str(tmp_path / "run"), "--to", "hf"]) == 0
+    card = (tmp_path / "run/export/hf/README.md").read_text()
+    assert ("smp.from_pretrained" in card) == holds_for_smp(tmp_path / "run/export/hf")
+
+
+def test_a_run_and_its_export_are_for_whoever_may_read_new_files(run, tmp_path):
+    (tmp_path / "new").touch()
+    wanted = (tmp_path / "new").stat().st_mode
+    written = [path for path in run.rglob("*") if path.is_file()]
+    assert {path for path in written if path.stat().st_mode != wanted} == set()
+    assert len([path for path in written if path.suffix == ".safetensors"]) >= 3
+
+
 def holds_for_smp(folder: Path) -> bool:
     try:
         smp.from_pretrained(folder)
