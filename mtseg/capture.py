@@ -11,7 +11,8 @@ from mtseg.config import Config, dump
 from mtseg.data.batch import Batch, Crops
 from mtseg.data.source import Splits
 from mtseg.distributed import rank
-from mtseg.settings import gather, merge, validate
+from mtseg.merge import merge
+from mtseg.settings import gather, validate
 from mtseg.state import State, pick_device, restore, sized, snapshot
 
 

@@ -11,7 +11,8 @@ from mtseg.config import data_of
 from mtseg.data.channels import PLAIN
 from mtseg.data.source import Splits
 from mtseg.hub import Handed
-from mtseg.settings import dump, gather, merge, validate
+from mtseg.merge import merge
+from mtseg.settings import dump, gather, validate
 from mtseg.views import Views
 
 

@@ -18,10 +18,11 @@ from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.palette import check_named, inks
 from mtseg.data.source import IGNORE
 from mtseg.evaluate import Evaluation
+from mtseg.merge import merge
 from mtseg.models import Padded, Smp
 from mtseg.norm import Norm, normed
 from mtseg.part import part
-from mtseg.settings import dump, gather, merge, validate
+from mtseg.settings import dump, gather, validate
 from mtseg.state import pick_device
 from mtseg.trained import Name, Trained
 from mtseg.views import Policy, StudentPolicy, Views

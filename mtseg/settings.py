@@ -16,6 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mtseg.complaints import explain, join, near, show
+from mtseg.merge import in_order, merge
 
 T = TypeVar("T")
 
@@ -146,23 +147,6 @@ def parse_word(word: str) -> tuple[tuple[str, ...], Any]:
     return tuple(key.split(".")), value
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay `over` on `base`: mappings merge key by key, anything else replaces. Neither argument is changed.
-
-    Where both have a `kind` and it differs, `over` replaces `base` wholly: a new kind starts from its own
-    defaults; and so do `options` where the `arch` differs that they are of. What is not merged is shared with the
-    arguments, not copied.
-    """
-    other = [key for key in ("kind", "arch") if key in base and key in over and base[key] != over[key]]
-    if "kind" in other:
-        return dict(over)
-    merged = {key: value for key, value in base.items() if key != "options" or not other}
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def gather(words: Sequence[str]) -> dict[str, Any]:
     """One tree from command-line words: files (.yaml, .yml) in order, then `key.sub=value` words in order.
 
@@ -170,9 +154,9 @@ def gather(words: Sequence[str]) -> dict[str, Any]:
     `teacher.decay=0.9 teacher.kind=ema` the new kind does not drop the decay. A file whose path reads like a
     word (`lr=1/run.yaml`) is named `./lr=1/run.yaml`.
 
-    Raises ValueError for any other word, and all that `read_yaml` and `parse_word` raise.
+    Raises ValueError for any other word, and all that `read_yaml`, `parse_word` and `in_order` raise.
     """
-    files: dict[str, Any] = {}
+    files: list[tuple[str, dict[str, Any]]] = []
     overrides: dict[str, Any] = {}
     for word in words:
         if _KEY.fullmatch(word.partition("=")[0]) and "=" in word:
@@ -181,10 +165,10 @@ def gather(words: Sequence[str]) -> dict[str, Any]:
                 value = {key: value}
             overrides = merge(overrides, value)
         elif word.endswith(SUFFIXES):
-            files = merge(files, read_yaml(Path(word)))
+            files.append((word, read_yaml(Path(word))))
         else:
             raise ValueError(f"{word!r}: expected a settings file ({', '.join(SUFFIXES)}) or key.sub=value")
-    return merge(files, overrides)
+    return merge(in_order(files), overrides)
 
 
 def _odd(value: Any, path: str) -> Iterator[str]:

@@ -17,9 +17,10 @@ from mtseg.config import Config, channels_of, dump, of_run, splits_of
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Nothing, Pixels, Splits
+from mtseg.merge import merge
 from mtseg.models import Smp
 from mtseg.predictors import Predictor, asked, joined
-from mtseg.settings import gather, merge, validate
+from mtseg.settings import gather, validate
 from mtseg.state import load_networks, pick_device, sized
 from mtseg.views import Views
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from mtseg.config import Config
-from mtseg.settings import gather, merge, validate
+from mtseg.merge import merge
+from mtseg.settings import gather, validate
 
 TINY = {
     "data": {"kind": "scenes", "size": [64, 64], "images": 6, "labels": 2, "val": 2, "test": 3},

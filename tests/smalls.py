@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from mtseg.config import Config
-from mtseg.settings import gather, merge, validate
+from mtseg.merge import merge
+from mtseg.settings import gather, validate
 
 CLASSES = 4
 SIDE = 16

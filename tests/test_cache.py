@@ -30,7 +30,8 @@ from mtseg.differences import differences
 from mtseg.doctor import cache as doctors
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
-from mtseg.settings import dump, merge, validate
+from mtseg.merge import merge
+from mtseg.settings import dump, validate
 from mtseg.trainer import fit
 
 COUNT = 6

@@ -33,9 +33,10 @@ from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
 from mtseg.doctor.pictures import of_views
 from mtseg.geometry import Geometry, draw_image, pixels
+from mtseg.merge import merge
 from mtseg.models import Smp
 from mtseg.randomness import generator
-from mtseg.settings import dump, merge, validate
+from mtseg.settings import dump, validate
 from mtseg.trainer import fit
 from mtseg.views import Views
 from mtseg.weights import of_channels

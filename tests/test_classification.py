@@ -22,12 +22,13 @@ from mtseg.estimate import estimate
 from mtseg.evaluate import evaluate
 from mtseg.export import export
 from mtseg.geometry import View
+from mtseg.merge import merge
 from mtseg.mix import CutMix
 from mtseg.optim import Adam
 from mtseg.predictors import Augment, Slide, Whole
 from mtseg.report import facts
 from mtseg.schedules import Cosine, Ramps, Rampup
-from mtseg.settings import gather, merge, validate
+from mtseg.settings import gather, validate
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import Also, scores

@@ -231,7 +231,7 @@ def test_the_demos_labelled_images_have_the_students_colours_whatever_row_is_lai
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "data").glob("*.yaml") if path.stem != "scenes"])
 def test_photographs_that_are_labelled_keep_their_colours_on_any_recipe(name, tmp_path):
     picks = tmp_path / "picks.yaml"
-    picks.write_text("views: {labelled: {colour: [{name: ToGray}, {name: Equalize}], pick: [1, 2]}}")
+    picks.write_text("views: {labelled: {colour: [{name: ToGray}, {name: Equalize}], pick: [1, 2]}}\nsteps: 3")
     for recipe in ([ROOT / "demo.yaml"], [ROOT / "demo.yaml", picks]):
         words = [*map(str, recipe), str(ROOT / "data" / f"{name}.yaml")]
         assert load(words).views.colours("labelled") == ((), None)

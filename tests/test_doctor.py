@@ -36,7 +36,8 @@ from mtseg.doctor.finding import Finding
 from mtseg.doctor.machine import Machine, machine, of_installation, of_loading
 from mtseg.doctor.pictures import MARK, of_findings, of_views
 from mtseg.doctor.unread import of_unread
-from mtseg.settings import dump, gather, merge, validate
+from mtseg.merge import merge
+from mtseg.settings import dump, gather, validate
 
 ROOT = Path(__file__).parent.parent
 HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21", "opencv-python-headless": "4.9"}, "", 2**40, 2**20)

@@ -14,9 +14,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mtseg.merge import merge
 from mtseg.models import Smp, split_parameters
 from mtseg.optim import AdamW, Sgd, set_lr
-from mtseg.settings import gather, merge, validate
+from mtseg.settings import gather, validate
 from mtseg.weights import load_encoder, read_weights
 from mtseg.whole import whole_of
 

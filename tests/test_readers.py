@@ -20,7 +20,7 @@ from mtseg.data.coco import Coco
 from mtseg.data.idd import Idd
 from mtseg.data.source import Source, Splits
 from mtseg.data.voc import Voc
-from mtseg.settings import merge
+from mtseg.merge import merge
 
 # labelId -> trainId for three classes of each end of the official table, and void
 TRAIN_IDS = {7: 0, 8: 1, 11: 2, 31: 16, 32: 17, 33: 18, 0: 255, 9: 255, 14: 255, 29: 255, 30: 255}

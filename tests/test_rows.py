@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from mtseg.config import Config, dump, load
 from mtseg.data.source import IGNORE
 from mtseg.data.stream import Stream
+from mtseg.merge import merge
 from mtseg.models import Smp
-from mtseg.settings import merge, validate
+from mtseg.settings import validate
 from mtseg.state import State, build
 from mtseg.step import train_step
 

@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from mtseg.merge import merge
 from mtseg.part import part
-from mtseg.settings import MAX_BYTES, MAX_DEPTH, dump, gather, merge, parse_word, read_yaml, to_yaml, validate
+from mtseg.settings import MAX_BYTES, MAX_DEPTH, dump, gather, parse_word, read_yaml, to_yaml, validate
 
 # No deadline: a busy machine is not a failure.
 EXAMPLES = settings(max_examples=80, deadline=None)
@@ -412,7 +413,26 @@ def two_files(tmp_path: Path) -> list[str]:
 
 def test_a_later_file_wins_over_an_earlier_one_key_by_key(two_files: list[str]) -> None:
     assert gather(two_files) == {"lr": 1, "teacher": {"kind": "ema", "decay": 0.8}, "steps": 2}
-    assert gather(two_files[::-1]) == {"lr": 1, "teacher": {"kind": "ema", "decay": 0.9}, "steps": 1}
+
+
+def test_a_file_of_which_a_larger_one_that_comes_after_it_leaves_nothing_is_refused(two_files: list[str]) -> None:
+    first, second = two_files
+    with pytest.raises(
+        ValueError, match=rf"{second} changes nothing .*{first}, which comes after it.*name {second} after"
+    ):
+        gather([second, first])
+    assert gather([second, second]) == gather([second])
+
+
+def test_a_file_that_would_change_nothing_anywhere_or_is_refined_may_stand_anywhere(two_files: list[str]) -> None:
+    first, _ = two_files
+    part, more = (Path(first).with_name(f"{name}.yaml") for name in ("part", "more"))
+    part.write_text("teacher: {kind: ema, decay: 0.9}\n")  # as `first` has it
+    assert gather([str(part), first]) == gather([first])
+    more.write_text("teacher: {kind: ema, decay: 0.7, mode: 1}\n")  # refines `part`, and says nothing else
+    assert gather([str(part), str(more)]) == gather([str(more)])
+    part.write_text("teacher: {kind: ema, mode: 1}\n")
+    assert gather([str(part), first])["teacher"] == {"kind": "ema", "decay": 0.9, "mode": 1}  # not all is covered
 
 
 def test_words_win_over_files_wherever_they_stand_and_later_words_over_earlier(two_files: list[str]) -> None:

@@ -15,7 +15,8 @@ from mtseg.bench.phases import phases
 from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.data.stream import Stream
-from mtseg.settings import gather, merge, validate
+from mtseg.merge import merge
+from mtseg.settings import gather, validate
 from mtseg.state import State, sized
 from mtseg.step import train_step
 from mtseg.targets import Moment
