@@ -107,6 +107,8 @@ def _named(word: str) -> list[str]:
         found = [name for name in found if Path(name).is_file()]  # not links to what is gone
     elif path.suffix.lower() in LISTS:
         found = [str(path.parent / entry.image) for entry in read_list(path)]
+    elif not path.exists() and not glob.has_magic(word) and not is_image(word) and not is_video(word):
+        raise ValueError(f"{word}: no such file or folder; name a file, a folder, a glob or a list of images")
     elif path.is_file() or not glob.has_magic(word):
         found = [word]  # one that is not there is a failure of that image alone
     else:

@@ -552,8 +552,9 @@ def test_a_folder_of_folders_is_answered_with_those_to_name(tmp_path, capsys):
         (tmp_path / "all", f"a folder of comparisons; name each, as in: python tools/table.py {one}"),
         (tmp_path / "none", "no such folder"),
     ):
-        assert cli.main(["table", str(folder)]) == 1
-        assert f"{folder}: {says}" in capsys.readouterr().err
+        for more in ([], ["--plot", str(tmp_path / "plot.svg")]):
+            assert cli.main(["table", str(folder), *more]) == 1
+            assert f"{folder}: {says}" in capsys.readouterr().err
 
 
 def test_runs_beside_something_else_are_no_table(tmp_path, capsys):

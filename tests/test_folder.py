@@ -262,6 +262,35 @@ def test_pairs_in_the_place_of_the_folders_of_a_file_are_told_how(tmp_path):
     assert data_of(gather(words + more)["data"]).labelled == Masked(pairs="x.txt")
 
 
+@pytest.mark.parametrize(
+    ("called", "says", "remedy"),
+    [
+        (
+            "photo_{}_L",
+            r"if labelled/masks/photo_0_L\.png is that of .*photo_0\.jpg, say data\.labelled\.ending=_L$",
+            "_L",
+        ),
+        ("PHOTO_{}", r"labelled/masks/PHOTO_0\.png differs from labelled/images/photo_0\.jpg in case; give both", None),
+        (
+            "mask_{}",
+            r"belong to data\.unlabelled, and labelled/masks/mask_0\.png, .* have no image; give each pair",
+            None,
+        ),
+    ],
+)
+def test_masks_that_are_called_otherwise_than_their_images_are_shown_and_what_tells_them(
+    called, says, remedy, tmp_path
+):
+    root = trees.own(tmp_path)
+    for i in range(8):
+        (root / f"labelled/masks/photo_{i}.png").rename(root / f"labelled/masks/{called.format(i)}.png")
+    words = [str(CONFIGS / "data/own.yaml"), f"data.root={root}"]
+    with pytest.raises(ValueError, match=says):
+        data_of(gather(words)["data"]).build()
+    if remedy:
+        assert len(data_of(gather([*words, f"data.labelled.ending={remedy}"])["data"]).build().labelled) > 5
+
+
 def test_images_without_masks_and_masks_without_images_are_counted_and_named(tmp_path):
     root = trees.own(tmp_path)
     for i in range(7):

@@ -41,7 +41,9 @@ def _of_comparisons(parsed: argparse.Namespace, folders: Sequence[Path]) -> None
     from mtseg.tables import of_methods, over_seeds, over_steps
 
     for name in ("plot", "vary", "baseline", "full"):
-        if getattr(parsed, name) not in (None, []):
+        if getattr(parsed, name) not in (None, []) and all(
+            (folder / "comparison.json").is_file() for folder in folders
+        ):
             raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
     both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
     vary = ["batch.labelled"]  # which `supervised_only` may change

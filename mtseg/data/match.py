@@ -120,7 +120,7 @@ def _one_to_one(key_of: dict[str, str], masks: dict[str, str], key: str, folder:
     if lone:
         raise ValueError(
             f"data.{key}: {len(lone)} of {len(key_of)} images have no mask of their name in {folder}: {first(lone)}; "
-            "images without masks belong to data.unlabelled"
+            + _remedy(key_of, masks, lone[0], key)
         )
     spare = sorted(set(masks) - set(key_of.values())) if whole else []  # a glob or a list may well name a part
     if spare:
@@ -132,6 +132,18 @@ def _one_to_one(key_of: dict[str, str], masks: dict[str, str], key: str, folder:
     if shared:
         names = [name for name, at in key_of.items() if at in shared]
         raise ValueError(f"data.{key}: one mask for several images: {first(names)}; give each image its own")
+
+
+def _remedy(key_of: Mapping[str, str], masks: Mapping[str, str], image: str, key: str) -> str:
+    """What to do about an `image` without a mask, by the masks that have no image."""
+    at, spare = key_of[image], sorted(set(masks) - set(key_of.values()))
+    if longer := next((other for other in spare if other.startswith(at)), None):
+        ending = without_suffix(masks[longer]).rpartition(at)[2]
+        return f"if {masks[longer]} is that of {image}, say data.{key}.ending={ending}"
+    if other := next((other for other in spare if other.lower() == at.lower()), None):
+        return f"{masks[other]} differs from {image} in case; give both one name"
+    there = f", and {first([masks[other] for other in spare])} have no image; give each pair one name" if spare else ""
+    return f"images without masks belong to data.unlabelled{there}"
 
 
 def _key(image: str, base: str | None, masks: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ SHARED: tuple[tuple[str, str, Severity, str], ...] = (
     ("unlabelled", "val", "warning", "the network sees what it is scored on, if without masks: take them out"),
     ("unlabelled", "test", "warning", "the network sees what it is scored on, if without masks: take them out"),
     ("val", "test", "warning", "what is chosen on val is then scored on the same: take them out of one"),
-    ("labelled", "unlabelled", "note", "as data.unlabelled: all wants it; they are consistency's images too"),
+    ("labelled", "unlabelled", "note", "they are consistency's images too, as in the published methods"),
 )
 # Pools whose names are compared, where the files are not the same.
 ALIKE = (("labelled", "val"), ("labelled", "test"), ("unlabelled", "val"), ("unlabelled", "test"))
@@ -68,7 +68,10 @@ def _empty(survey: Survey, scored: str, unlabelled: bool) -> Iterator[Finding]:
     if not survey.pools["unlabelled"]:
         yield Finding("error", "nothing-unlabelled", "no image is unlabelled, and the method's branches need some")
     elif known >= {entry.image.name for entry in survey.of("unlabelled")}:
-        text = "every unlabelled image is a labelled one too: consistency sees nothing new: add images, or lower labels"
+        text = (
+            "every unlabelled image is a labelled one too, so consistency sees nothing new: add images, or lower "
+            "labels, unless these are pseudo-labels"
+        )
         yield Finding("warning", "nothing-unlabelled", text)
 
 
