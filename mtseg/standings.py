@@ -1,9 +1,10 @@
 """How finished runs of several methods ended, and what they scored on the way: what tables and plots are made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from mtseg.complaints import near
 from mtseg.config import of_run
@@ -12,15 +13,19 @@ from mtseg.logged import read, score_of, selected
 from mtseg.scored import Scored, scored, when
 from mtseg.tally import HEADLINES, headline
 
+OVERALL = {"frequency_weighted_IoU": "frequency-weighted IoU", "pixel_accuracy": "pixel accuracy"}
+
 
 @dataclass(frozen=True)
 class History:
     """A run's scores in percent, {step: score} of the evaluations that had one, and the one `selected` on images
-    held out; None where none were."""
+    held out; None where none were. `parts` are the teacher's other scores at the end, its classes' IoU first; None for
+    a class that no image has."""
 
     student: Mapping[int, float]
     teacher: Mapping[int, float]
     selected: float | None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
 
     def last(self, network: str) -> float:
         """The score of `student` or `teacher` at the run's end."""
@@ -151,7 +156,15 @@ def _history(run: Path) -> History:
         if max(scores) != config.steps or config.steps not in found[network]:
             raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
     chosen = selected(lines, config.eval.split, "teacher")
-    return History(found["student"], found["teacher"], 100 * chosen[0] if chosen else None)
+    parts = _parts(lines, f"{config.eval.split}_teacher")
+    return History(found["student"], found["teacher"], 100 * chosen[0] if chosen else None, parts)
+
+
+def _parts(lines: Sequence[dict[str, Any]], network: str) -> dict[str, float | None]:
+    """What the last evaluation that has it says of a network's classes, and of all pixels."""
+    last: dict[str, Any] = next((line[network] for line in reversed(lines) if network in line), {})
+    found = dict(last.get("IoU", {})) | {said: last[key] for key, said in OVERALL.items() if key in last}
+    return {name: None if value is None else 100 * value for name, value in found.items()}
 
 
 def _refuse_unlike(

@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -184,7 +185,6 @@ def comparison(folder: Path, seed: int, supervised: float, teacher: float, *word
 
 
 def test_a_table_has_the_mean_and_the_sample_deviation_over_seeds(tmp_path, capsys):
-    import numpy as np
 
     supervised, teacher = [0.30, 0.33, 0.41], [0.45, 0.42, 0.52]
     folders = [
@@ -217,7 +217,6 @@ def a_run(folder: Path, seed: int, student: float, teacher: Sequence[float | Non
 
 
 def test_a_table_of_methods_has_the_gain_over_the_baseline_and_the_share_of_the_gap_that_is_closed(tmp_path, capsys):
-    import numpy as np
 
     base, full, good = [0.40, 0.44], [0.80, 0.84], [0.61, 0.67]
     runs = []
@@ -472,6 +471,45 @@ def test_the_method_with_all_labels_may_differ_in_nothing_else_in_whatever_order
     said = capsys.readouterr().err
     assert "optimizer.lr" in said
     assert "data.labels" not in said
+
+
+def test_the_table_of_classes_has_the_means_and_the_share_of_each_classs_gap(tmp_path, capsys):
+    rng, runs, ious = np.random.default_rng(0), [], {}
+    for name in ("supervised", "supervised_all", "good"):
+        for seed in range(2):
+            runs.append(a_run(tmp_path / name / str(seed), seed, 0.4, [0.3, 0.4]))
+            ious[name, seed] = rng.random(4) + {"supervised": 0, "good": 1, "supervised_all": 2}[name]
+            path = Path(runs[-1]) / "metrics.jsonl"
+            first, last = map(json.loads, path.read_text().splitlines())
+            classes = {"cat": ious[name, seed][0], "dog": ious[name, seed][1], "a|b": None if name == "good" else 0.5}
+            whole = {"pixel_accuracy": ious[name, seed][2], "frequency_weighted_IoU": ious[name, seed][3]}
+            first |= {"val_teacher": {"IoU": {"cat": 0.0, "dog": 0.0, "a|b": 0.0}}}
+            last |= {"val_teacher": {"IoU": classes, **whole}}
+            path.write_text(f"{json.dumps(first)}\n{json.dumps(last)}\n")
+    assert cli.main(["table", *runs, "--classes"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    head = next(row for row in rows if row[0] == "teacher")
+    assert sorted(head[1:4]) == ["good", "supervised", "supervised_all"]
+    assert head[4] == "gap closed, good"
+    for place, name in enumerate(["cat", "dog", "pixel accuracy", "frequency-weighted IoU"]):
+        (row,) = (row for row in rows if row[0] == name)
+        mean = {of: 100 * np.mean([ious[of, seed][place] for seed in range(2)]) for of in head[1:4]}
+        for of, cell in zip(head[1:4], row[1:4], strict=True):
+            deviation = 100 * np.std([ious[of, seed][place] for seed in range(2)], ddof=1)
+            assert cell == f"{mean[of]:.1f} +- {deviation:.1f}"
+        gap = mean["supervised_all"] - mean["supervised"]
+        assert row[4] == f"{100 * (mean['good'] - mean['supervised']) / gap:.0f} %"
+    (row,) = (row for row in rows if row[0] == "a&#124;b")
+    assert row[1 + head[1:].index("good")] == row[4] == "-"
+
+
+@pytest.mark.parametrize("word", ["--classes", "--steps"])
+def test_further_tables_are_of_the_runs_own_evaluations_with_the_scores_they_are_of(word, tmp_path, capsys):
+    runs = [a_run(tmp_path / name / "0", 0, 0.4, [0.5]) for name in ("supervised", "good")]
+    assert cli.main(["table", *runs, word, "--scores", "eval_test.json"]) == 1
+    assert f"{word}: is of the runs' own evaluations" in capsys.readouterr().err
+    assert cli.main(["table", *runs, word]) == (word == "--classes")
+    assert ("no IoU of classes" in capsys.readouterr().err) == (word == "--classes")
 
 
 def test_the_runs_with_all_labels_have_as_many(tmp_path, capsys):
@@ -735,7 +773,6 @@ def test_importing_the_package_opens_no_connection():
 
 
 def test_an_image_that_may_not_be_written_to_is_predicted_without_a_warning():
-    import numpy as np
     import torch
 
     image = np.zeros((4, 6, 3), np.uint8)
@@ -747,7 +784,6 @@ def test_an_image_that_may_not_be_written_to_is_predicted_without_a_warning():
 
 
 def test_label_pictures_use_the_palette_and_show_ignored_pixels_white():
-    import numpy as np
 
     palette = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
     picture = coloured(np.array([[0, 1, 255]], np.uint8), palette)

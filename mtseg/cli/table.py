@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtseg.cli.common import answer
+
+if TYPE_CHECKING:
+    from mtseg.standings import Standings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--vary", action="append", default=[], metavar="KEY", help="a setting rows may differ in")
     parser.add_argument("--scores", metavar="NAME.json", help="a file that tools/eval.py wrote into each run's folder")
     parser.add_argument("--steps", action="store_true", help="print the teachers at every evaluation too")
+    parser.add_argument("--classes", action="store_true", help="print what the teachers score in each class too")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the table of methods too")
     parsed = parser.parse_args(arguments)
     return answer(lambda: _table(parsed))
@@ -28,8 +33,11 @@ def _table(parsed: argparse.Namespace) -> None:
     if runs and len(runs) < len(folders):
         other = next(folder for folder in folders if folder not in runs)
         raise ValueError(f"{other}: no metrics.jsonl, so no run, as {runs[0]} is one; name runs alone, or comparisons")
-    if parsed.scores is not None and parsed.steps:
-        raise ValueError("--steps: is of the runs' own evaluations, and --scores of one checkpoint each; leave one out")
+    own = next((name for name in ("steps", "classes") if getattr(parsed, name)), None)
+    if parsed.scores is not None and own:
+        raise ValueError(
+            f"--{own}: is of the runs' own evaluations, and --scores of one checkpoint each; leave one out"
+        )
     if runs:
         _of_runs(parsed, runs)
     else:
@@ -38,7 +46,7 @@ def _table(parsed: argparse.Namespace) -> None:
 
 def _of_comparisons(parsed: argparse.Namespace, folders: Sequence[Path]) -> None:
     from mtseg.standings import standings
-    from mtseg.tables import of_methods, over_seeds, over_steps
+    from mtseg.tables import of_methods, over_seeds
 
     for name in ("plot", "vary", "baseline", "full"):
         if getattr(parsed, name) not in (None, []) and all(
@@ -51,13 +59,21 @@ def _of_comparisons(parsed: argparse.Namespace, folders: Sequence[Path]) -> None
         print(over_seeds(folders))
     else:
         print(of_methods(standings(both, vary=vary, scores=parsed.scores)))
-    if parsed.steps:
-        print("\n" + over_steps(standings(both, vary=vary)))
+    if parsed.steps or parsed.classes:
+        for table in _further(parsed, standings(both, vary=vary)):
+            print("\n" + table)
+
+
+def _further(parsed: argparse.Namespace, found: "Standings") -> list[str]:
+    """The tables that are asked for besides."""
+    from mtseg.tables import over_classes, over_steps
+
+    return [*([over_steps(found)] if parsed.steps else []), *([over_classes(found)] if parsed.classes else [])]
 
 
 def _of_runs(parsed: argparse.Namespace, runs: Sequence[Path]) -> None:
     from mtseg.standings import standings
-    from mtseg.tables import of_methods, over_steps, plot_of_methods
+    from mtseg.tables import of_methods, plot_of_methods
 
     if parsed.plot and not parsed.plot.endswith(".svg"):
         raise ValueError(f"--plot {parsed.plot}: the picture is an SVG; name a file that ends in .svg")
@@ -65,8 +81,8 @@ def _of_runs(parsed: argparse.Namespace, runs: Sequence[Path]) -> None:
     of = {key: getattr(parsed, key) for key in ("baseline", "full", "vary", "scores")}
     found = standings(named, **{key: value for key, value in of.items() if value not in (None, [])})
     print(of_methods(found))
-    if parsed.steps:
-        print("\n" + over_steps(found))
+    for table in _further(parsed, found):
+        print("\n" + table)
     if parsed.plot:
         Path(parsed.plot).write_text(plot_of_methods(found))
         print(f"{parsed.plot}: the table's picture", file=sys.stderr)  # tables are piped into files
