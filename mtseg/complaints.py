@@ -2,11 +2,12 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+FEW = 8  # keys of a mapping that are listed where something else stands in its place
 Loc = tuple[int | str, ...]
 
 _NOUNS = {
@@ -146,13 +147,25 @@ def _settle(cls: Any, problems: list[_Problem]) -> list[_Problem]:
     return problems
 
 
+def _within(hint: Any, key: Any, path: str = "") -> Iterator[str]:
+    """The dotted names of what is called `key` in the parts of a part, and in theirs."""
+    for name, inner in _fields(hint).items():
+        for member in _members(_bare(inner)) or [_bare(inner)]:
+            for deep in _fields(member):
+                if deep == key:
+                    yield join(join(path, name), deep)
+            yield from _within(member, key, join(path, name))
+
+
 def _line(problem: _Problem) -> str:
     path, error, names = problem.path, problem.error, list(_fields(problem.hint))
     key, value, choices = (error["loc"] or ("",))[-1], error["input"], _choices(problem.hint)
     allowed = ", ".join(show(c) for c in choices)
     kind, text = error["type"], ""
     if kind == "unexpected_keyword_argument":
-        path, nearest = join(path, key), near(key, names, "; ") or ";"
+        within = list(dict.fromkeys(_within(problem.hint, key, path)))[:3]
+        nearest = f"; did you mean {' or '.join(map(repr, within))}?" if within else near(key, names, "; ") or ";"
+        path = join(path, key)
         text = f"unknown key (value {show(value)}){nearest} known keys: {', '.join(names)}"
     elif kind == "missing":
         text = f"missing key {key!r}" if isinstance(key, str) else f"missing item [{key}]"
@@ -166,7 +179,8 @@ def _line(problem: _Problem) -> str:
     elif problem.misfit and value in choices and problem.noun == "a mapping":
         text = f"{show(value)} is a kind; write {{kind: {value}}}, with its other keys beside it"
     elif problem.misfit:
-        text = f"expected {problem.noun}, got {show(value)}{near(value, choices, '; ')}"
+        keys = f" of {', '.join(names)}" if problem.noun == "a mapping" and 0 < len(names) <= FEW else ""
+        text = f"expected {problem.noun}{keys}, got {show(value)}{near(value, choices, '; ')}"
     elif error["msg"].startswith("Input should be "):
         text = f"{show(value)} must be {problem.noun}"
     else:

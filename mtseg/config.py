@@ -1,10 +1,11 @@
 """The Config tree: everything that decides what a run does, checked before anything starts."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from mtseg.boards import Name as Board
 from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
@@ -49,7 +50,15 @@ Model = Annotated[
     Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else getattr(given, "kind", "smp")),
 ]
 Count = Annotated[int, Field(ge=1)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")]  # torch counts higher numbers round
+
+
+def _known_device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name) is None:  # torch counts higher numbers round
+        raise ValueError(f"{name!r} is no device; use auto, cpu, cuda, or cuda:1 for the second GPU")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
 
 
 @part

@@ -278,6 +278,22 @@ def test_a_mistake_is_one_message_with_path_value_and_remedy(words, says):
         assert word in message
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("lr=0.1", r"lr: unknown key \(value 0\.1\); did you mean 'optimizer\.lr'\? known keys: data, "),
+        ("method.decay=0.9", r"did you mean 'method\.teacher\.decay' or 'method\.teacher\.average\.decay' or "),
+        ("stepz=3", r"did you mean 'steps'\?"),
+        ("batch=2", r"batch: expected a mapping of labelled, unlabelled, consistency, got 2"),
+        ("device=gpu", r"device: 'gpu' is no device; use auto, cpu, cuda, or cuda:1"),
+        ("device=cuda:100", r"device: 'cuda:100' is no device"),
+    ],
+)
+def test_a_word_that_belongs_elsewhere_is_answered_with_where(word, says):
+    with pytest.raises(ValueError, match=says):
+        load([str(ROOT / "demo.yaml"), word])
+
+
 def test_a_part_can_be_built_and_refused_in_python_too():
     from mtseg.ema import Ema
 
