@@ -70,18 +70,10 @@ class Smp:
                 f"model: {self.arch} with encoder {encoder} and options {self.options or {}} cannot be built: {error}; "
                 "options belong to one architecture (model.options=null drops them)"
             ) from error
-        if pretrained and self.frozen and str(self.weights) == "none":
-            raise ValueError(
-                "model.frozen: true, and the encoder starts from random weights (model.weights: none), which it would "
-                "keep; name weights, or let it learn with model.frozen=false"
-            )
-        if pretrained and str(self.weights) != "none":
-            whole = None if self.downloads() else whole_of(network.encoder, encoder)
+        if pretrained:
             which = True if encoder.startswith("tu-") else "imagenet"  # timm's names say which weights
-            weights = self._weights(lambda: make(encoder_weights=which, in_channels=3).encoder)
-            weights = of_channels(weights, network.encoder, channels, rgb=rgb, whole=whole)
-            timm = "" if encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
-            load_encoder(network.encoder, weights, source=str(self.weights), whole=whole, hint=timm)
+            known = partial(make, encoder_weights=which, in_channels=3)
+            self._begin(network.encoder, lambda: known().encoder, channels=channels, rgb=rgb)
         stride = dpt.fitted(network) if self.arch == "dpt" else int(network.encoder.output_stride)
         return Padded(network, stride=stride, heads=self.heads, frozen=self.frozen)
 
@@ -107,9 +99,21 @@ class Smp:
         name, dot, tag = self.encoder.partition(".") if self.encoder.startswith("tu-") else (self.encoder, "", "")
         return one_of("model.encoder", name, known) + dot + tag  # timm: NAME.PRETRAINED_TAG
 
-    def _weights(self, donor: Callable[[], nn.Module]) -> Mapping[str, Tensor]:
-        """Those of the file, or of `donor`'s encoder, which is made with ImageNet's."""
-        return downloaded(self.encoder, donor, origin=self.origin()) if self.downloads() else read_weights(self.weights)
+    def _begin(self, encoder: nn.Module, donor: Callable[[], nn.Module], *, channels: int, rgb: bool) -> None:
+        """Put the weights of the file, or of the encoder that `donor` makes with ImageNet's, into `encoder`."""
+        if str(self.weights) == "none":
+            if self.frozen:
+                raise ValueError(
+                    "model.frozen: true, and the encoder starts from random weights (model.weights: none), which it "
+                    "would keep; name weights, or let it learn with model.frozen=false"
+                )
+            return
+        down, source = self.downloads(), str(self.weights)
+        whole = None if down else whole_of(encoder, self.encoder)
+        weights = downloaded(self.encoder, donor, origin=self.origin()) if down else read_weights(self.weights)
+        weights = of_channels(weights, encoder, channels, rgb=rgb, whole=whole)
+        timm = "" if self.encoder.startswith("tu-") else " (timm's names are those of the encoders tu-NAME)"
+        load_encoder(encoder, weights, source=source, whole=whole, hint=timm)
 
 
 class Padded(nn.Module):

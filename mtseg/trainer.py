@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mtseg import capture, checkpoint, keeping, run_page, versions
@@ -62,9 +61,9 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
         asked_by = within.enter_context(listening())
         for sentence in sentences:
             log.say(sentence)
-        batches = within.enter_context(closing(_batches(config, splits, start=state.step, device=state.device)))
         try:
-            return _run_saved(config, splits, state, batches, log=log, asked_by=asked_by)
+            with _last_step_saved(config, state, log), closing(_batches(config, splits, state)) as batches:
+                return _run(config, splits, state, batches, log=log, asked_by=asked_by)
         finally:
             log.attempt(run_page.FILE, lambda: run_page.refresh(config.out, config), errors=Exception)
 
@@ -82,18 +81,11 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     return [data.sentence(), *processes, *balanced, *said, *versions.record(config.out, state.step)]
 
 
-def _run_saved(
-    config: Config,
-    splits: Splits,
-    state: State,
-    batches: Iterator[Batch],
-    *,
-    log: Log | Mute,
-    asked_by: Callable[[], str],
-) -> Scores:
-    """`_run`, whose last whole step is saved where an error ends it."""
+@contextmanager
+def _last_step_saved(config: Config, state: State, log: Log | Mute) -> Iterator[None]:
+    """Within, the last whole step is saved where an error ends the run."""
     try:
-        return _run(config, splits, state, batches, log=log, asked_by=asked_by)
+        yield
     except Broken:
         raise
     except ValueError:
@@ -151,11 +143,15 @@ def _run(
     return found[split]
 
 
-def _batches(config: Config, splits: Splits, *, start: int, device: torch.device) -> Generator[Batch, None, None]:
-    stream = batches_of(config, splits, device)
-    steps, pin = range(start, config.steps), device.type == "cuda"
+def _batches(config: Config, splits: Splits, state: State) -> Generator[Batch, None, None]:
+    """Those of the steps that are left."""
     return loader(
-        stream, steps, workers=config.workers, pin=pin, timeout=config.loader_timeout, prefetch=config.prefetch
+        batches_of(config, splits, state.device),
+        range(state.step, config.steps),
+        workers=config.workers,
+        pin=state.device.type == "cuda",
+        timeout=config.loader_timeout,
+        prefetch=config.prefetch,
     )
 
 

@@ -624,23 +624,13 @@ def test_one_label_with_classes_is_enough_to_begin(tmp_path):
     assert (tmp_path / "run/config.yaml").exists()
 
 
-@dataclass
-class Only:
+@dataclass(frozen=True)
+class Only(Blank):
     """A source whose labels are of the first `classes` alone, and where they are of another, ignored; what was read."""
 
-    of: Source
-    classes: int
+    classes: int = 1
     ignored: int = IGNORE
     read: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.of)
-
-    def name(self, index: int) -> str:
-        return self.of.name(index)
-
-    def image(self, index: int) -> np.ndarray:
-        return self.of.image(index)
 
     def label(self, index: int) -> np.ndarray:
         self.read.append(index)
@@ -651,7 +641,7 @@ class Only:
 def test_labels_of_a_single_class_are_refused_before_anything_is_written(tmp_path):
     config = tiny(tmp_path / "run")
     splits = config.data.build()
-    single = replace(splits, labelled=Only(splits.labelled, 1))
+    single = replace(splits, labelled=Only(splits.labelled))
     says = (
         rf"data\.labelled: all 2 labels are of one class alone, {splits.classes[0]} of {len(splits.classes)}, so "
         r"nothing tells classes apart.*doctor.*Values 0 and 255 alone .*data\.mask_map=\{"
@@ -659,7 +649,7 @@ def test_labels_of_a_single_class_are_refused_before_anything_is_written(tmp_pat
     with pytest.raises(ValueError, match=says):
         fit(config, splits=single, quiet=True)
     with pytest.raises(ValueError, match=r"one class alone((?!Values 0 and 255).)*$"):  # where nothing is ignored
-        fit(config, splits=replace(splits, labelled=Only(splits.labelled, 1, ignored=0)), quiet=True)
+        fit(config, splits=replace(splits, labelled=Only(splits.labelled, ignored=0)), quiet=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -667,13 +657,13 @@ def test_images_that_are_all_of_one_class_are_refused_too(tmp_path):
     config = small(tmp_path)
     splits = config.data.build()
     with pytest.raises(ValueError, match=r"data\.labelled: all 8 labels are of one class alone, 0 of 4.*other classes"):
-        fit(config, splits=replace(splits, labelled=Only(splits.labelled, 1, ignored=0)), quiet=True)
+        fit(config, splits=replace(splits, labelled=Only(splits.labelled, ignored=0)), quiet=True)
 
 
 @pytest.mark.parametrize("classes", [1, 2])
 def test_of_two_classes_or_of_a_set_with_one_labels_are_read_to_the_first_that_settles_it(classes):
     splits = tiny(Path()).data.build()
-    labelled = Only(splits.labelled, 2, ignored=0)
+    labelled = Only(splits.labelled, classes=2, ignored=0)
     refuse_one_class(replace(splits, labelled=labelled, classes=splits.classes[:classes]))
     assert labelled.read == ([0] if classes == 2 else [])
 
@@ -681,6 +671,6 @@ def test_of_two_classes_or_of_a_set_with_one_labels_are_read_to_the_first_that_s
 def test_the_only_class_of_a_data_set_is_no_fault(tmp_path):
     config = tiny(tmp_path / "run", "steps=1")
     splits = config.data.build()
-    pools = {pool: Only(getattr(splits, pool), 1) for pool in ("labelled", "unlabelled", "val", "test")}
+    pools = {pool: Only(getattr(splits, pool)) for pool in ("labelled", "unlabelled", "val", "test")}
     one = replace(splits, classes=splits.classes[:1], palette=splits.palette[:1], **pools)
     assert fit(config, splits=one, quiet=True)["teacher"]["mIoU"] == 1

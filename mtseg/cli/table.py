@@ -48,10 +48,9 @@ def _of_comparisons(parsed: argparse.Namespace, folders: Sequence[Path]) -> None
     from mtseg.standings import standings
     from mtseg.tables import of_methods, over_seeds
 
+    compared = all((folder / "comparison.json").is_file() for folder in folders)  # else what they are is told below
     for name in ("plot", "vary", "baseline", "full"):
-        if getattr(parsed, name) not in (None, []) and all(
-            (folder / "comparison.json").is_file() for folder in folders
-        ):
+        if compared and getattr(parsed, name) not in (None, []):
             raise ValueError(f"--{name}: is of runs named METHOD/SEED, and these are comparisons; leave it out")
     both = [(name, folder / name) for folder in folders for name in ("supervised", "method")]
     vary = ["batch.labelled"]  # which `supervised_only` may change

@@ -91,8 +91,10 @@ def loader(
     try:
         for _ in steps:
             yield _taken(answers, processes, stream, timeout)
-    except BaseException:  # also where it is closed before its end
-        for process in processes:  # one that hangs would not go when asked to, nor any at the first time
+    except BaseException as error:
+        if isinstance(error, GeneratorExit):  # closed: they are asked to end, and waited for
+            del answers
+        for process in processes:  # one that hangs would not go when asked to
             process.kill()
         raise
 
