@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -31,6 +32,22 @@ def linked(tmp_path: Path) -> Path:
         (root / "pool" / link).symlink_to(target)
     (root / "archive/back").symlink_to(root / "pool")
     return root
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_listed_names_may_be_composed_otherwise_than_those_on_the_disk(form, tmp_path):
+    there = [unicodedata.normalize(form, name) for name in ("é/ü_1.png", "é/ü_2.png", "é/plain.png")]
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    tree = Tree(drawn(tmp_path, *there))
+    for name in there:
+        assert tree.admit(unicodedata.normalize(other, name), "a list") == name
+        assert tree.admit(name, "a list") == name
+    gone = unicodedata.normalize(other, "é/ö.png")
+    assert not tree.has(tree.admit(gone, "a list"))
+    (tmp_path / unicodedata.normalize(other, there[0])).parent.mkdir()
+    both = drawn(tmp_path, unicodedata.normalize(other, there[0]))
+    for name in (there[0], unicodedata.normalize(other, there[0])):  # where both are there, each is itself
+        assert Tree(both).admit(name, "a list") == name
 
 
 FOUND = ["pool/a.png", "pool/more/c.png", "pool/more/deep/d.png", "pool/z/b.png"]

@@ -42,6 +42,7 @@ class Tree:
         self._outside = outside
         self._folders: dict[str, dict[str, bool]] = {}  # folder -> file name -> whether it is a link
         self._within: dict[str, bool] = {}  # folder -> whether it lies in the root
+        self._forms: dict[str, dict[str, str]] = {}  # folder -> names in Unicode's composed form -> as they are there
         self._searched: set[str] = set()  # the real folders in which any array would have been found
         self._globs: list[tuple[str, ...]] = []  # those without `**`
 
@@ -51,14 +52,17 @@ class Tree:
         return last in self._listed(folder)
 
     def admit(self, name: str, where: str) -> str:
-        """`name` without its leading slash, as which some published lists write the root.
+        """`name` as it is under the root: without the leading slash, as which some published lists write that.
 
-        Raises ValueError, beginning with `where`, for a name that contains `..`, is empty, or leads out of the root
-        through a link, where links may not lead outside.
+        Letters with marks are composed as the file's or folder's are, where it has no other. Raises ValueError,
+        beginning with `where`, for a name that contains `..`, is empty, or leads out of the root through a link, where
+        links may not lead outside.
         """
         plain = name.lstrip("/")
         if not plain or "\0" in plain or (".." in plain and ".." in plain.split("/")):
             raise ValueError(f"{where}: {name!r} is refused: a name is relative to {self.root}, without `..`")
+        if not plain.isascii():
+            plain = self._spelt(plain)
         folder, _, last = plain.rpartition("/")
         if folder not in self._within:
             self._within[folder] = self._inside(folder)
@@ -130,6 +134,17 @@ class Tree:
         gone = [name for name in names if not self.has(name)]
         if gone:
             raise ValueError(f"{self.root}: {len(gone)} of {len(names)} {what} are not there: {first(gone)}")
+
+    def _spelt(self, name: str) -> str:
+        """`name`, each part in the Unicode form that is there; from the first part that is in no form, as it is."""
+        folder, _, last = name.rpartition("/")
+        if self.has(name) or (self.root / name).exists():
+            return name
+        folder = folder and self._spelt(folder)
+        if folder not in self._forms:
+            there = (self.root / folder).iterdir() if (self.root / folder).is_dir() else ()
+            self._forms[folder] = {composed(other.name): other.name for other in there if not other.name.isascii()}
+        return f"{folder}/{self._forms[folder].get(composed(last), last)}".lstrip("/")
 
     def _leading_out(self, name: str, where: str) -> ValueError:
         real = os.path.realpath(self.root / name)
