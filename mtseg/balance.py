@@ -17,14 +17,20 @@ FEWEST = 1e-4  # of the labelled pixels: a class of fewer counts as one of so ma
 def weights_for(splits: Splits, balance: float) -> Tensor | None:
     """The `class_weights` of the labelled images of `splits`; None for 0: all alike.
 
-    Of more than MOST images so many are counted, evenly spread over their order. Each process reads its part of them.
+    Of more than MOST images so many are counted, evenly spread over their order; all, where those have no labels.
     """
     if not balance:
         return None
     count = len(splits.labelled)
     spread = np.unique(np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)).tolist()
-    here = spread[rank() :: world()]
-    return class_weights(total(together(lambda: pixels_of(splits.labelled, len(splits.classes), here))), balance)
+    pixels = _shared(splits, spread)
+    return class_weights(pixels if pixels.any() else _shared(splits, range(count)), balance)
+
+
+def _shared(splits: Splits, images: Sequence[int]) -> Tensor:
+    """`pixels_of` labelled images, each process reading its part."""
+    here = images[rank() :: world()]
+    return total(together(lambda: pixels_of(splits.labelled, len(splits.classes), here)))
 
 
 def told(weights: Tensor, classes: Sequence[str]) -> str:

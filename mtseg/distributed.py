@@ -118,14 +118,35 @@ def part_of(value: Tensor) -> Tensor:
 
 
 def gathered(values: Tensor) -> Tensor:
-    """The rows of all processes, (world B, ...), in the order of the whole batch."""
+    """The rows of all processes, (world B, ...), in the order of the whole batch; gradients find their way back."""
     if world() == 1:
         return values
+    if values.requires_grad and torch.is_grad_enabled():
+        found: Tensor = _Gathered.apply(values)
+        return found
+    return _of_all(values)
+
+
+def _of_all(values: Tensor) -> Tensor:
     sent = values.detach().contiguous()
     sent = sent.byte() if sent.dtype == torch.bool else sent
     found = [torch.empty_like(sent) for _ in range(world())]
     dist.all_gather(found, sent)
     return torch.cat(found).to(values.dtype)
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows of which any process's loss may be made: their gradient is the sum of what all of these say."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.here = len(values)
+        return _of_all(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        first = rank() * ctx.here
+        return total(gradient)[first : first + ctx.here]
 
 
 def taken(values: Tensor, wanted: Sequence[int]) -> Tensor:

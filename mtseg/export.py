@@ -19,6 +19,7 @@ from mtseg.models import Padded
 from mtseg.teachers import Ensemble, Panel
 from mtseg.trained import Name, Trained, configured, load, refuse_whole, weights_of
 from mtseg.views import Views
+from mtseg.whiten import Zca
 
 FORMATS = ("hf", "torch", "onnx")
 SIZES = ((2, 97, 61), (1, 64, 96), (1, 33, 128))  # (images, height, width) on which a graph is compared
@@ -70,6 +71,8 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
         _need("onnx", "onnxruntime", "onnxscript")
     config = configured(run, [*words, "device=cpu"])
     refuse_whole(run, config, "is not exported")
+    if isinstance(config.views.standard, Zca):
+        raise ValueError(f"{run}: views.standard: whitening is of images of one size, so the network is not exported")
     if "hf" in formats and network == "teacher" and isinstance(config.method.teacher, Ensemble):
         raise ValueError(
             f"{run}: an ensemble's mean is several networks; use --network student, or --to torch or onnx for the mean"

@@ -54,7 +54,7 @@ prediction = mtseg.load("{name}").predict("photo.jpg")  # prediction.classes, pr
 
 {bare}
 
-It takes {images}: values in [0, 1], minus {mean}, divided by {std}.
+It takes {images}: {normalised}.
 Sides must be multiples of {stride} (mtseg replicates the edges and cuts the answer).
 It gives logits (batch, {count}, height, width). `{file}` says the same for programs.
 
@@ -121,8 +121,7 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
         scores=scores,
         protocol=trained.predictor.sentence(),
         images=_images(trained.channels),
-        mean=list(views.mean),
-        std=list(views.std),
+        normalised=views.normalisation,
         stride=padded.stride,
         file=FILE,
     )

@@ -33,10 +33,10 @@ def one_hot(label: Tensor, classes: int) -> Tensor:
 def average(values: Tensor, counted: Tensor, over: Tensor | None = None) -> Tensor:
     """Sum of `values` where `counted` (bool, same shape) holds, divided by `over`; 0, with zero gradient, without any.
 
-    `over` is how many count in the whole batch, of which `values` are a part; None: in the values of all processes.
+    `over` is how many count in the whole batch, or what their weights sum to; None: in the values of all processes.
     """
     over = total(counted.sum()) if over is None else over
-    return torch.where(counted, values, 0).sum() / over.to(values.dtype).clamp(min=1)
+    return torch.where(counted, values, 0).sum() / torch.where(over > 0, over, 1).to(values.dtype)
 
 
 def has_class(label: Tensor, classes: int | None = None) -> Tensor:

@@ -183,16 +183,12 @@ class Method:
         if not tasks:
             return cost
         counts = self.counts(logits[0].new_empty(1), tasks, images=len(tasks[0].index)) if counts is None else counts
-        over = zip(counts.known, counts.kept, strict=True)
-        for branch, values, task, (all_known, all_kept) in zip(self.branches, logits, tasks, over, strict=True):
+        sums = counts.kept if self.mean_over == "counted" else counts.known
+        for branch, values, task, over in zip(self.branches, logits, tasks, sums, strict=True):
             said = self.compared(values, task)
             distances = (branch.distance or self.distance)(said.data, task.target.data)
             counted, weight = said.known[:, 0], task.weight[:, 0]
-            mean = average(distances * weight, counted, all_known)
-            if self.mean_over == "counted":
-                share = all_kept.to(mean.dtype) / all_known.to(mean.dtype).clamp(min=1)
-                mean = mean / share.clamp_min(1e-6)
-            cost = cost + branch.weight * mean
+            cost = cost + branch.weight * average(distances * weight, counted, over)
         return cost
 
     def compared(self, logits: Tensor, task: Task) -> View:

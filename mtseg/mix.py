@@ -1,6 +1,7 @@
-"""Mixing images of a batch with each other: input, target and weight alike. No image is ever mixed with itself.
+"""Mixing images of a batch with each other: input, target and weight alike. No unlabelled image is mixed with itself.
 
-The batch is the whole one, over all processes: what is drawn and who is mixed with whom do not depend on their number.
+A labelled partner may be the same photograph where all images are unlabelled ones too (`data.unlabelled=all`). The
+batch is the whole one, over all processes: what is drawn and who is mixed with whom do not depend on their number.
 """
 
 import math

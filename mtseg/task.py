@@ -70,7 +70,10 @@ def paste(task: Task, other: Task, mask: Tensor) -> Task:
         return torch.where(mask, two, one)
 
     def mixed(one: View, two: View) -> View:
-        known = one.known & two.known if one.known.dim() == 2 else pasted(one.known, two.known)
+        if one.known.dim() > 2:
+            return View(pasted(one.data, two.data), one.warp, pasted(one.known, two.known))
+        share = share_of(mask, like=one.known)
+        known = (one.known | (share == 1)) & (two.known | (share == 0))  # what is in the mixture must be known
         return View(pasted(one.data, two.data), one.warp, known)
 
     weight = pasted(task.weight, other.weight)

@@ -85,6 +85,13 @@ class Views:
         """How many channels the normalisation is of."""
         return len(self.mean)
 
+    @property
+    def normalisation(self) -> str:
+        """What `normalise` does, in words."""
+        if self.standard is not None:
+            return self.standard.sentence
+        return f"values in [0, 1], minus {list(self.mean)}, divided by {list(self.std)}"
+
     def colours(self, view: str) -> tuple[tuple[Colour, ...], Pick | None]:
         """The colours of the `labelled`, `teacher` or `student` view, and how many of them are picked (`Painter`)."""
         policy = getattr(self, view)

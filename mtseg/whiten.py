@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ class PerImage:
     """Every image to mean 0 and standard deviation 1 over all its pixels and channels together (the paper's SVHN)."""
 
     kind: Literal["image"] = "image"
+    sentence: ClassVar = "each minus the mean of all its pixels and channels, divided by their standard deviation"
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, 3, H, W) float32."""
@@ -40,6 +41,7 @@ class Zca:
 
     kind: Literal["zca"] = "zca"
     file: Path
+    sentence: ClassVar = "each at mean 0 and one norm, then whitened by the matrix of its run"
 
     def __call__(self, image: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, 3, H, W) float32. Raises ValueError for a file that is missing or unfit."""
@@ -50,7 +52,9 @@ class Zca:
                 f"views.standard.file: {self.file} whitens images of {len(mean)} values, and these have "
                 f"{values.shape[1]}; fit it on images of the same size"
             )
-        return ((values - mean) @ matrix).view(image.shape).permute(0, 3, 1, 2).contiguous()
+        with torch.autocast(image.device.type, enabled=False):  # teachers' views are made where networks compute
+            white = (values - mean) @ matrix
+        return white.view(image.shape).permute(0, 3, 1, 2).contiguous()
 
 
 Standard = Annotated[PerImage | Zca, Field(discriminator="kind")]

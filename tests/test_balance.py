@@ -1,7 +1,7 @@
 """Balanced classes: what a labelled pixel counts, against counting by hand and torch's own weighted cross-entropy."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from runs import tiny
 
 from mtseg.balance import FEWEST, MOST, class_weights, pixels_of, told, weights_for
 from mtseg.config import Config
-from mtseg.data.source import IGNORE, UNKNOWN
+from mtseg.data.source import IGNORE, UNKNOWN, Splits
 from mtseg.losses import CrossEntropy, Dice, Ohem
 from mtseg.state import build
 from mtseg.trained import restored
@@ -165,3 +165,15 @@ def test_of_many_labels_some_are_counted_spread_over_all(tmp_path, monkeypatch) 
 def test_balance_outside_0_to_1_is_refused(wrong: float, tmp_path) -> None:
     with pytest.raises(ValueError, match="balance"):
         tiny(tmp_path, f"balance={wrong}")
+
+
+def test_labels_that_none_of_the_counted_images_has_are_found_in_the_others() -> None:
+    few = np.linspace(0, 2 * MOST, MOST).round().astype(int)
+    apart = [i for i in range(2 * MOST + 1) if i not in set(few.tolist())][:6]
+    found = [np.full((2, 2), IGNORE, np.uint8) for _ in range(2 * MOST + 1)]
+    for place, value in zip(apart, [0, 0, 0, 0, 1, 2], strict=True):
+        found[place] = np.full((2, 2), value, np.uint8)
+    names, inks = ("a", "b", "c"), np.zeros((3, 3), np.uint8)
+    weights = weights_for(Splits(names, inks, *[cast(Any, Labels(found))] * 4), 0.5)
+    assert weights is not None
+    assert torch.equal(weights, class_weights(torch.tensor([16, 4, 4]), 0.5))

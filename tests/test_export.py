@@ -308,6 +308,29 @@ def test_the_folder_answers_as_the_run_for_every_normalisation_and_advises_smp_w
     assert ("smp.from_pretrained" in card) == holds_for_smp(out / "export/hf")
 
 
+def test_the_card_says_how_pixels_are_normalised_where_it_is_by_each_image(tmp_path):
+    fit(tiny(tmp_path / "run", "views.standard={kind: image}", "steps=1", "eval.every=1"), quiet=True)
+    assert cli.main(["export", str(tmp_path / "run"), "--to", "hf"]) == 0
+    card = (tmp_path / "run/export/hf/README.md").read_text()
+    assert "[0.485" not in card
+    assert "minus the mean of all its pixels and channels, divided by their standard deviation" in card
+    model, folder = smp.from_pretrained(tmp_path / "run/export/hf").eval(), mtseg.load(tmp_path / "run/export/hf")
+    image = np.random.default_rng(0).integers(0, 200, (64, 96, 3), dtype=np.uint8)
+    pixels = torch.tensor((image - image.mean()) / image.std(), dtype=torch.float32)
+    with torch.no_grad():
+        ours, theirs = folder.answer(torch.tensor(image)[None]), model(pixels.permute(2, 0, 1)[None])
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_network_of_whitened_images_is_not_exported(tmp_path, capsys):
+    np.savez(tmp_path / "zca.npz", mean=np.zeros(12, np.float32), matrix=np.eye(12, dtype=np.float32))
+    fit(tiny(tmp_path / "run", "steps=1", "eval.every=1"), quiet=True)
+    words = [f"views.standard={{kind: zca, file: {tmp_path / 'zca.npz'}}}"]
+    assert cli.main(["export", str(tmp_path / "run"), *words, "--to", "hf"]) == 1
+    assert "views.standard: whitening is of images of one size" in capsys.readouterr().err
+    assert not (tmp_path / "run/export/hf").exists()
+
+
 @pytest.mark.parametrize("encoder", ["tu-vit_small_patch14_dinov2", "tu-test_vit"])
 def test_a_folder_of_dpt_advises_smp_where_smp_builds_the_same_network(encoder, tmp_path):
     options = "{decoder_fusion_channels: 8, decoder_intermediate_channels: [8, 8, 8, 8]}"

@@ -22,7 +22,7 @@ from mtseg.data.scenes import Scenes
 from mtseg.data.source import IGNORE
 from mtseg.ema import Ema
 from mtseg.geometry import View
-from mtseg.losses import Kl, SoftCrossEntropy, Squared, Tau
+from mtseg.losses import Kl, SoftCrossEntropy, Squared, Tau, one_hot
 from mtseg.method import Branch, Method
 from mtseg.mix import Bands, ClassMix, CutMix, MixUp, NoMix
 from mtseg.models import Smp
@@ -686,6 +686,18 @@ def test_the_mean_is_over_the_known_or_over_the_counted_pixels(threshold: float,
     assert 0 < kept.sum() <= known.sum() < known.size
     expected = losses[kept].sum() / (known.sum() if mean_over == "known" else kept.sum())
     assert method.consistency((logits,), [task]).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e-3])
+def test_the_mean_over_the_counted_pixels_is_whole_however_few_they_are(weight: float) -> None:
+    size = (1500, 1500)
+    seen = View(torch.zeros(1, 3, *size), torch.eye(3, dtype=torch.float64)[None], torch.ones(1, 1, *size).bool())
+    target = View(one_hot(torch.zeros(1, *size, dtype=torch.long), 2), seen.warp, seen.known)
+    kept = torch.zeros(1, 1, *size)
+    kept[..., 7, 9] = weight
+    task = Task(seen, target, kept, torch.zeros(1, dtype=torch.long), torch.ones(1))
+    method = Method(distance=SoftCrossEntropy(), mean_over="counted")
+    assert method.consistency((torch.zeros(1, 2, *size),), [task]).item() == pytest.approx(np.log(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("mean_over", ["known", "counted"])

@@ -193,6 +193,30 @@ def test_paste_takes_the_other_where_the_mask_holds_and_nowhere_else() -> None:
             assert values[image, channel, y, x] == maps(source)[name][image, channel, y, x]
 
 
+@pytest.mark.parametrize("p", [0, 1, 0.5])
+def test_of_whole_images_what_is_known_is_what_both_know_where_they_were_mixed(p: float) -> None:
+    batch = 12
+    maps = draw(3, batch)
+    whole = View(torch.rand(batch, 4), maps.target.warp, torch.arange(batch)[:, None] % 3 > 0)
+    task = replace(maps, target=whole, weight=torch.ones(batch, 1))
+    other = task.partners()
+    mixed = CutMix(p=p, area=(0.3, 0.5))(task, other, np.random.default_rng(1))
+    touched = [bool((mixed.seen.data[i] != task.seen.data[i]).any()) for i in range(batch)]
+    assert any(touched) == (p > 0)
+    assert all(touched) == (p == 1)
+    for i, was in enumerate(touched):
+        both = bool(task.target.known[i] & other.target.known[i])
+        assert bool(mixed.target.known[i]) == (both if was else bool(task.target.known[i]))
+
+
+def test_of_a_whole_image_replaced_by_its_partner_the_partners_knowledge_counts() -> None:
+    maps = draw(3, 2)
+    whole = View(torch.rand(2, 4), maps.target.warp, torch.tensor([[False], [True]]))
+    task = replace(maps, target=whole, weight=torch.ones(2, 1))
+    pasted = paste(task, task.partners(), torch.ones_like(maps.seen.known))
+    assert pasted.target.known.tolist() == [[True], [False]]
+
+
 @pytest.mark.parametrize("mix", ALL, ids=str)
 def test_mixing_leaves_its_arguments_alone(mix: Any) -> None:
     task, other = draw(9, 4), draw(10, 4)

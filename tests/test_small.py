@@ -359,6 +359,18 @@ def test_whitened_images_have_covariance_one_but_for_the_regulariser(tmp_path):
     assert white.mean(0).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_images_are_whitened_in_full_precision_whatever_the_networks(precision, tmp_path):
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), dtype=np.uint8))
+    mean, matrix = fit_zca(images.numpy())
+    np.savez(tmp_path / "zca.npz", mean=mean, matrix=matrix)
+    white = Zca(file=tmp_path / "zca.npz")
+    with torch.autocast("cpu", precision):
+        low = white(images)
+    assert low.dtype == torch.float32
+    assert torch.equal(low, white(images))
+
+
 def test_a_flat_image_is_whitened_to_finite_numbers(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (60, 2, 2, 3), dtype=np.uint8)
     mean, matrix = fit_zca(images)
