@@ -17,6 +17,7 @@ from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.cityscapes import Cityscapes
 from mtseg.data.coco import Coco
 from mtseg.data.folder import Folder
+from mtseg.data.given import Given
 from mtseg.data.idd import Idd
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.scenes import Scenes
@@ -38,7 +39,7 @@ from mtseg.teachers import Itself
 from mtseg.views import Views
 
 Data = Annotated[
-    Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd | Small | ImageFolder,
+    Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd | Small | ImageFolder | Given,
     Field(discriminator="kind"),
 ]
 Model = Annotated[
@@ -210,8 +211,9 @@ def splits_of(config: Config) -> Splits:
 
 
 def channels_of(config: Config) -> Channels:
-    """What the images consist of that the run's network is asked about."""
-    return config.data.channels if isinstance(config.data, Folder) else PLAIN
+    """What the images consist of that the run's network is asked about: a data kind's `channels`, where it has them."""
+    found = getattr(config.data, "channels", PLAIN)
+    return found if isinstance(found, Channels) else PLAIN
 
 
 def training_data(words: Sequence[str]) -> Data:

@@ -1,10 +1,28 @@
-"""Whether a network answers for what the labels of a data set are about: every pixel, or whole images."""
+"""Whether a run can learn from a data set: its images and labels are sound, and what its network answers for."""
 
 import numpy as np
 
-from mtseg.config import Config
-from mtseg.data.source import Splits
+from mtseg.config import Config, channels_of
+from mtseg.data.apart import refuse_learnt_and_scored
+from mtseg.data.sound import refuse_unsound
+from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.models import Smp
+
+
+def refuse_useless(config: Config, splits: Splits) -> None:
+    """Raises ValueError for images that this config could not learn from, or be scored by. Reads few of them."""
+    refuse_unsound(splits)
+    if splits.channels != (said := channels_of(config)).count:
+        raise ValueError(
+            f"data.kind: {config.data.kind} gives images of {splits.channels} channels, and its settings say "
+            f"{said.count}: a kind whose images are not of red, green and blue has a field `channels: Channels`"
+        )
+    refuse_learnt_and_scored(splits)
+    refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
+    refuse_unfit(config, splits)
+    refuse_one_class(splits)
+    if config.batch.labelled == 0:
+        refuse_apart(splits)
 
 
 def refuse_unfit(config: Config, splits: Splits) -> None:

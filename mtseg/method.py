@@ -18,7 +18,7 @@ from mtseg.part import part
 from mtseg.perturb import ChannelDropout, Vat
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
-from mtseg.targets import Memory, Moment, Soft, Target
+from mtseg.targets import Memory, Moment, Soft, Target, aimed
 from mtseg.task import Task, sureness
 from mtseg.teachers import Ensemble, Itself, Teacher, TeacherState
 from mtseg.teachers import Memory as MemoryOfImages
@@ -145,7 +145,7 @@ class Method:
         for branch in self.branches:
             seen = asked if branch.sees == "teacher" else next(students).view(views)
             known = answer.seen_from(seen if self.frame == "student" else source_frame(seen))
-            aim, weight, after = self.target(known, moment, memory)
+            aim, weight, after = aimed(self.target, known, moment, memory)
             remembered.append(after)
             if branch.adversary is not None:
                 seen = replace(seen, data=branch.adversary(student, seen.data, rng))

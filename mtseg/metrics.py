@@ -30,7 +30,7 @@ class Confusion:
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of `prediction` in [0, K) and `label` in [0, K) or IGNORE, integers of the same shape.
 
-        Raises ValueError where a label is neither a class nor IGNORE, and where the shapes differ.
+        Raises ValueError where a prediction is no class, a label neither a class nor IGNORE, or the shapes differ.
         """
         if prediction.shape != label.shape:
             raise ValueError(
@@ -42,6 +42,9 @@ class Confusion:
         if label.dtype != torch.uint8 and ((label < 0) | (label >= rows)).any():
             outside = label[(label < 0) | (label >= rows)]
             self._refuse(int(outside[0]), len(outside))
+        least, most = (int(value) for value in prediction.aminmax()) if prediction.numel() else (0, 0)
+        if least < 0 or most >= k:
+            raise ValueError(f"a prediction of {least if least < 0 else most} is no class of the {k} (0 to {k - 1})")
         # A row for each value that a label may have: counted in one pass over 16 bits, where looking first takes many.
         kind = torch.int16 if rows * k <= 2**15 else torch.int64
         found = torch.bincount(label.to(kind).mul(k).add_(prediction.to(kind)), minlength=rows * k).view(rows, k)

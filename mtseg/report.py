@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from mtseg.classifiers import Timm
 from mtseg.config import Config, splits_of
-from mtseg.data.apart import refuse_learnt_and_scored
 from mtseg.data.channels import visible
 from mtseg.data.provenance import provenance
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
 from mtseg.estimate import estimate
 from mtseg.evaluate import source_of
-from mtseg.fits import refuse_unfit
+from mtseg.fits import refuse_useless
 from mtseg.models import Smp
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
@@ -26,16 +25,15 @@ Image = NDArray[np.uint8]
 
 
 def facts(config: Config) -> dict[str, str]:
-    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists, one label and a
-    weights file.
+    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists, a few
+    images and labels and a weights file.
 
-    Raises ValueError for lists and weights that cannot be used, for images learnt and scored, for a network that does
-    not answer for what the labels are about, and where there is no image to evaluate on.
+    Raises ValueError for what `fit` would refuse, for weights that cannot be used, and where there is no image to
+    evaluate on.
     """
     splits = splits_of(config)
     source_of(splits, config.eval.split)
-    refuse_learnt_and_scored(splits)
-    refuse_unfit(config, splits)
+    refuse_useless(config, splits)
     config.views.check(splits.channels, rgb=splits.rgb)
     read_here = not config.model.downloads()
     network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)

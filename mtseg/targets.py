@@ -1,7 +1,9 @@
 """Targets: what the student is asked to say, made of the teacher's probabilities, and how much each pixel counts.
 
 A target is called with the teacher's answer in the frame of comparison, `Moment` and what targets remember; it
-gives the probabilities to agree with (B, K, *S), a weight (B, 1, *S) in [0, 1], and what to remember next.
+gives the probabilities to agree with (B, K, *S), a weight (B, 1, *S) in [0, 1], and what to remember next. What it
+counts it counts in all processes (`total`); what it remembers are tensors, and those given are not changed in place. It
+is called for every branch with the same memory, of which the first branch's is kept.
 """
 
 from dataclasses import dataclass
@@ -125,6 +127,24 @@ class Adaptive:
 
 
 Target = Annotated[Soft | Sharpen | Hard | LowEntropy | Adaptive, Field(discriminator="kind")]
+
+
+def aimed(target: Target, answer: View, moment: Moment, memory: Memory) -> Aim:
+    """What `target` makes of an answer. Raises ValueError where that is not of the shapes and types at the top."""
+    aim, weight, after = found = target(answer, moment, memory)
+    like = answer.data
+    for name, values, shape in (("probabilities", aim, like.shape), ("weight", weight, like[:, :1].shape)):
+        if values.shape != shape or not values.is_floating_point():
+            raise ValueError(
+                f"target {target.kind}: its {name} are {values.dtype} of shape {tuple(values.shape)}; they must be "
+                f"floating-point numbers of shape {tuple(shape)}"
+            )
+    for key, value in after.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"target {target.kind}: it remembers {key!r} as {type(value).__name__}; give tensors alone"
+            )
+    return found
 
 
 def _everywhere(probabilities: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,16 +13,16 @@ from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.balance import told
 from mtseg.capture import Broken
 from mtseg.config import Config, written
-from mtseg.data.apart import refuse_learnt_and_scored
 from mtseg.data.batch import Batch
+from mtseg.data.given import given
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
-from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
+from mtseg.data.source import Splits
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, source_of
 from mtseg.exhausted import memory_told
-from mtseg.fits import refuse_unfit
+from mtseg.fits import refuse_useless
 from mtseg.keeping import Found, Scores
 from mtseg.lock import locked
 from mtseg.log import Log, summary
@@ -38,7 +39,8 @@ from mtseg.tally import scores
 def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) -> Scores:
     """Train as `config` says, in its folder, from where that run stands; returns the scores at the last step.
 
-    `splits` are images of your own, in place of those that `config.data` names. A finished run is not trained
+    `splits` are images of your own, in place of those that `config.data` names: the run's config then has data of
+    kind `given`, which nothing but this program can read. A finished run is not trained
     again. SIGINT, SIGTERM and SIGUSR1 stop it after the step, saved: `Stopped`.
 
     Raises ValueError for data that cannot be used, for a folder that holds another run or is being written to, for
@@ -48,8 +50,10 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     device = pick_device(config.device)
     with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         _refuse_uneven(config)
+        if splits is not None:
+            config = replace(config, data=together(partial(given, splits)))
         splits = config.eval.apart(together(config.data.build) if splits is None else splits, config.seed)
-        together(partial(_refuse_useless, config, splits))
+        together(partial(refuse_useless, config, splits))
         from_first(lambda: within.enter_context(locked(config.out)))
         saved, sentences = from_first(lambda: continued(config))
         state = build(config, splits, device, pretrained=saved is None)
@@ -179,16 +183,6 @@ def _refuse_uneven(config: Config) -> None:
             "batch.consistency: 'all' of two streams is for one process with accumulate=1; take all images from one "
             "stream, with batch.labelled=0 and data.unlabelled=all, or use consistency=unlabelled"
         )
-
-
-def _refuse_useless(config: Config, splits: Splits) -> None:
-    """Raises ValueError for images that this config could not learn from, or be scored by."""
-    refuse_learnt_and_scored(splits)
-    refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
-    refuse_unfit(config, splits)
-    refuse_one_class(splits)
-    if config.batch.labelled == 0:
-        refuse_apart(splits)
 
 
 def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, asked_by: Callable[[], str]) -> Found:

@@ -260,8 +260,8 @@ def test_a_run_that_holds_nothing_out_scores_the_last_alone_and_has_no_such_chec
 
 def test_the_run_records_which_images_it_held_out_and_is_not_continued_with_others(run, tmp_path):
     config = tiny(tmp_path, *APART, "steps=2")
-    fit(config, quiet=True)
     splits = splits_of(config)
+    fit(config, splits=splits, quiet=True)
     said = json.loads((tmp_path / "splits.json").read_text())
     assert said["holdout"] == {"images": 1, "sha256": digest(names_of(splits.holdout))}
     assert (said["labelled"]["images"], said["unlabelled"]["images"]) == (3, 5)

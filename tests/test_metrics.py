@@ -139,6 +139,15 @@ def test_label_that_is_no_class_is_refused_with_its_value_and_count(wrong: int) 
         confusion(3, torch.zeros(2, 3).long(), label)
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.int16])
+@pytest.mark.parametrize("wrong", [3, 9, 300, -1])
+def test_a_prediction_that_is_no_class_is_refused_and_counts_nowhere(wrong: int, kind: torch.dtype) -> None:
+    ours = Confusion(3)
+    with pytest.raises(ValueError, match=rf"a prediction of {wrong} is no class of the 3 \(0 to 2\)"):
+        ours.update(torch.tensor([0, wrong, 1], dtype=kind), torch.tensor([0, 1, 2], dtype=torch.uint8))
+    assert not ours.counts.any()
+
+
 def test_refused_labels_leave_the_counts_as_they_were() -> None:
     ours = confusion(3, torch.tensor([0, 1]), torch.tensor([0, 2]))
     before = ours.counts.clone()

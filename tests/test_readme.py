@@ -35,6 +35,18 @@ def test_the_python_of_the_readme_runs(tmp_path):
     assert (tmp_path / "runs/api/config.yaml").is_file()
 
 
+def test_the_loop_of_the_library_guide_learns(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
+    scores = []
+    for steps in (1, 80):
+        short = block.replace("range(300)", f"range({steps})").replace("val=20", "val=4")
+        assert short.count(f"range({steps})") == short.count("val=4") == 1
+        ran = subprocess.run([sys.executable, "-W", "error", "-c", short], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        scores.append(float(ran.stdout.split()[0]))
+    assert scores[1] > scores[0] + 5
+
+
 # Laid on whatever a guide trains: two steps on small crops, without weights from elsewhere.
 SHORT = [
     *("steps=2", "eval.every=2", "eval.gallery=1", "log_every=1", "checkpoint_every=2", "workers=0", "device=cpu"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtseg.geometry import View
-from mtseg.targets import Adaptive, Hard, LowEntropy, Memory, Moment, Sharpen, Soft, Target
+from mtseg.targets import Adaptive, Hard, LowEntropy, Memory, Moment, Sharpen, Soft, Target, aimed
 
 Array = NDArray[np.float64]
 
@@ -372,3 +372,31 @@ def test_a_target_never_waits_for_the_device(target: Any) -> None:
 def test_values_out_of_range_are_refused(part: type[Target], wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         part(**wrong)
+
+
+ODD = {
+    "weights without their dimension": (
+        lambda p, w, m: (p, w[:, 0], m),
+        r"its weight are torch.float32 of shape \(3, 5, 7\)",
+    ),
+    "weights that are truths": (lambda p, w, m: (p, w > 0, m), r"its weight are torch.bool .* floating-point"),
+    "classes": (lambda p, w, m: (p.argmax(1, keepdim=True), w, m), r"its probabilities are torch.int64"),
+    "a number": (lambda p, w, m: (p, w, {**m, "seen": 3}), r"it remembers 'seen' as int; give tensors alone"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), ODD.values(), ids=ODD)
+def test_what_is_no_target_is_refused_by_name_where_it_is_made(change: Any, says: str, monkeypatch: Any) -> None:
+    view = answer(0, 3, (5, 7))
+    kept = Soft.__call__
+    monkeypatch.setattr(Soft, "__call__", lambda *given: change(*kept(*given)))
+    with pytest.raises(ValueError, match=rf"^target soft: {says}"):
+        aimed(Soft(), view, START, {})
+
+
+@pytest.mark.parametrize("target", ALL, ids=str)
+@pytest.mark.parametrize(("batch", "size"), SHAPES)
+def test_every_target_is_what_it_must_be(target: Target, batch: int, size: tuple[int, ...]) -> None:
+    view = answer(1, batch, size)
+    for one, other in zip(aimed(target, view, START, {})[:2], target(view, START, {})[:2], strict=True):
+        assert torch.equal(one, other)

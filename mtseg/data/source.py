@@ -117,6 +117,14 @@ class Splits:
     holdout: Source = field(default_factory=Nothing)
     labelled_to_score: Source | None = None
 
+    def __post_init__(self) -> None:
+        count, shape = len(self.classes), np.shape(self.palette)
+        if shape != (count, 3) or np.asarray(self.palette).dtype != np.uint8:
+            raise ValueError(f"palette: {shape} for {count} classes; give a colour of three uint8 each, ({count}, 3)")
+        if len(set(self.classes)) < count:
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"classes: {twice!r} is there twice; every class has a name of its own")
+
 
 def shared(splits: Splits) -> dict[int, int]:
     """Unlabelled image -> labelled image, by their indices, of the images that are in both pools."""

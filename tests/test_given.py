@@ -1,0 +1,176 @@
+"""Images that a program gives to `fit`: what is looked at before, what the run remembers, who may read it after."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import tiny
+from test_trainer import files
+
+import mtseg
+from mtseg import cli
+from mtseg.config import of_run
+from mtseg.data.damaged import Damaged
+from mtseg.data.given import given
+from mtseg.data.sound import refuse_unsound
+from mtseg.data.source import IGNORE, Nothing, Splits
+from mtseg.report import facts
+from mtseg.trainer import fit
+
+
+def pixels(index: int, channels: int = 3) -> Any:
+    return np.random.default_rng(index).integers(0, 256, (64, 64, channels), dtype=np.uint8)
+
+
+def halves(index: int) -> Any:
+    label = np.full((64, 64), IGNORE, np.uint8)
+    label[:30], label[34:] = index % 2, 1
+    return label
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images `first` to `last`, drawn by functions of their numbers."""
+
+    first: int
+    last: int
+    of: Callable[[int], Any] = pixels
+    about: Callable[[int], Any] = halves
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def name(self, index: int) -> str:
+        return f"drawn {self.first + index}"
+
+    def image(self, index: int) -> Any:
+        return self.of(self.first + index)
+
+    def label(self, index: int) -> Any:
+        return self.about(self.first + index)
+
+
+def drawn(of: Callable[[int], Any] = pixels, about: Callable[[int], Any] = halves, **others: Any) -> Splits:
+    pools = [Drawn(*place, of, about) for place in ((0, 3), (3, 9), (9, 11), (11, 12))]
+    return Splits(("lower", "upper"), np.array([[0, 0, 0], [255, 0, 0]], np.uint8), *pools, **others)
+
+
+FOUR = ("views.mean=[0.4, 0.4, 0.4, 0.4]", "views.std=[0.2, 0.2, 0.2, 0.2]", "eval.gallery=1")
+
+
+def test_a_run_on_given_images_is_continued_by_its_program_and_read_by_none_but_that(tmp_path, capsys):
+    splits = drawn()
+    fit(tiny(tmp_path, "steps=2"), splits=splits, quiet=True)
+    assert of_run(tmp_path).data.kind == "given"
+    scores = fit(tiny(tmp_path, "data={kind: given}", "accept_changes=[steps]"), splits=splits, quiet=True)
+    assert scores["teacher"]["classes_counted"] == 2
+    for words in (
+        ["eval", str(tmp_path)],
+        ["predict", str(tmp_path), "--pool", "unlabelled", "--out", str(tmp_path / "out")],
+        ["train", "--dry-run", str(tmp_path / "config.yaml")],
+    ):
+        assert cli.main(words) == 1
+        assert "given by" in (said := capsys.readouterr().err) or "gives to fit(config, splits=...)" in said
+    assert not (tmp_path / "out").exists()
+    model = mtseg.load(tmp_path)
+    assert model.classes == splits.classes
+    assert model.predict(pixels(1)).classes.shape == (64, 64)
+
+
+def test_the_same_images_given_or_named_make_the_same_weights(tmp_path):
+    config = tiny(tmp_path / "named")
+    fit(config, quiet=True)
+    fit(tiny(tmp_path / "given"), splits=config.data.build(), quiet=True)
+    named, other = (files(tmp_path / name, 4) for name in ("named", "given"))
+    assert named == other
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_a_network_of_given_images_of_four_channels_is_asked_about_such_and_handed_on(kind, tmp_path):
+    splits = drawn(lambda i: pixels(i, 4).astype(kind), channels=4)
+    fit(tiny(tmp_path, *FOUR), splits=splits, quiet=True)
+    model = mtseg.load(tmp_path)
+    image = splits.val.image(0)
+    np.save(tmp_path / "image.npy", image)
+    assert (model.predict(image).classes == model.predict(tmp_path / "image.npy").classes).all()
+    assert cli.main(["export", str(tmp_path), "--to", "hf"]) == 0
+    folder = mtseg.load(tmp_path / "export/hf")
+    assert torch.allclose(folder.answer(torch.tensor(image)[None]), model.answer(torch.tensor(image)[None]), atol=1e-5)
+    with pytest.raises(ValueError, match=r"\(H, W, 4\)"):
+        model.predict(pixels(1))
+
+
+def test_images_of_other_channels_than_a_kinds_settings_say_are_refused(tmp_path):
+    config = tiny(tmp_path, *FOUR)
+    odd = replace(given(drawn(lambda i: pixels(i, 4), channels=4)), channels=mtseg.data.channels.PLAIN)
+    object.__setattr__(odd, "build", lambda: drawn(lambda i: pixels(i, 4), channels=4))
+    with pytest.raises(ValueError, match=r"data.kind: given gives images of 4 channels, and its settings say 3"):
+        fit(replace(config, data=odd), quiet=True)
+
+
+UNSOUND = {
+    "values of at most 1": (lambda i: (pixels(i) / 255).astype(np.float32), None, r"float32 of at most (1|0\.9\d+),"),
+    "doubles": (lambda i: pixels(i).astype(np.float64), None, r"labelled image 0 \(drawn 0\): float64 of shape"),
+    "signed": (lambda i: pixels(i).astype(np.int16), None, r"int16 of shape \(64, 64, 3\); an image is"),
+    "grey": (lambda i: pixels(i)[..., 0], None, r"uint8 of shape \(64, 64\); an image is"),
+    "channels first": (lambda i: pixels(i).transpose(2, 0, 1), None, r"uint8 of shape \(3, 64, 64\); an image is"),
+    "tensors": (lambda i: torch.tensor(pixels(i)), None, r"a Tensor; an image is a NumPy array"),
+    "one channel of labels": (pixels, lambda i: halves(i)[..., None], r"a label of shape \(64, 64, 1\) for an image"),
+    "smaller labels": (pixels, lambda i: halves(i)[:32], r"a label of shape \(32, 64\) for an image of \(64, 64, 3\)"),
+    "labels of floats": (pixels, lambda i: halves(i).astype(np.float32), r"its label is float32; a label is"),
+    "labels of tensors": (pixels, lambda i: torch.tensor(halves(i)), r"its label is torch.uint8; a label is"),
+}
+
+
+@pytest.mark.parametrize(("image", "label", "says"), UNSOUND.values(), ids=UNSOUND)
+def test_images_and_labels_of_other_shapes_and_types_are_refused_before_the_first_step(image, label, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        fit(tiny(tmp_path), splits=drawn(image, label or halves), quiet=True)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("pool", ["unlabelled", "val", "test"])
+def test_the_last_image_of_every_pool_is_looked_at(pool):
+    whole = drawn()
+    source = getattr(whole, pool)
+    odd = replace(source, of=lambda i: pixels(i)[..., :1] if i == source.last - 1 else pixels(i))
+    refuse_unsound(whole)
+    with pytest.raises(ValueError, match=rf"{pool} image {len(source) - 1} .*shape \(64, 64, 1\)"):
+        refuse_unsound(replace(whole, **{pool: odd}))
+
+
+def test_sound_images_dark_ones_among_them_and_torn_files_pass():
+    def image(i: int) -> Any:
+        if i == 0:
+            raise Damaged("torn")
+        return np.full((64, 64, 3), 0.5 if i < 9 else 30, np.float32)
+
+    refuse_unsound(drawn(image))
+    refuse_unsound(drawn(lambda _: np.zeros((64, 64, 3), np.float32)))  # nothing to tell a scale by
+    refuse_unsound(drawn(about=lambda i: np.int64(i % 2)))
+    refuse_unsound(replace(drawn(), labelled=Nothing(), test=Nothing()))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"palette": np.zeros((1, 3), np.uint8)}, r"palette: \(1, 3\) for 2 classes; .*\(2, 3\)"),
+        ({"palette": np.zeros((2, 3))}, "three uint8 each"),
+        ({"classes": ("upper", "upper")}, "'upper' is there twice"),
+    ],
+)
+def test_classes_without_colours_or_of_one_name_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        replace(drawn(), **wrong)
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path, monkeypatch):
+    config = tiny(tmp_path)
+    blank = replace(config.data.build(), val=Drawn(0, 2, about=lambda i: np.full((64, 64), IGNORE, np.uint8)))
+    monkeypatch.setattr(type(config.data), "build", lambda _: blank)
+    for asked in (facts, fit):
+        with pytest.raises(ValueError, match=r"data\.val: every pixel of all 2 labels is ignored"):
+            asked(config)
