@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mtseg import perturb
 from mtseg.distributed import Rows
 from mtseg.method import Method
-from mtseg.perturb import ChannelDropout, Features
+from mtseg.perturb import Features
 from mtseg.randomness import generator
 from mtseg.share import Share
 from mtseg.targets import Moment
@@ -48,15 +48,12 @@ def disturbance(
 ) -> Callable[[Features], Features] | None:
     """What is done to the features of a batch of `after` labelled images and the tasks' images; None: nothing.
 
-    The halves of a pair of complementary dropouts draw alike, so that they fit; all others for themselves. `rows`
-    are the tasks' in the whole batch; None: they are the whole.
+    `rows` are the tasks' in the whole batch; None: they are the whole.
     """
+    branches = zip(method.branches, tasks, strict=False)
+    parts = [(None, after), *((branch.features, len(task.weight)) for branch, task in branches)]
 
-    def of(number: int) -> Callable[[int], np.random.Generator]:
-        return lambda level: generator(moment.seed, "features", moment.step, number, level)
+    def draw(position: int, level: int) -> np.random.Generator:
+        return generator(moment.seed, "features", moment.step, position, level)
 
-    parts: list[tuple[ChannelDropout | None, int, Callable[[int], np.random.Generator]]] = [(None, after, of(0))]
-    for number, (branch, task) in enumerate(zip(method.branches, tasks, strict=False), start=1):
-        paired = branch.features is not None and branch.features.half is not None
-        parts.append((branch.features, len(task.weight), of(0 if paired else number)))
-    return perturb.disturbance(parts, rows)
+    return perturb.disturbance(parts, draw, rows)

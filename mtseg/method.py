@@ -15,7 +15,7 @@ from mtseg.geometry import View, source_frame
 from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average, has_class, one_hot
 from mtseg.mix import ALONE, Mix, NoMix
 from mtseg.part import part
-from mtseg.perturb import ChannelDropout, Vat
+from mtseg.perturb import Perturbation, Vat
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
 from mtseg.targets import Memory, Moment, Soft, Target, aimed
@@ -38,7 +38,7 @@ class Branch:
     sees: Literal["student", "teacher"] = "student"
     adversary: Vat | None = None
     mix: Mix = NoMix()
-    features: ChannelDropout | None = None
+    features: Perturbation | None = None
     distance: Distance | None = None
 
 

@@ -1,9 +1,9 @@
-"""Perturbations beyond the view: of the student's input by an adversary, of its features by dropped channels."""
+"""Perturbations beyond the view: of the student's features, and of its input by an adversary."""
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,7 @@ class ChannelDropout:
 
     With probability `p` each (UniMatch, Yang et al. 2023). `half`: of a pair of branches, the `first` keeps a random
     half of the channels, doubled, and the `second` the other half, the same at all levels of as many channels, as a
-    transformer's are (UniMatch V2, Yang et al. 2025); `share` is the share of the images that are perturbed at all:
-    where it is no whole number of them, on average.
+    transformer's are (UniMatch V2, Yang et al. 2025).
     """
 
     kind: Literal["channel_dropout"] = "channel_dropout"
@@ -35,24 +34,79 @@ class ChannelDropout:
     half: Literal["first", "second"] | None = None
     share: Probability = 1.0
 
-    def gains(
-        self, shape: Sequence[int], rng: np.random.Generator, images: np.random.Generator, rows: Rows | None = None
-    ) -> Tensor:
-        """(B, C, 1, 1) float32: what features of `shape` (B, C, H, W) are multiplied by.
+    @property
+    def paired(self) -> bool:
+        return self.half is not None
 
-        `images` says which images are perturbed: the same ones for its like at every level. `rows` are those of
-        `shape` in the whole batch; None: it is the whole.
-        """
-        rows = Rows(0, shape[0], shape[0]) if rows is None else rows
-        batch, channels = rows.whole, shape[1]
+    def gains(self, maps: Tensor, rng: np.random.Generator, rows: Rows) -> Tensor:
+        """(B, C, 1, 1) float32, on the CPU: 0, or what keeps the mean over the draws."""
+        drawn = rng.random((rows.whole, maps.shape[1]))
         if self.half is None:
-            gains = np.where(rng.random((batch, channels)) < self.p, 0.0, 1 / (1 - self.p))
+            gains = np.where(drawn < self.p, 0.0, 1 / (1 - self.p))
         else:
-            doubled = np.where(rng.random((batch, channels)) < 0.5, 0.0, 2.0)
+            doubled = np.where(drawn < 0.5, 0.0, 2.0)
             gains = doubled if self.half == "first" else 2 - doubled
-        whole = images.permutation(batch) >= math.floor(self.share * batch + images.random())
-        gains[whole] = 1
         return torch.from_numpy(rows.of(gains)).float()[:, :, None, None]
+
+
+@part
+class FeatureNoise:
+    """Every value of the encoder's features is multiplied by 1 + n, n uniform in [-size, size], at every level.
+
+    F-Noise of CCT (Ouali et al. 2020), whose code has the same n for all images of a batch; here each has its own.
+    They are drawn where the features are, and are other ones on another kind of device. Each costs 5 ns on a CPU: 0.2 s
+    for eight images of 321x321 at the five levels of a ResNet-50, 40 million, which a GPU would have to wait for.
+    """
+
+    kind: Literal["noise"] = "noise"
+    size: Annotated[float, Field(gt=0, le=1)] = 0.3
+    share: Probability = 1.0
+    paired: ClassVar[bool] = False
+
+    def gains(self, maps: Tensor, rng: np.random.Generator, rows: Rows) -> Tensor:
+        """(B, C, H, W) float32 in [1 - size, 1 + size], where `maps` are."""
+        gains = torch.empty(maps.shape, dtype=torch.float32, device=maps.device)
+        # A generator for each image: one for all would draw, in every process and part of a batch, the whole batch's.
+        for seed, image in zip(rows.of(rng.integers(2**63, size=rows.whole)).tolist(), gains, strict=True):
+            image.uniform_(1 - self.size, 1 + self.size, generator=torch.Generator(maps.device).manual_seed(seed))
+        return gains
+
+
+@part
+class FeatureDropout:
+    """The most active regions of the encoder's features are blank, in all channels, at every level.
+
+    F-Drop of CCT (Ouali et al. 2020): those whose activity, the mean over the channels, is at least a share of the
+    image's highest, drawn for each image and level uniformly in `threshold` (the authors' code has had both these
+    bounds and [0.6, 0.9]). It is meant for features that are not negative, as after a ReLU: of an image whose activity
+    is nowhere above 0 nothing is dropped.
+    """
+
+    kind: Literal["feature_dropout"] = "feature_dropout"
+    threshold: tuple[float, float] = (0.7, 0.9)
+    share: Probability = 1.0
+    paired: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        low, high = self.threshold
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"threshold: [{low}, {high}] is no range of shares; give 0 < low <= high <= 1")
+
+    def gains(self, maps: Tensor, rng: np.random.Generator, rows: Rows) -> Tensor:
+        """(B, 1, H, W) float32, 0 or 1, where `maps` are."""
+        drawn = torch.from_numpy(rows.of(rng.uniform(*self.threshold, size=rows.whole)))
+        threshold = drawn.to(maps.device, torch.float32, non_blocking=True)[:, None, None, None]
+        activity = maps.mean(1, keepdim=True, dtype=torch.float32)
+        highest = activity.amax((2, 3), keepdim=True).clamp_min(1e-30)
+        return (activity < threshold * highest).float()
+
+
+# All that the rest of the program asks of a perturbation of features:
+#   share   which share of the images is perturbed at all: where it is no whole number of them, on average
+#   paired  whether all branches with such draw alike, and all levels of as many channels; others draw each their own
+#   gains   what the features `maps` (B, C, H, W), without gradient, are multiplied by: in a shape that broadcasts to
+#           theirs, on their device or the CPU; drawn from `rng` for the whole batch, of which `rows` are here
+Perturbation = Annotated[ChannelDropout | FeatureNoise | FeatureDropout, Field(discriminator="kind")]
 
 
 @part
@@ -101,30 +155,49 @@ def _unit(direction: Tensor) -> Tensor:
 
 
 def disturbance(
-    parts: Sequence[tuple[ChannelDropout | None, int, Callable[[int], np.random.Generator]]],
+    parts: Sequence[tuple[Perturbation | None, int]],
+    draw: Callable[[int, int], np.random.Generator],
     rows: Rows | None = None,
 ) -> Callable[[Features], Features] | None:
     """What is done to the features of one batch; None where nothing is.
 
-    The batch consists of `parts` in order: what disturbs each, its number of images, and its generator of a level,
-    whose 0 says which images. `rows`: see `ChannelDropout.gains`.
+    The batch consists of `parts` in order: what disturbs each, and its number of images. `draw` makes the generator
+    of a part's position, 0 for all that are paired, and of a level, 0 for which images. `rows` are those of each part
+    in the whole batch; None: they are the whole.
     """
-    if all(perturbation is None for perturbation, _, _ in parts):
+    if all(perturbation is None for perturbation, _ in parts):
         return None
+
+    def gains(position: int, maps: Tensor, level: int, alike: int) -> Tensor:
+        perturbation, count = parts[position]
+        if perturbation is None:
+            return maps.new_ones((count, 1, 1, 1))
+        of, at = (0, alike) if perturbation.paired else (position, level)
+        here = rows or Rows(0, count, count)
+        drawn = perturbation.gains(maps, draw(of, at), here)
+        spared = _spared(perturbation.share, draw(of, 0), here).to(drawn.device, non_blocking=True)
+        return drawn.masked_fill(spared, 1).to(maps.device, maps.dtype, non_blocking=True)
 
     def disturb(features: Features) -> Features:
         disturbed = [features[0]] if len(features) > 1 else []  # level 0 is the image itself
         first_of: dict[int, int] = {}
         for level, maps in enumerate(features[len(disturbed) :], start=1):
-            gains = []
-            for perturbation, count, draw in parts:
-                shape = (count, maps.shape[1])
-                if perturbation is None:
-                    gains.append(torch.ones((*shape, 1, 1)))
-                    continue
-                alike = first_of.setdefault(shape[1], level) if perturbation.half else level
-                gains.append(perturbation.gains(shape, draw(alike), draw(0), rows))
-            disturbed.append(maps * torch.cat(gains).to(maps.device, maps.dtype, non_blocking=True))
+            alike = first_of.setdefault(maps.shape[1], level)
+            each = enumerate(maps.detach().split([count for _, count in parts]))
+            disturbed.append(maps * _joined([gains(position, own, level, alike) for position, own in each]))
         return disturbed
 
     return disturb
+
+
+def _spared(share: float, rng: np.random.Generator, rows: Rows) -> Tensor:
+    """(B, 1, 1, 1) bool: the images that are not of the `share` of all."""
+    batch = rows.whole
+    spared = rng.permutation(batch) >= math.floor(share * batch + rng.random())
+    return torch.from_numpy(rows.of(spared))[:, None, None, None]
+
+
+def _joined(gains: list[Tensor]) -> Tensor:
+    """The gains of a batch's parts, in the smallest shape that has room for all."""
+    shape = torch.broadcast_shapes(*(of.shape[1:] for of in gains))
+    return torch.cat([of.expand(-1, *shape) for of in gains])

@@ -1,8 +1,9 @@
-"""Perturbations: dropped channels keep their expectation and fit each other, and the adversary finds the Hessian's
-dominant eigenvector where that is known in closed form."""
+"""Perturbations: dropped channels keep their expectation and fit each other, noise is uniform, the regions dropped are
+the most active ones, and the adversary finds the Hessian's dominant eigenvector where that is known in closed form."""
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtseg import asking
+from mtseg.distributed import Rows
 from mtseg.geometry import View
 from mtseg.method import Branch, Method
 from mtseg.models import Padded, Smp
-from mtseg.perturb import ChannelDropout, Vat, disturbance
+from mtseg.perturb import ChannelDropout, FeatureDropout, FeatureNoise, Perturbation, Vat, disturbance
+from mtseg.settings import validate
 from mtseg.targets import Moment
 from mtseg.task import Task
 
 FIRST, SECOND = (ChannelDropout(half=half) for half in ("first", "second"))
+KINDS: dict[str, Any] = {
+    "channels": ChannelDropout,
+    "first half": partial(ChannelDropout, half="first"),
+    "second half": partial(ChannelDropout, half="second"),
+    "noise": FeatureNoise,
+    "regions": FeatureDropout,
+}
+each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 # --- dropped channels
@@ -28,7 +39,7 @@ FIRST, SECOND = (ChannelDropout(half=half) for half in ("first", "second"))
 
 def gains(dropout: ChannelDropout, batch: int, channels: int, seed: int = 0) -> Tensor:
     """(batch, channels): what each channel is multiplied by."""
-    drawn = dropout.gains((batch, channels, 5, 6), np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1]))
+    drawn = dropout.gains(torch.empty(batch, channels, 5, 6), np.random.default_rng(seed), Rows(0, batch, batch))
     assert drawn.shape == (batch, channels, 1, 1)
     assert drawn.dtype == torch.float32
     return drawn[:, :, 0, 0]
@@ -58,14 +69,28 @@ def test_half_of_the_channels_are_doubled_and_the_other_dropped(half: ChannelDro
     assert drawn.mean().item() == pytest.approx(1, abs=4.5 / math.sqrt(40_000))
 
 
-@pytest.mark.parametrize("half", [None, "first", "second"])
+# --- any of them
+
+
+def drawing(seed: int) -> Any:
+    return lambda position, level: np.random.default_rng([seed, position, level])
+
+
+def perturbed(part: Perturbation, maps: Tensor, seed: int = 0) -> Tensor:
+    """`maps` (B, C, H, W), the only level of a batch, all of which `part` perturbs."""
+    disturb = disturbance([(part, len(maps))], drawing(seed))
+    assert disturb is not None
+    return disturb([maps])[0]
+
+
+@each_kind
 @pytest.mark.parametrize(("share", "batch"), [(0.0, 4), (0.25, 4), (0.5, 4), (1.0, 4), (0.5, 3), (0.5, 1), (0.3, 1)])
-def test_a_share_of_the_images_is_disturbed_and_the_others_stay_whole(half: Any, share: float, batch: int) -> None:
+def test_a_share_of_the_images_is_disturbed_and_the_others_stay_whole(kind: Any, share: float, batch: int) -> None:
     """Exactly, where it is a number of images; else as often as makes it the share on average."""
     runs = 600
     counts, which = [], torch.zeros(batch)
     for seed in range(runs):
-        drawn = gains(ChannelDropout(half=half, share=share), batch, 40, seed)
+        drawn = perturbed(kind(share=share), torch.ones(batch, 40, 1, 1), seed)[:, :, 0, 0]
         disturbed = (drawn != 1).any(1)
         assert (drawn[disturbed] != 1).all()
         counts.append(int(disturbed.sum()))
@@ -115,10 +140,10 @@ def test_halves_of_two_branches_add_up_to_two_in_every_channel_of_every_level() 
             assert sorted((one != 1).flatten(1).any(1).tolist()) == [False, False, True, True]
 
 
-@pytest.mark.parametrize("half", [None, "first", "second"])
-def test_an_image_is_disturbed_at_every_level_or_at_none(half: Any) -> None:
+@each_kind
+def test_an_image_is_disturbed_at_every_level_or_at_none(kind: Any) -> None:
     for step in range(5):
-        levels = disturbed([ChannelDropout(half=half, share=0.5)], step=step)
+        levels = disturbed([kind(share=0.5)], step=step)
         changed = [(part != 1).flatten(1).any(1).tolist() for _, part in levels[1:] if part.numel()]
         assert changed[0].count(True) == 2
         assert changed == [changed[0]] * 3
@@ -135,11 +160,149 @@ def test_halves_lose_the_same_channels_at_all_levels_of_as_many(half: Any) -> No
     assert not torch.equal(wider[:, :16], one)
 
 
-def test_labelled_images_and_branches_without_dropout_and_level_zero_are_left_alone() -> None:
-    for level, (labelled, plain, dropped) in enumerate(disturbed([None, ChannelDropout(p=0.5)])):
+@each_kind
+def test_labelled_images_and_branches_without_perturbation_and_level_zero_are_left_alone(kind: Any) -> None:
+    for level, (labelled, plain, changed) in enumerate(disturbed([None, kind()])):
         assert (labelled == 1).all()
         assert (plain == 1).all()
-        assert (level == 0) == bool((dropped == 1).all()) or not dropped.numel()
+        assert (level == 0) == bool((changed == 1).all()) or not changed.numel()
+
+
+@each_kind
+def test_processes_and_parts_of_a_batch_have_their_rows_of_what_the_whole_has(kind: Any) -> None:
+    """With activity that differs from image to image, and a share of the images."""
+    parts = [(kind(share=0.6), 6), (None, 6)]
+    whole = [maps[:12] for maps in features(12)]
+    disturb = disturbance(parts, drawing(3))
+    assert disturb is not None
+    expected = disturb(whole)
+    for first, count in ((0, 2), (2, 3), (5, 1)):
+        mine = [torch.cat([maps[first : first + count], maps[6 + first :][:count]]) for maps in whole]
+        disturb = disturbance([(part, count) for part, _ in parts], drawing(3), Rows(first, count, 6))
+        assert disturb is not None
+        for level, maps in zip(expected, disturb(mine), strict=True):
+            assert torch.equal(maps, torch.cat([level[first : first + count], level[6 + first :][:count]]))
+
+
+def test_branches_of_every_kind_in_one_batch_are_perturbed_as_they_are_alone() -> None:
+    kinds = [ChannelDropout(), FeatureNoise(), None, FeatureDropout(), FIRST]
+    together = disturbed(kinds)
+    for place, part in enumerate(kinds, start=1):
+        alone = disturbed([part if place == number else FeatureNoise(size=1.0) for number in range(1, 6)])
+        for level, other in zip(together, alone, strict=True):
+            assert torch.equal(level[place], other[place])
+
+
+class Squashed:
+    """A perturbation of one's own, that does no more than is asked of any; its gains are functions of the features."""
+
+    share, paired = 1.0, False
+
+    def gains(self, maps: Tensor, rng: np.random.Generator, rows: Rows) -> Tensor:
+        return maps.sigmoid()
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), Squashed], ids=[*KINDS, "one's own"])
+def test_no_gradient_passes_through_what_decides_the_gains(kind: Any) -> None:
+    maps = (1 + torch.rand(3, 8, 6, 5, generator=torch.Generator().manual_seed(0)).double()).requires_grad_()
+    changed = perturbed(kind(), maps)
+    (gradient,) = torch.autograd.grad(changed.sum(), maps)
+    torch.testing.assert_close(gradient, (changed / maps).detach())
+    assert not torch.equal(gradient, torch.ones_like(gradient))
+
+
+@each_kind
+def test_two_branches_of_a_kind_draw_each_their_own_unless_they_are_paired(kind: Any) -> None:
+    maps = 1 + torch.rand(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    disturb = disturbance([(kind(), 1), (kind(), 1)], drawing(0))
+    assert disturb is not None
+    one, other = disturb([maps.repeat(2, 1, 1, 1)])[0]
+    assert torch.equal(one, other) == kind().paired
+
+
+# --- noise
+
+
+@pytest.mark.parametrize("size", [0.05, 0.3, 1.0])
+def test_noise_is_uniform_and_its_variance_a_third_of_its_squared_size(size: float) -> None:
+    noise = (perturbed(FeatureNoise(size=size), torch.ones(4, 25, 50, 50, dtype=torch.float64)) - 1).flatten().numpy()
+    assert np.abs(noise).max() <= size * (1 + 1e-6)
+    assert noise.mean() == pytest.approx(0, abs=4.5 * size / math.sqrt(3 * noise.size))
+    assert noise.var() == pytest.approx(size**2 / 3, rel=4.5 * math.sqrt(0.8 / noise.size))
+    ranks = (np.arange(noise.size) + 0.5) / noise.size
+    assert np.abs((np.sort(noise) / size + 1) / 2 - ranks).max() < 2 / math.sqrt(noise.size)  # Kolmogorov-Smirnov
+
+
+def test_noise_of_images_channels_and_positions_is_independent() -> None:
+    noise = perturbed(FeatureNoise(), torch.ones(4, 6, 30, 30, dtype=torch.float64)) - 1
+    for rows in (noise.flatten(1), noise.transpose(0, 1).flatten(1), noise.permute(2, 0, 1, 3).flatten(1)):
+        between = torch.corrcoef(rows) - torch.eye(len(rows))
+        assert between.abs().max() < 5 / math.sqrt(rows.shape[1])
+
+
+def test_noise_is_proportional_to_the_features() -> None:
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).double()
+    plain, doubled = (perturbed(FeatureNoise(), scale * maps) for scale in (1, 2))
+    torch.testing.assert_close(doubled, 2 * plain)
+    assert torch.equal(perturbed(FeatureNoise(), 0 * maps), 0 * maps)
+
+
+# --- dropped regions
+
+
+def active(batch: int = 5, seed: int = 0) -> Tensor:
+    """Features as after a ReLU, (batch, 7, 9, 11), each image's of another scale."""
+    maps = torch.randn(batch, 7, 9, 11, generator=torch.Generator().manual_seed(seed)).relu()
+    return maps * torch.arange(1, batch + 1)[:, None, None, None]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.9, 1.0])
+def test_dropped_are_the_positions_whose_mean_is_at_least_a_share_of_the_images_highest(threshold: float) -> None:
+    maps = active()
+    expected = maps.numpy().copy()
+    for image in expected:
+        means = image.astype(np.float64).mean(0)
+        for row, column in np.ndindex(*means.shape):
+            if means[row, column] >= threshold * means.max() * (1 - 1e-7):
+                image[:, row, column] = 0
+    np.testing.assert_array_equal(perturbed(FeatureDropout(threshold=(threshold, threshold)), maps), expected)
+    assert (expected == 0).all(1).sum() >= 5
+
+
+def test_threshold_is_uniform_between_its_bounds_and_each_images_own() -> None:
+    """On a ramp of activity, the share that is kept is the threshold."""
+    images, steps, (low, high) = 1000, 500, (0.5, 0.9)
+    ramp = torch.linspace(1 / steps, 1, steps).expand(images, 2, 1, steps)
+    kept = (perturbed(FeatureDropout(threshold=(low, high)), ramp) != 0)[:, 0, 0].float().mean(1).numpy()
+    assert low - 1 / steps <= kept.min() < kept.max() <= high
+    assert len(np.unique(kept)) > 150  # of 200
+    ranks = low + (high - low) * (np.arange(images) + 0.5) / images
+    assert np.abs(np.sort(kept) - ranks).max() < (high - low) * 2 / math.sqrt(images) + 1 / steps
+
+
+def test_what_is_dropped_does_not_depend_on_the_scale_of_the_features() -> None:
+    dropped = [perturbed(FeatureDropout(), scale * active()) == 0 for scale in (1e-3, 1.0, 1e3)]
+    assert torch.equal(dropped[0], dropped[1])
+    assert torch.equal(dropped[0], dropped[2])
+
+
+def test_levels_drop_regions_of_their_own_activity() -> None:
+    fine, coarse = torch.full((1, 2, 4, 4), 0.1), torch.full((1, 2, 2, 2), 0.1)
+    fine[0, :, 3, 1], coarse[0, :, 0, 1] = 1, 1
+    disturb = disturbance([(FeatureDropout(), 1)], drawing(0))
+    assert disturb is not None
+    image, *levels = disturb([torch.ones(1, 3, 8, 8), fine, coarse])
+    assert torch.equal(image, torch.ones(1, 3, 8, 8))
+    assert [(maps[0] == 0).nonzero().tolist() for maps in levels] == [[[0, 3, 1], [1, 3, 1]], [[0, 0, 1], [1, 0, 1]]]
+
+
+@pytest.mark.parametrize("channels", [(-1.0, -2.0), (1.0, -1.0), (0.0, 0.0)], ids=str)
+def test_nothing_is_dropped_where_nothing_is_active(channels: Any) -> None:
+    maps = torch.tensor(channels)[None, :, None, None] * (1 + torch.rand(3, 1, 4, 5))
+    assert torch.equal(perturbed(FeatureDropout(), maps), maps)
+
+
+# --- in a batch
 
 
 def test_whole_channels_are_dropped() -> None:
@@ -164,13 +327,13 @@ def test_nothing_is_disturbed_where_no_branch_asks_for_it_or_there_is_none() -> 
     assert asking.disturbance(Method(branches=(Branch(features=FIRST),)), [], after=2, moment=Moment(0, 1)) is None
 
 
-def test_features_of_one_level_are_disturbed_and_keep_their_type() -> None:
-    disturb = disturbance([(ChannelDropout(p=0.5), 4, lambda level: np.random.default_rng(level))])
-    assert disturb is not None
-    maps = torch.ones(4, 30, 2, 2, dtype=torch.bfloat16)
-    (dropped,) = disturb([maps])
-    assert dropped.dtype == torch.bfloat16
-    assert set(dropped.unique().tolist()) == {0, 2}
+@each_kind
+def test_features_of_one_level_are_disturbed_and_keep_their_type(kind: Any) -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        changed = perturbed(kind(), maps := torch.ones(4, 30, 2, 2, dtype=dtype))
+        assert changed.dtype == dtype
+        assert not torch.equal(changed, maps)
+    assert set(perturbed(ChannelDropout(p=0.5), maps).unique().tolist()) == {0, 2}
 
 
 # --- on their way through a network
@@ -211,10 +374,9 @@ def test_features_are_left_alone_after_an_error_too(error: Any, unet: Padded) ->
 
 
 @torch.no_grad()
-def test_a_branch_of_the_batch_is_disturbed_and_the_rest_of_it_is_not(unet: Padded) -> None:
-    disturb = asking.disturbance(
-        Method(branches=(Branch(features=ChannelDropout()),)), tasks(2), after=1, moment=Moment(0, 1)
-    )
+@each_kind
+def test_a_branch_of_the_batch_is_disturbed_and_the_rest_of_it_is_not(kind: Any, unet: Padded) -> None:
+    disturb = asking.disturbance(Method(branches=(Branch(features=kind()),)), tasks(2), after=1, moment=Moment(0, 1))
     plain, dropped = unet(IMAGES), unet(IMAGES, disturb)
     torch.testing.assert_close(dropped[0], plain[0])
     assert (dropped[1:] - plain[1:]).abs().amax((1, 2, 3)).min() > 1e-3
@@ -250,14 +412,14 @@ def test_no_gradient_passes_through_dropped_channels(unet: Padded) -> None:
         for maps in features[1:]:
             maps.retain_grad()
             taken.append(maps)
-        dropout = disturbance([(FIRST, 3, lambda level: np.random.default_rng(level))])
+        dropout = disturbance([(FIRST, 3)], drawing(0))
         assert dropout is not None
         return dropout(features)
 
     unet(IMAGES, disturb).square().sum().backward()
     for level, maps in enumerate(taken):
         assert maps.grad is not None
-        gain = FIRST.gains(maps.shape, np.random.default_rng(level + 1), np.random.default_rng(0))
+        gain = FIRST.gains(maps, drawing(0)(0, level + 1), Rows(0, 3, 3))
         reached = maps.grad.abs().amax((2, 3), keepdim=True) > 0
         if level == len(taken) - 1:  # the finer ones feed the coarser too, before these are disturbed
             assert torch.equal(reached, gain > 0)
@@ -451,9 +613,31 @@ def test_an_image_that_nothing_changes_the_answer_of_stays_finite() -> None:
         (ChannelDropout, {"p": 1.0}),
         (ChannelDropout, {"share": 1.5}),
         (ChannelDropout, {"half": "third"}),
+        (FeatureNoise, {"size": 0.0}),
+        (FeatureNoise, {"size": 1.1}),
+        (FeatureNoise, {"share": -0.5}),
+        (FeatureDropout, {"threshold": (0.0, 0.9)}),
+        (FeatureDropout, {"threshold": (0.9, 0.7)}),
+        (FeatureDropout, {"threshold": (0.7, 1.1)}),
+        (FeatureDropout, {"threshold": (math.nan, 0.9)}),
+        (FeatureDropout, {"share": 2.0}),
     ],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(part: Any, settings: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         part(**settings)
+
+
+def test_a_branch_is_given_its_perturbation_by_kind_and_another_kind_is_answered_with_those_there_are() -> None:
+    for kind, part in (
+        ("channel_dropout", ChannelDropout()),
+        ("noise", FeatureNoise()),
+        ("feature_dropout", FeatureDropout()),
+    ):
+        assert validate(Branch, {"features": {"kind": kind}}).features == part
+    for given in ({"kind": "dropout"}, {"p": 0.5}):
+        with pytest.raises(ValueError, match=r"features.*channel_dropout.*noise.*feature_dropout"):
+            validate(Branch, {"features": given})
+    with pytest.raises(ValueError, match=r"features\.p.*size"):
+        validate(Branch, {"features": {"kind": "noise", "p": 0.5}})

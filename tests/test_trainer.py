@@ -58,6 +58,9 @@ METHODS = {
         "{features: {kind: channel_dropout, half: second, share: 0.5}}]",
         *HARD,
     ],
+    "features with noise, without regions": [
+        "method.branches=[{features: {kind: noise}}, {features: {kind: feature_dropout, share: 0.5}}]"
+    ],
     "vat": [
         "method.teacher={kind: itself}",
         "method.branches=[{sees: teacher, adversary: {kind: vat, size: 0.5}}, {distance: {kind: entropy}}]",
