@@ -4,7 +4,7 @@ None of them is ever waited for: without an account, what would ask for one writ
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -106,6 +106,12 @@ BOARDS: dict[str, Callable[[Path, int], Board]] = {
     "mlflow": Mlflow,
     "trackio": Trackio,
 }
+
+
+def refuse_missing(names: Sequence[Name]) -> None:
+    """Raises ValueError for a board whose library is not installed."""
+    for name in names:
+        _library(name)
 
 
 def begun(name: Name, folder: Path, start: int) -> Board:

@@ -1,4 +1,4 @@
-"""Whether a run can learn from a data set: its images and labels are sound, and what its network answers for."""
+"""Whether a run can learn from a data set: sound images, labels that its network is about, a batch to divide."""
 
 import numpy as np
 
@@ -46,3 +46,19 @@ def unfit(config: Config, *, dimensions: int) -> str:
         f"{model} every pixel, and {data} one class an image; use model.kind=convnet13, shake26, resnext or timm, or "
         "data with masks"
     )
+
+
+def refuse_uneven(config: Config, *, processes: int) -> None:
+    """Raises ValueError where a step's images cannot be divided among the processes and their parts."""
+    sizes, branches, pieces = config.batch, config.method.branches, processes * config.accumulate
+    for key, images in {"labelled": sizes.labelled, "unlabelled": sizes.unlabelled if branches else 0}.items():
+        if images % pieces:
+            raise ValueError(
+                f"batch.{key}: {images} images a step, over all processes, cannot be divided among {processes} "
+                f"processes with accumulate={config.accumulate}; give a multiple of {pieces}, or other numbers"
+            )
+    if branches and sizes.consistency == "all" and sizes.labelled and pieces > 1:
+        raise ValueError(
+            "batch.consistency: 'all' of two streams is for one process with accumulate=1; take all images from one "
+            "stream, with batch.labelled=0 and data.unlabelled=all, or use consistency=unlabelled"
+        )

@@ -1,6 +1,8 @@
-"""One run a folder: a lock that its process holds, and that goes with the process, however that ends."""
+"""One run a folder: one that can be made, and a lock that its process holds, and that goes with the process."""
 
+import errno
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +21,17 @@ FILE = "lock"
 def locked(folder: Path) -> Iterator[None]:
     """Within, `folder` is this process's: it is made where it is not there, and again removed where it stays empty.
 
-    Raises ValueError, naming the other process, where another one holds it. The lock is POSIX's, of the process:
-    unlike flock's it is not handed down to loading processes, which may outlive a killed run by seconds. What a dead
-    process leaves is the file alone, which locks nothing. Where a file system has no locks, nothing is locked.
+    Raises ValueError where it cannot be made or written to, and, naming the other process, where another one holds it.
+    The lock is POSIX's, of the process: unlike flock's it is not handed down to loading processes, which may outlive a
+    killed run by seconds. What a dead process leaves is the file alone, which locks nothing. Where a file system has no
+    locks, nothing is locked.
     """
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = _taken(folder / FILE)
+    try:
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _taken(folder / FILE)
+    except OSError as error:
+        raise _unusable(folder, error.strerror or str(error)) from error
     try:
         yield
     finally:
@@ -33,6 +39,35 @@ def locked(folder: Path) -> Iterator[None]:
             (folder / FILE).unlink()
             folder.rmdir()
         file.close()
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises ValueError where a run's `folder` could not be made or written to, as far as is seen without trying."""
+    place = folder
+    try:
+        while not _is_there(place):
+            place = place.parent
+        if not place.is_dir():
+            raise _unusable(folder, os.strerror(errno.EEXIST))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise _unusable(folder, f"{place}: {os.strerror(errno.EACCES)}")
+        if shutil.disk_usage(place).total == 0:  # of the kernel's own, as /proc, which even lets root write there
+            raise _unusable(folder, f"{place} is on a file system that holds no files")
+    except OSError as error:
+        raise _unusable(folder, error.strerror or str(error)) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether `path`, or a link of that name, is there. Raises OSError where it could not be."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return path == path.parent
+    return True
+
+
+def _unusable(folder: Path, reason: str) -> ValueError:
+    return ValueError(f"out: {folder} cannot be made or written to ({reason}); choose another folder")
 
 
 def _taken(path: Path) -> IO[str]:

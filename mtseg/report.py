@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtseg.boards import refuse_missing
 from mtseg.classifiers import Timm
 from mtseg.config import Config, splits_of
 from mtseg.data.channels import visible
@@ -15,7 +16,8 @@ from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
 from mtseg.estimate import estimate
 from mtseg.evaluate import source_of
-from mtseg.fits import refuse_useless
+from mtseg.fits import refuse_uneven, refuse_useless
+from mtseg.lock import refuse_unwritable
 from mtseg.models import Smp
 from mtseg.predictors import Whole, asked, joined
 from mtseg.state import pick_device
@@ -26,11 +28,14 @@ Image = NDArray[np.uint8]
 
 def facts(config: Config) -> dict[str, str]:
     """What follows from a config: counts of images, passes, parameters. Reads the data set's lists, a few
-    images and labels and a weights file.
+    images and labels and a weights file; makes nothing.
 
     Raises ValueError for what `fit` would refuse, for weights that cannot be used, and where there is no image to
     evaluate on.
     """
+    refuse_uneven(config, processes=launched())
+    refuse_unwritable(config.out)
+    refuse_missing(config.boards)
     splits = splits_of(config)
     source_of(splits, config.eval.split)
     refuse_useless(config, splits)

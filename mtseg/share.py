@@ -38,13 +38,3 @@ def shares(labelled: Tensor, label: Tensor, tasks: list[Task], count: int) -> li
         )
         for n in range(count)
     ]
-
-
-def refuse_uneven(batch: dict[str, int], *, processes: int, accumulate: int) -> None:
-    """Raises ValueError where a number of images a step cannot be divided among the processes and their parts."""
-    for key, images in batch.items():
-        if images % (processes * accumulate):
-            raise ValueError(
-                f"batch.{key}: {images} images a step, over all processes, cannot be divided among {processes} "
-                f"processes with accumulate={accumulate}; give a multiple of {processes * accumulate}, or other numbers"
-            )

@@ -22,13 +22,12 @@ from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, source_of
 from mtseg.exhausted import memory_told
-from mtseg.fits import refuse_useless
+from mtseg.fits import refuse_uneven, refuse_useless
 from mtseg.keeping import Found, Scores
 from mtseg.lock import locked
 from mtseg.log import Log, summary
 from mtseg.mute import Mute
 from mtseg.resume import continued
-from mtseg.share import refuse_uneven
 from mtseg.signals import listening
 from mtseg.state import State, batches_of, build, pick_device, restore, save
 from mtseg.step import train_step
@@ -175,14 +174,7 @@ def _read(terms: dict[str, Tensor | float]) -> dict[str, Any]:
 
 
 def _refuse_uneven(config: Config) -> None:
-    sizes, branches = config.batch, config.method.branches
-    batch = {"labelled": sizes.labelled} | ({"unlabelled": sizes.unlabelled} if branches else {})
-    refuse_uneven(batch, processes=world(), accumulate=config.accumulate)
-    if branches and sizes.consistency == "all" and sizes.labelled and world() * config.accumulate > 1:
-        raise ValueError(
-            "batch.consistency: 'all' of two streams is for one process with accumulate=1; take all images from one "
-            "stream, with batch.labelled=0 and data.unlabelled=all, or use consistency=unlabelled"
-        )
+    refuse_uneven(config, processes=world())
 
 
 def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, asked_by: Callable[[], str]) -> Found:

@@ -118,6 +118,52 @@ def test_dry_run_says_how_the_consistency_weight_goes(words, says, config, capsy
     assert says in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["batch.labelled=3", "accumulate=2"],
+            "batch.labelled: 3 images a step, over all processes, cannot",
+        ),
+        (["boards=[wandb]"], "boards: wandb is not installed"),
+        (["out=tiny.yaml/x/y"], "out: tiny.yaml/x/y cannot be made or written to (Not a directory)"),
+        (["out=tiny.yaml"], "out: tiny.yaml cannot be made or written to (File exists)"),
+        ([f"out={'x' * 300}/y"], "(File name too long); choose another folder"),
+    ],
+)
+def test_what_a_run_refuses_at_its_start_the_dry_run_refuses_in_the_same_words(
+    words, says, config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for more in (["--dry-run"], []):
+        before = sorted(tmp_path.rglob("*"))
+        assert cli.main(["train", config, "out=x", *words, *more]) == 1
+        told.append(capsys.readouterr().err)
+        assert not more or sorted(tmp_path.rglob("*")) == before
+    assert told[0] == told[1]
+    assert says in told[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which nobody can make one")
+def test_a_folder_on_a_file_system_that_holds_no_files_is_refused_by_run_and_dry_run(config, capsys):
+    for more in (["--dry-run"], []):
+        assert cli.main(["train", config, "out=/proc/x", *more]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("mtseg: out: /proc/x cannot be made or written to (")
+        assert message.endswith("); choose another folder\n")
+
+
+def test_a_dry_run_refuses_a_folder_that_it_may_not_write_to_and_says_which(config, tmp_path, capsys, monkeypatch):
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and allowed(path, mode))
+    for command in ("train", "compare"):
+        for out in (tmp_path / "a/b", tmp_path):
+            assert cli.main([command, config, f"out={out}", "--dry-run"]) == 1
+            assert f"cannot be made or written to ({tmp_path}: Permission denied)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_images_are_read_by_no_more_threads_than_the_network_has(threads, tmp_path, monkeypatch):
     """OpenCV has a pool of its own, a thread a core: beside other runs its threads wait for each other."""
