@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -157,7 +157,7 @@ def _within(hint: Any, key: Any, path: str = "") -> Iterator[str]:
             yield from _within(member, key, join(path, name))
 
 
-def _line(problem: _Problem) -> str:
+def _line(problem: _Problem, anew: Mapping[str, str]) -> str:
     path, error, names = problem.path, problem.error, list(_fields(problem.hint))
     key, value, choices = (error["loc"] or ("",))[-1], error["input"], _choices(problem.hint)
     allowed = ", ".join(show(c) for c in choices)
@@ -169,6 +169,7 @@ def _line(problem: _Problem) -> str:
         text = f"unknown key (value {show(value)}){nearest} known keys: {', '.join(names)}"
     elif kind == "missing":
         text = f"missing key {key!r}" if isinstance(key, str) else f"missing item [{key}]"
+        text += f": {anew[path]}; give {join(path, key)} too" if path in anew else ""
     elif kind == "union_tag_not_found":
         text = f"missing key 'kind', one of {allowed}"
     elif kind == "union_tag_invalid" or (kind == "literal_error" and choices):
@@ -188,9 +189,14 @@ def _line(problem: _Problem) -> str:
     return f"{path}: {text}" if path else text
 
 
-def explain(cls: Any, errors: Sequence[Any]) -> list[str]:
-    """A readable line for each of the errors that pydantic found in a tree meant for `cls`."""
+def explain(cls: Any, errors: Sequence[Any], anew: Mapping[str, str]) -> list[str]:
+    """A readable line for each of the errors that pydantic found in a tree meant for `cls`; `anew` as in `validate`."""
     # A key that is missing or unknown is a problem of the mapping around it.
     around = ("missing", "unexpected_keyword_argument")
     problems = [_place(cls, e["loc"][:-1] if e["type"] in around else e["loc"], e) for e in errors]
-    return [_line(problem) for problem in _settle(cls, problems)]
+    lines, unsaid = [], dict(anew)
+    for problem in _settle(cls, problems):
+        lines.append(_line(problem, unsaid))
+        if problem.error["type"] == "missing":
+            unsaid.pop(problem.path, None)  # once is enough
+    return lines

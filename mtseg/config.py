@@ -1,7 +1,7 @@
 """The Config tree: everything that decides what a run does, checked before anything starts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,7 +34,7 @@ from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
 from mtseg.schedules import Poly, Schedule
-from mtseg.settings import SUFFIXES, dump, gather, read_yaml, to_yaml, validate
+from mtseg.settings import NOWHERE, SUFFIXES, dump, gather, gathered, read_yaml, to_yaml, validate
 from mtseg.teachers import Itself
 from mtseg.views import Views
 
@@ -183,13 +183,14 @@ def load(words: Sequence[str]) -> Config:
 
     Raises ValueError with a line for every unknown or missing key, wrong value or impossible combination.
     """
-    return whole(gather(words))
+    tree, anew = gathered(words)
+    return whole(tree, anew)
 
 
-def whole(tree: dict[str, Any]) -> Config:
-    """The config of a tree of settings. Raises ValueError as `load` does."""
+def whole(tree: dict[str, Any], anew: Mapping[str, str] = NOWHERE) -> Config:
+    """The config of a tree of settings, `anew` as in `validate`. Raises ValueError as `load` does."""
     try:
-        return validate(Config, tree)
+        return validate(Config, tree, anew=anew)
     except ValueError as error:
         data = tree.get("data")
         if isinstance(data, dict) and "kind" in data:

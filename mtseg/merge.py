@@ -1,8 +1,10 @@
 """Settings laid on settings: mappings key by key, and files in the order in which they are named."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
+
+FEW = 8  # dropped keys that are named
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -12,14 +14,57 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     defaults; and so do `options` where the `arch` differs that they are of. What is not merged is shared with the
     arguments, not copied.
     """
-    other = [key for key in ("kind", "arch") if key in base and key in over and base[key] != over[key]]
-    if "kind" in other:
+    if _differ("kind", base, over):
         return dict(over)
+    other = _differ("arch", base, over)
     merged = {key: value for key, value in base.items() if key != "options" or not other}
     for key, value in over.items():
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _differ(key: str, base: dict[str, Any], over: dict[str, Any]) -> bool:
+    return key in base and key in over and base[key] != over[key]
+
+
+def begun_anew(layers: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Where one of `layers`, laid on each other in order, drops keys for another kind: by path, a sentence of it."""
+    found: dict[str, str] = {}
+    for place, over in enumerate(layers):
+        base: dict[str, Any] = reduce(merge, layers[:place], {})
+        found |= dict(_dropped(base, over, ""))
+    return found
+
+
+def _dropped(base: dict[str, Any], over: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    keys = [key for key in base if key != "kind"]
+    if _differ("kind", base, over):
+        if keys:
+            named = ", ".join(keys[:FEW]) + (", ..." if len(keys) > FEW else "")
+            kinds = f"kind {over['kind']} in place of {base['kind']} begins anew"
+            yield path, f"{kinds}, without the keys of {base['kind']} ({named})"
+        return
+    for key, inner in over.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(inner, dict):
+            yield from _dropped(old, inner, f"{path}.{key}" if path else key)
+
+
+def text_above(keys: Sequence[str], base: dict[str, Any], over: dict[str, Any]) -> int:
+    """How many of `keys` lead to the text in `base` that the others would reach below; 0: none is there.
+
+    What `over`, laid on `base`, begins anew is not there any more.
+    """
+    here: Any = base
+    laid: Any = over
+    for depth, key in enumerate(keys[:-1], 1):
+        if not isinstance(here, dict) or (isinstance(laid, dict) and _differ("kind", here, laid)):
+            return 0
+        here, laid = here.get(key), laid.get(key) if isinstance(laid, dict) else None
+        if isinstance(here, str):
+            return depth
+    return 0
 
 
 def in_order(files: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:

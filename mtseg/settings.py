@@ -7,24 +7,28 @@ a string where it wants a number. A user's mistake is a ValueError that names th
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mtseg.complaints import explain, join, near, show
-from mtseg.merge import in_order, merge
+from mtseg.merge import begun_anew, in_order, merge, text_above
 
 T = TypeVar("T")
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 SUFFIXES = (".yaml", ".yml")
+NOWHERE: Mapping[str, str] = {}
 
 _KEY = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
+_ITEM = re.compile(rf"({_KEY.pattern})\[[^\]]*\][^=]*=")  # of a list, which no word can set
 _COMMENT = re.compile(r"(^|[\s,\[\]{}])#")
 _HASH = (
     "; `#` begins a comment in YAML: put a colour into double quotes, and the whole word into single ones, which the "
@@ -154,21 +158,58 @@ def gather(words: Sequence[str]) -> dict[str, Any]:
     `teacher.decay=0.9 teacher.kind=ema` the new kind does not drop the decay. A file whose path reads like a
     word (`lr=1/run.yaml`) is named `./lr=1/run.yaml`.
 
-    Raises ValueError for any other word, and all that `read_yaml`, `parse_word` and `in_order` raise.
+    Raises ValueError for any other word, for one that reaches below a text, and all that `read_yaml`, `parse_word` and
+    `in_order` raise.
     """
+    return gathered(words)[0]
+
+
+def gathered(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tree that `gather` gives, and where another kind began it anew, in words: the `anew` of `validate`."""
     files: list[tuple[str, dict[str, Any]]] = []
-    overrides: dict[str, Any] = {}
+    given: list[_Word] = []
     for word in words:
         if _KEY.fullmatch(word.partition("=")[0]) and "=" in word:
-            keys, value = parse_word(word)
-            for key in reversed(keys):
-                value = {key: value}
-            overrides = merge(overrides, value)
+            given.append(_Word(word, *parse_word(word)))
         elif word.endswith(SUFFIXES):
             files.append((word, read_yaml(Path(word))))
         else:
-            raise ValueError(f"{word!r}: expected a settings file ({', '.join(SUFFIXES)}) or key.sub=value")
-    return merge(in_order(files), overrides)
+            item = _ITEM.match(word)
+            lists = f"; lists are written whole, as in '{item[1]}=[...]'" if item else ""
+            raise ValueError(f"{word!r}: expected a settings file ({', '.join(SUFFIXES)}) or key.sub=value{lists}")
+    tree, overrides = in_order(files), _together(given)
+    for place, told in enumerate(given):
+        _refuse_below_text(told, merge(tree, _together(given[:place])), overrides)
+    return merge(tree, overrides), begun_anew([*(tree for _, tree in files), overrides])
+
+
+class _Word(NamedTuple):
+    """A word `a.b=value`, and what `parse_word` reads in it."""
+
+    text: str
+    keys: tuple[str, ...]
+    value: Any
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        return reduce(lambda inner, key: {key: inner}, reversed(self.keys), self.value)
+
+
+def _together(given: Sequence[_Word]) -> dict[str, Any]:
+    return reduce(merge, (word.tree for word in given), {})
+
+
+def _refuse_below_text(word: _Word, before: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Raises ValueError where `word` sets a key below what is a text in the tree `before` it; see `text_above`."""
+    if depth := text_above(word.keys, before, overrides):
+        path, value = ".".join(word.keys[:depth]), word.text.partition("=")[2]
+        for key in reversed(word.keys[depth:]):
+            value = f"{{{key}: {value}}}"
+        text = reduce(lambda inner, key: inner[key], word.keys[:depth], before)
+        raise ValueError(
+            f"{word.text!r}: {path} is set to {show(text)}, of which a key below it would leave nothing; write it "
+            f"whole, as in {shlex.quote(f'{path}={value}')}"
+        )
 
 
 def _odd(value: Any, path: str) -> Iterator[str]:
@@ -207,20 +248,21 @@ def _at_home(value: Any, path: str) -> Any:
     return found if isinstance(value, dict) else replace(value, **found)
 
 
-def validate(cls: type[T], tree: dict[str, Any], *, origin: str = "") -> T:
+def validate(cls: type[T], tree: dict[str, Any], *, origin: str = "", anew: Mapping[str, str] = NOWHERE) -> T:
     """Build the part `cls` from `tree`, strictly: only int -> float, list -> tuple, str -> Path convert.
 
     The `~` or `~name` with which a path begins becomes that home folder, as in a shell.
 
     Raises one ValueError with a line for each problem: the path of the key (`branches[0].weight`), the rule, the
-    nearest known key or choice. Where `origin` is given, a first line says it.
+    nearest known key or choice. Where `origin` is given, a first line says it. `anew`: by the path of a mapping, why
+    keys of it may be missing.
     """
     lines = list(_odd(tree, ""))
     try:
         if not lines:
             return _at_home(TypeAdapter(cls).validate_json(json.dumps(tree, allow_nan=False), strict=True), "")
     except ValidationError as refusal:
-        lines = explain(cls, refusal.errors(include_url=False))
+        lines = explain(cls, refusal.errors(include_url=False), anew)
     except ValueError as refusal:
         lines = [str(refusal)]
     raise ValueError(f"{origin}:\n  " + "\n  ".join(lines) if origin else "\n".join(lines))

@@ -314,3 +314,39 @@ def test_a_batch_changed_by_word_is_answered_with_the_scaled_rate_and_nothing_is
     assert load([recipe, "batch.labelled=4"]).optimizer.lr == 1e-3
     for words in ([], ["batch.unlabelled=4"], ["batch.labelled=4", "optimizer.lr=5e-4"], ["batch.labelled=8"]):
         assert rate_for([recipe, *words]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["optimizer.kind=adam"], "optimizer: missing key 'lr': kind adam in place of adamw begins anew, "),
+        (["data.kind=camvid"], "data: missing key 'root': kind camvid in place of scenes begins anew, "),
+        (["{none}", "data.kind=camvid"], "data: missing key 'root': kind camvid in place of scenes begins anew, "),
+        (["{over}"], "optimizer: missing key 'lr': kind adam in place of adamw begins anew, "),
+    ],
+)
+def test_a_missing_key_that_another_kind_dropped_is_told_so(words, line, tmp_path):
+    (tmp_path / "over.yaml").write_text("optimizer: {kind: adam}\n")
+    (tmp_path / "none.yaml").write_text("steps: 3\n")
+    places = {name: str(tmp_path / f"{name}.yaml") for name in ("over", "none")}
+    demo = str(ROOT / "demo.yaml")
+    with pytest.raises(ValueError) as refusal:
+        load([demo, *(word.format(**places) for word in words)])
+    assert str(refusal.value).startswith(line)
+    key = line.partition("'")[2].partition("'")[0]
+    assert str(refusal.value).endswith(f"; give {line.partition(':')[0]}.{key} too")
+
+
+def test_that_another_kind_began_anew_is_said_once_and_where_it_did():
+    with pytest.raises(ValueError) as refusal:
+        load([str(ROOT / "demo.yaml"), "data.kind=folder"])
+    first, *others = str(refusal.value).splitlines()
+    assert "begins anew, without the keys of scenes (size, images, " in first
+    assert [line.rpartition(" ")[2] for line in others] == ["'classes'", "'labelled'", "'val'"]
+
+
+def test_a_word_below_geometry_shared_is_refused_and_its_remedy_is_taken(tmp_path):
+    words = [str(ROOT / "demo.yaml"), str(ROOT / "method/fixmatch.yaml")]
+    with pytest.raises(ValueError, match=r"views\.student\.geometry is set to 'shared'.*geometry=\{rotation: 5\}'$"):
+        load([*words, "views.student.geometry.rotation=5"])
+    assert load([*words, "views.student.geometry={rotation: 5}"]).views.student.geometry.rotation == 5

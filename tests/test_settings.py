@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mtseg.merge import merge
 from mtseg.part import part
-from mtseg.settings import MAX_BYTES, MAX_DEPTH, dump, gather, parse_word, read_yaml, to_yaml, validate
+from mtseg.settings import MAX_BYTES, MAX_DEPTH, dump, gather, gathered, parse_word, read_yaml, to_yaml, validate
 
 # No deadline: a busy machine is not a failure.
 EXAMPLES = settings(max_examples=80, deadline=None)
@@ -41,6 +41,26 @@ class Ema:
 class Itself:
     kind: Literal["itself"] = "itself"
     gradient: bool = False
+
+
+@part
+class Rows:
+    kind: Literal["memory"] = "memory"
+    rows: int
+    more: int = 0
+
+
+@part
+class Decay:
+    kind: Literal["ema"] = "ema"
+    decay: float
+
+
+@part
+class Anew:
+    teacher: Annotated[Decay | Rows, Field(discriminator="kind")]
+    lr: int
+    steps: int
 
 
 @part
@@ -458,6 +478,70 @@ def test_a_value_may_look_like_a_file_and_a_file_like_a_value(tmp_path: Path) ->
 def test_any_other_word_is_refused_with_what_was_expected(word: str) -> None:
     with pytest.raises(ValueError, match=r"settings file \(\.yaml, \.yml\) or key\.sub=value"):
         gather([word])
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "text", "remedy"),
+    [
+        (["a.b.rotation=5"], "a.b", "shared", "a.b={rotation: 5}"),
+        (["a.b.c.d=[1, x]"], "a.b", "shared", "a.b={c: {d: [1, x]}}"),
+        (["a.c=own", "a.c.flip=1"], "a.c", "own", "a.c={flip: 1}"),
+        (["a.kind=x", "a.b.c=1"], "a.b", "shared", "a.b={c: 1}"),  # the same kind
+    ],
+)
+def test_a_word_that_reaches_below_a_text_is_refused_and_told_how_to_write_it_whole(
+    words: list[str], path: str, text: str, remedy: str, tmp_path: Path
+) -> None:
+    (tmp_path / "f.yaml").write_text("a: {kind: x, b: shared}\n")
+    with pytest.raises(ValueError) as refusal:
+        gather([str(tmp_path / "f.yaml"), *words])
+    assert str(refusal.value).startswith(f"{words[-1]!r}: {path} is set to {text!r}, ")
+    (whole,) = shlex.split(str(refusal.value).rpartition("as in ")[2])
+    assert whole == remedy
+    assert gather([str(tmp_path / "f.yaml"), *words[:-1], whole])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a.b={c: 1}", "a.b.d=2"], {"kind": "x", "b": {"c": 1, "d": 2}, "n": 3}),
+        (["a.b.c=1", "a.kind=y"], {"kind": "y", "b": {"c": 1}}),  # another kind has dropped the text
+        (["a.kind=y", "a.b.c=1"], {"kind": "y", "b": {"c": 1}}),
+        (["a={b: {c: 1}}"], {"kind": "x", "b": {"c": 1}, "n": 3}),
+        (["a.n.c=1"], {"kind": "x", "b": "shared", "n": {"c": 1}}),
+        (["a.b=null", "a.b.c=1"], {"kind": "x", "b": {"c": 1}, "n": 3}),
+    ],
+)
+def test_a_word_may_reach_below_what_is_no_text(words: list[str], expected: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("a: {kind: x, b: shared, n: 3}\n")
+    assert gather([str(tmp_path / "f.yaml"), *words]) == {"a": expected}
+
+
+@pytest.mark.parametrize("word", ["a.b[0].weight=2", "a.b[0]=2", "a.b[]=x"])
+def test_a_word_for_an_item_of_a_list_is_told_that_lists_are_written_whole(word: str) -> None:
+    with pytest.raises(ValueError, match=r"key\.sub=value; lists are written whole, as in 'a\.b=\[\.\.\.\]'$"):
+        gather([word])
+
+
+def test_where_another_kind_began_anew_a_missing_key_is_told_of_those_that_were_dropped(two_files: list[str]) -> None:
+    def told(*words: str) -> str:
+        tree, anew = gathered([*two_files, *words])
+        with pytest.raises(ValueError) as refusal:
+            validate(Anew, tree, anew=anew)
+        return str(refusal.value)
+
+    assert told("teacher.kind=memory") == (
+        "teacher: missing key 'rows': kind memory in place of ema begins anew, without the keys of ema (decay); "
+        "give teacher.rows too"
+    )
+    assert told("teacher.kind=ema", "teacher.mode=1") == "teacher.mode: unknown key (value 1); known keys: kind, decay"
+    third = Path(two_files[0]).with_name("third.yaml")
+    third.write_text("teacher: {kind: memory}\n")
+    assert "memory in place of ema begins anew" in told(str(third))
+    assert told(str(third), "teacher={rows: x}") == "teacher.rows: expected an integer, got 'x'"
+    third.write_text("teacher: {kind: memory, more: 1}\n")
+    assert "begins anew" in told(str(third), "lr=2")
+    assert gathered(two_files)[1] == {}
 
 
 # --- validate ---

@@ -20,14 +20,15 @@ from mtseg.doctor.channels import completed
 from mtseg.doctor.examine import Report, examine
 from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted
 from mtseg.doctor.machine import Machine
-from mtseg.settings import gather
+from mtseg.settings import gathered
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def answer(words: Sequence[str], here: Machine, *, to_json: bool, out: str | None) -> int:
     """Examine the config of command-line words, tell, and write what `--out` asks for; 1 where there are errors."""
-    config = whole({"out": "runs"} | gather(words))
+    tree, anew = gathered(words)
+    config = whole({"out": "runs"} | tree, anew)
     with suppress(ValueError):  # a GPU that is not here is a finding
         share_cores(config)  # a crop takes as long as it will in training
     report = examine(config, here)
