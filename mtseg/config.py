@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -34,7 +34,7 @@ from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
 from mtseg.schedules import Poly, Schedule
-from mtseg.settings import NOWHERE, SUFFIXES, dump, gather, gathered, read_yaml, to_yaml, validate
+from mtseg.settings import NOWHERE, SUFFIXES, dump, gather, gathered, read_yaml, takes, to_yaml, validate
 from mtseg.teachers import Itself
 from mtseg.views import Views
 
@@ -51,6 +51,8 @@ Model = Annotated[
     Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else getattr(given, "kind", "smp")),
 ]
 Count = Annotated[int, Field(ge=1)]
+# The keys of data that choose images, set so that they choose all of them.
+EVERY: dict[str, Any] = {"labels": "all", "per_class": None, "split": None, "unlabelled": "all", "expect": {}}
 
 
 def _known_device(name: str) -> str:
@@ -218,19 +220,32 @@ def channels_of(config: Config) -> Channels:
 
 
 def training_data(words: Sequence[str]) -> Data:
-    """The data set of command-line words with all its training images labelled, whatever share the words ask for."""
-    tree = dict(gather(words).get("data") or {})
-    if tree.get("kind") == "scenes":
-        raise ValueError("data.kind: scenes are drawn from a seed and have no files to list; set data.labels instead")
-    tree |= {"labels": "all", "split": None, "expect": {}}
-    if tree.get("kind") != "folder":
-        tree["unlabelled"] = "all"
-    return data_of(tree)
+    """The data set of command-line words with all its training images labelled, whatever share the words ask for.
+
+    Raises ValueError as `load` does, and for a kind that takes no lists.
+    """
+    given, anew = gathered(words)
+    tree = given.get("data", {})
+    hints = _kinds().get(str(tree.get("kind"))) if isinstance(tree, dict) else None
+    if hints is None:
+        return data_of(tree, anew)  # which says what is wrong
+    if "split" not in hints:
+        others = [f"data.{key}" for key in ("labels", "per_class") if key in hints]
+        remedy = f"set {' or '.join(others)} instead" if others else "its own keys say which images are labelled"
+        raise ValueError(f"data.kind: {tree['kind']} has no files to list (no key data.split); {remedy}")
+    every = {key: value for key, value in EVERY.items() if key in hints and takes(hints[key], value)}
+    return data_of(tree | every, anew)
 
 
-def data_of(tree: dict[str, Any]) -> Data:
-    """The data set that a tree of settings describes. Raises ValueError as `load` does."""
-    return validate(_Data, {"data": tree}).data
+def _kinds() -> dict[str, dict[str, Any]]:
+    """The keys of each kind of data, with their types."""
+    hints = [get_type_hints(member) for member in get_args(get_type_hints(_Data)["data"])]
+    return {kind: of for of in hints for kind in get_args(of["kind"])}
+
+
+def data_of(tree: Any, anew: Mapping[str, str] = NOWHERE) -> Data:
+    """The data set that a tree of settings describes, `anew` as in `validate`. Raises ValueError as `load` does."""
+    return validate(_Data, {"data": tree}, anew=anew).data
 
 
 def rate_for(words: Sequence[str]) -> str | None:

@@ -268,6 +268,15 @@ def validate(cls: type[T], tree: dict[str, Any], *, origin: str = "", anew: Mapp
     raise ValueError(f"{origin}:\n  " + "\n  ".join(lines) if origin else "\n".join(lines))
 
 
+def takes(hint: Any, value: Any) -> bool:
+    """Whether a key of type `hint` takes `value`."""
+    try:
+        TypeAdapter(hint).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
 def dump(part: Any) -> dict[str, Any]:
     """The part as plain JSON values, defaults written out: `validate(type(part), dump(part)) == part`."""
     return TypeAdapter(type(part)).dump_python(part, mode="json", warnings="error")

@@ -5,18 +5,22 @@ import json
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 import trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from mtseg import cli
-from mtseg.config import load
+from mtseg.config import load, training_data
 from mtseg.data.camvid import Camvid
 from mtseg.data.divide import FOLDER, balanced, by_sequence, ladder, presence
 from mtseg.data.provenance import digest, provenance
+from mtseg.data.scenes import Scenes
+from mtseg.part import part
 
 PRESENT = st.integers(0, 2**32 - 1).map(
     lambda seed: np.random.default_rng(seed).random((40, 6)) < np.array([0.9, 0.5, 0.3, 0.2, 0.1, 0.05])
@@ -174,7 +178,12 @@ def test_a_list_beside_a_share_is_refused_with_the_word_that_takes_the_list(tmp_
         (["--labels", "half"], "'half' is not a number"),
         (["--labels", "3", "--how", "sequence"], "--labels: 3 images are fewer than the first of 1 sequences"),
         (["--labels", "3", "data.roott=x"], "data.roott: unknown key"),
-        (["--labels", "3", "data.kind=scenes"], "scenes are drawn from a seed"),
+        (
+            ["--labels", "3", "data.kind=scenes"],
+            "scenes has no files to list (no key data.split); set data.labels",
+        ),
+        (["--labels", "3", "data.kind=scene"], "'scene' is not one of 'scenes'"),
+        (["--labels", "3", "data.kind=null"], "data.kind"),
     ],
 )
 def test_a_mistake_is_told_and_nothing_is_written(words, says, tmp_path, capsys):
@@ -183,3 +192,60 @@ def test_a_mistake_is_told_and_nothing_is_written(words, says, tmp_path, capsys)
     assert cli.main([*base, *words]) == 1
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@part
+class OwnLists:
+    """A reader that takes lists, and nothing else of what the others take."""
+
+    kind: Literal["own_lists"] = "own_lists"
+    root: Path
+    split: Path | None = None
+
+    def build(self):
+        return Camvid(root=self.root, split=self.split).build()
+
+
+@part
+class OwnShare:
+    """One that takes a number, and no lists."""
+
+    kind: Literal["own_share"] = "own_share"
+    share: int = 1
+
+
+@part
+class Holder:
+    data: Annotated[Camvid | Scenes | OwnLists | OwnShare, Field(discriminator="kind")]
+
+
+def test_a_kind_of_ones_own_is_split_with_the_keys_that_it_has(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mtseg.config._Data", Holder)
+    root = trees.camvid(tmp_path / "camvid")
+    words = ["data.kind=own_lists", f"data.root={root}", f"data.split={root}/none.txt", "--labels", "1/2"]
+    assert cli.main(["split", *words, "--out", str(tmp_path / "s")]) == 0
+    assert len((tmp_path / "s/1_2/labelled.txt").read_text().splitlines()) == 17
+    assert cli.main(["split", "data.kind=own_share", "--labels", "3", "--out", str(tmp_path / "t")]) == 1
+    told = capsys.readouterr().err
+    assert "data.kind: own_share has no files to list (no key data.split)" in told
+    assert "data.labels" not in told  # it has none
+    assert cli.main(["split", *words, "data.sharee=1", "--out", str(tmp_path / "t")]) == 1
+    told = capsys.readouterr().err
+    assert "data.sharee: unknown key" in told
+    assert "expect" not in told
+
+
+@pytest.mark.parametrize("word", ["data.labels=4", "data.per_class=1", "data.unlabelled=rest"])
+def test_all_training_images_are_divided_whatever_share_the_words_ask_for(word, tmp_path):
+    root = tmp_path / "own"
+    for number, name in enumerate(["train/a/1", "train/a/2", "train/b/1", "train/b/2", "val/a/3", "val/b/3"]):
+        trees.image(root / f"{name}.png", number)
+    words = ["data.kind=image_folder", f"data.root={root}"]
+    whole = training_data(words).build().labelled
+    assert len(training_data([*words, word]).build().labelled) == len(whole)
+
+
+def test_a_key_that_a_kind_of_the_words_misses_is_told_with_what_began_anew(capsys, tmp_path):
+    demo = str(Path(__file__).parent.parent / "configs/demo.yaml")
+    assert cli.main(["split", demo, "data.kind=camvid", "--labels", "3", "--out", str(tmp_path)]) == 1
+    assert "data: missing key 'root': kind camvid in place of scenes begins anew" in capsys.readouterr().err
