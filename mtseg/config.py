@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from mtseg.boards import Name as Board
 from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
-from mtseg.complaints import near
+from mtseg.complaints import NOWHERE, near
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.batch import BatchSizes
 from mtseg.data.camvid import Camvid
@@ -34,7 +34,7 @@ from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
 from mtseg.schedules import Poly, Schedule
-from mtseg.settings import NOWHERE, SUFFIXES, dump, gather, gathered, read_yaml, takes, to_yaml, validate
+from mtseg.settings import SUFFIXES, dump, gather, gathered, read_yaml, takes, to_yaml, validate
 from mtseg.teachers import Itself
 from mtseg.views import Views
 

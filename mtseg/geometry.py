@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtseg.data.source import IGNORE, Pixels
-from mtseg.part import part
+from mtseg.part import LOW_HIGH, part
 
 Matrix = NDArray[np.float64]  # (3, 3), acts on columns (x, y, 1)
 Size = tuple[int, int]  # height, width in pixels
@@ -49,13 +49,13 @@ class Geometry:
     over its height, in pixels, is log-uniform in [1 / aspect, aspect] (but no side is longer than the image's).
     """
 
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: Annotated[tuple[float, float], LOW_HIGH] = (0.5, 2.0)
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     shear: Annotated[float, Field(ge=0, le=60)] = 0.0
     flip: Probability = 0.5
     flip_vertical: Probability = 0.0
     translate: Annotated[int, Field(ge=0, le=1000)] = 0
-    area: tuple[float, float] | None = None
+    area: Annotated[tuple[float, float], LOW_HIGH] | None = None
     aspect: Annotated[float, Field(ge=1, le=100)] = 1.0
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mtseg.distributed import Rows, rows
 from mtseg.geometry import Probability, Size, View
-from mtseg.part import part
+from mtseg.part import LOW_HIGH, part
 from mtseg.task import Task, paste, share_of
 
 Partner = Literal["unlabelled", "labelled"]
@@ -48,7 +48,7 @@ class CutMix:
 
     kind: Literal["cutmix"] = "cutmix"
     p: Probability = 0.5
-    area: tuple[float, float] = (0.02, 0.4)
+    area: Annotated[tuple[float, float], LOW_HIGH] = (0.02, 0.4)
     aspect: Annotated[float, Field(ge=1)] = 3.0
     unsure: bool = False
     partner: Partner = "unlabelled"
@@ -72,7 +72,7 @@ class CutOut:
 
     kind: Literal["cutout"] = "cutout"
     p: Probability = 1.0
-    area: tuple[float, float] = (0.1, 0.5)
+    area: Annotated[tuple[float, float], LOW_HIGH] = (0.1, 0.5)
     aspect: Annotated[float, Field(ge=1)] = 3.0
     partner: Literal["unlabelled"] = "unlabelled"
 

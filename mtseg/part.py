@@ -4,12 +4,19 @@ A part is a frozen, keyword-only dataclass whose fields pydantic validates; unkn
 """
 
 from dataclasses import field
-from typing import TypeVar, dataclass_transform
+from functools import wraps
+from typing import Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from mtseg.complaints import explain
+
 T = TypeVar("T")
+
+# What the values of a pair are, for who gives another number of them.
+HEIGHT_WIDTH: Any = Field(description="[height, width]")
+LOW_HIGH: Any = Field(description="[low, high]")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -18,6 +25,17 @@ def part(cls: type[T]) -> type[T]:
 
     A rule that spans several fields belongs in `__post_init__` as a `ValueError` that says the rule,
     the values and the remedy. Parts nest: a field may be another part, or a union of parts told apart
-    by their `kind`.
+    by their `kind`. Made in Python, a part raises the ValueError that `settings.validate` would.
     """
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)  # type: ignore[return-value]
+    made: Any = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
+    checked = made.__init__
+
+    @wraps(checked)
+    def in_words(self: T, /, *args: Any, **values: Any) -> None:
+        try:
+            checked(self, *args, **values)
+        except ValidationError as refusal:
+            raise ValueError("\n".join(explain(made, refusal.errors(include_url=False)))) from None
+
+    made.__init__ = in_words
+    return made

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.data.source import IGNORE
-from mtseg.part import part
+from mtseg.part import HEIGHT_WIDTH, part
 from mtseg.views import Side, Views
 
 Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, C) in [0, 255] -> logits (B, K, *S), S = (h, w) or ()
@@ -105,7 +105,7 @@ class Centre:
     """The window of `size` (height, width) in the middle of the image, and nothing of what is around it."""
 
     kind: Literal["centre"] = "centre"
-    size: tuple[Side, Side]
+    size: Annotated[tuple[Side, Side], HEIGHT_WIDTH]
     augment: Augment = Augment()
     average: Average = "softmax"
 
@@ -134,7 +134,7 @@ class Slide:
     """
 
     kind: Literal["slide"] = "slide"
-    window: tuple[Side, Side]
+    window: Annotated[tuple[Side, Side], HEIGHT_WIDTH]
     stride: Annotated[float, Field(gt=0, le=1)] = 2 / 3
     batch: Annotated[int, Field(ge=1)] = 4
     augment: Augment = Augment()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mtseg.complaints import explain, join, near, show
+from mtseg.complaints import NOWHERE, explain, join, near, show
 from mtseg.merge import begun_anew, in_order, merge, text_above
 
 T = TypeVar("T")
@@ -25,7 +25,6 @@ T = TypeVar("T")
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 SUFFIXES = (".yaml", ".yml")
-NOWHERE: Mapping[str, str] = {}
 
 _KEY = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
 _ITEM = re.compile(rf"({_KEY.pattern})\[[^\]]*\][^=]*=")  # of a list, which no word can set

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtseg.colour import Colour, Pick, check_pick
 from mtseg.geometry import Geometry
-from mtseg.part import part
+from mtseg.part import HEIGHT_WIDTH, part
 from mtseg.whiten import Standard
 
 Side = Annotated[int, Field(ge=16)]
@@ -62,7 +62,7 @@ class Views:
     `device`, where the images lie in memory and all that views do is to move by whole pixels and to mirror.
     """
 
-    crop: tuple[Side, Side]
+    crop: Annotated[tuple[Side, Side], HEIGHT_WIDTH]
     labelled: Policy = Policy()
     teacher: Policy = Policy()
     student: StudentPolicy = StudentPolicy()

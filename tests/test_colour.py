@@ -87,7 +87,7 @@ def test_a_bad_value_is_refused_with_the_name_and_the_value(name: str, params: d
 
 @pytest.mark.parametrize("p", [-0.1, 1.1])
 def test_a_probability_outside_of_0_to_1_is_refused(p: float) -> None:
-    with pytest.raises(ValueError, match="p\n"):
+    with pytest.raises(ValueError, match=rf"^p: {p} must be "):
         Colour(name="ColorJitter", p=p)
 
 

@@ -285,6 +285,15 @@ def test_a_mistake_is_one_message_with_path_value_and_remedy(words, says):
         ("method.decay=0.9", r"did you mean 'method\.teacher\.decay' or 'method\.teacher\.average\.decay' or "),
         ("stepz=3", r"did you mean 'steps'\?"),
         ("batch=2", r"batch: expected a mapping of labelled, unlabelled, consistency, got 2"),
+        ("views.crop=[64, 96, 3]", r"^views\.crop: expected 2 values \[height, width\], got 3$"),
+        ("views.crop=64", r"^views\.crop: expected a list of 2 values \[height, width\], got 64$"),
+        ("views.crop=[64]", r"^views\.crop: expected 2 values \[height, width\], got 1$"),
+        ("data.size=64", r"^data\.size: expected a list of 2 values \[height, width\], got 64$"),
+        ("eval.predictor={kind: slide, window: 64}", r"window: expected a list of 2 values \[height, width\], got 64$"),
+        ("views.teacher.geometry.scale=2", r"scale: expected a list of 2 values \[low, high\], got 2$"),
+        ("views.teacher.geometry.area=[1]", r"area: expected 2 values \[low, high\], got 1$"),
+        ("views.mean=[]", r"^views\.mean: expected at least 1 value, got 0$"),
+        ("base=other.yaml", r"^base: unknown key .*name "),
         ("device=gpu", r"device: 'gpu' is no device; use auto, cpu, cuda, or cuda:1"),
         ("device=cuda:100", r"device: 'cuda:100' is no device"),
     ],
@@ -296,7 +305,12 @@ def test_a_word_that_belongs_elsewhere_is_answered_with_where(word, says):
 
 def test_a_part_can_be_built_and_refused_in_python_too():
     from mtseg.ema import Ema
+    from mtseg.geometry import Geometry
 
+    with pytest.raises(
+        ValueError, match=r"^scale: \[0\.0, 1\.0\]; give 0\.001 <= low <= high <= 1000, such as [^\n]*$"
+    ):
+        Geometry(scale=(0, 1))
     with pytest.raises(ValueError, match="decay"):
         Ema(decay=1.5)
     with pytest.raises(ValueError, match="own"):

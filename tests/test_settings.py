@@ -5,6 +5,7 @@ import pwd
 import shlex
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,6 +81,8 @@ class Branch:
     size: int | str = "full"
     ramp: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     crop: tuple[int, int] | int | None = None
+    window: Annotated[tuple[int, int], Field(description="[height, width]")] = (1, 1)
+    some: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = (1,)
     either: Literal["none"] | Teacher = "none"
     untagged: Ema | Itself = Itself()
     pair: tuple[int, Geometry] = (1, Geometry())
@@ -699,7 +702,17 @@ def test_a_wrong_choice_is_shown_with_the_choices_and_the_nearest(over: dict[str
         ),
         ({"branches": [{"level": "1"}]}, "branches[0].level: '1' is not one of 1, 2"),
         ({"by_name": {"a\nb": 1}}, r"by_name.'a\nb': expected a mapping, got 1"),
-        ({"branches": [{"geometry": {"scale": [1]}}]}, "branches[0].geometry.scale: missing item [1]"),
+        ({"branches": [{"geometry": {"scale": [1]}}]}, "branches[0].geometry.scale: expected 2 values, got 1"),
+        ({"branches": [{"geometry": {"scale": []}}]}, "branches[0].geometry.scale: expected 2 values, got 0"),
+        ({"branches": [{"geometry": {"scale": [1, 2, 3]}}]}, "branches[0].geometry.scale: expected 2 values, got 3"),
+        ({"branches": [{"geometry": {"scale": 1}}]}, "branches[0].geometry.scale: expected a list of 2 values, got 1"),
+        ({"branches": [{"window": [1]}]}, "branches[0].window: expected 2 values [height, width], got 1"),
+        ({"branches": [{"window": [1, 2, 3]}]}, "branches[0].window: expected 2 values [height, width], got 3"),
+        ({"branches": [{"window": 1}]}, "branches[0].window: expected a list of 2 values [height, width], got 1"),
+        ({"branches": [{"window": [1, "x"]}]}, "branches[0].window[1]: expected an integer, got 'x'"),
+        ({"branches": [{"some": []}]}, "branches[0].some: expected at least 1 value, got 0"),
+        ({"branches": [{"some": [1, 2, 3, 4]}]}, "branches[0].some: expected at most 3 values, got 4"),
+        ({"branches": [{"some": 1}]}, "branches[0].some: expected a list, got 1"),
     ],
 )
 def test_other_rules_are_told_at_the_path_that_the_user_wrote(over: dict[str, Any], message: str) -> None:
@@ -718,7 +731,7 @@ def test_other_rules_are_told_at_the_path_that_the_user_wrote(over: dict[str, An
         ({"ramp": -1}, "ramp: -1 must be greater than or equal to 0"),
         ({"ramp": "x"}, "ramp: expected a number or 'auto', got 'x'"),
         ({"crop": [1, "x"]}, "crop[1]: expected an integer, got 'x'"),
-        ({"crop": "x"}, "crop: expected a list or an integer, got 'x'"),
+        ({"crop": "x"}, "crop: expected a list of 2 values or an integer, got 'x'"),
         ({"either": 3}, "either: expected 'none' or a mapping, got 3"),
         ({"untagged": {"mode": 1.5}}, "untagged.mode: expected an integer or a string, got 1.5"),
         (
@@ -786,6 +799,61 @@ def test_any_tree_is_a_part_or_a_value_error_of_plain_lines(tree: dict[str, Any]
         got = outcome(partial(validate, Run, whole))
         top = ("missing key", *names, *map(repr, whole), *filter(None, whole))
         assert isinstance(got, Run) or all(line.startswith(top) for line in got.splitlines())
+
+
+@pytest.mark.parametrize("key", ["base", "_base_", "defaults", "inherits", "include"])
+def test_a_key_that_would_include_another_file_is_told_that_files_are_named_in_order(key: str) -> None:
+    told = complaint(**{key: "other.yaml"})
+    assert told.startswith(f"{key}: unknown key (value 'other.yaml'); no file names another one: name ")
+    assert "on the command line, one after another" in told
+    assert "did you mean" not in told
+    assert "name them" not in complaint(model={"encoder": "tiny", key: 1})  # within a part it is any unknown key
+
+
+# --- parts in Python ---
+
+
+def refused(make: Callable[[], Any]) -> str:
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert type(caught.value) is ValueError
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "over"),
+    [
+        (Ema, {"decay": 1.5}),
+        (Ema, {"decay": 0.5, "itself": 1}),
+        (Ema, {"dekay": 0.5}),
+        (Model, {}),
+        (Geometry, {"scale": [1, 2, 3]}),
+        (Geometry, {"scale": 3}),
+        (Branch, {"geometry": {"flop": 1}}),
+        (Branch, {"weight": -1, "level": 3}),
+        (Run, {"model": {"encoder": "tiny"}, "teacher": {"kind": "emaa"}}),
+    ],
+)
+def test_a_part_made_in_python_is_refused_in_the_words_of_settings(cls: type, over: dict[str, Any]) -> None:
+    assert refused(lambda: cls(**over)) == refused(lambda: validate(cls, over))
+
+
+def test_what_only_python_can_write_is_refused_in_one_line_too() -> None:
+    assert refused(lambda: Geometry(flip=object())).startswith("flip: expected a number, got <object ")  # type: ignore[arg-type]
+    assert refused(lambda: Geometry(flip="x")) == "flip: expected a number, got 'x'"  # type: ignore[arg-type]
+    assert refused(lambda: Geometry(0.5)) == "Geometry takes its values by name, as in Geometry(scale=...), got 0.5"  # type: ignore[misc]
+    assert refused(lambda: replace(Ema(), decay=2.0)).startswith("decay: 2.0 must be")
+    wrong = refused(lambda: Branch(geometry=Ema()))  # type: ignore[arg-type]
+    assert wrong.startswith("geometry: expected 'shared' or 'own' or ")
+    assert "\n" not in wrong
+
+
+def test_a_part_within_a_part_keeps_its_path_when_its_own_rule_refuses_it() -> None:
+    words = "decay 0.5 and itself do not go together: drop one"
+    assert refused(lambda: Run(model=Model(encoder="x"), teacher={"kind": "ema", "decay": 0.5, "itself": 1})) == (  # type: ignore[arg-type]
+        f"teacher: {words}"
+    )
+    assert refused(lambda: Run(model=Model(encoder="x"), teacher=Ema(decay=0.5, itself=1))) == words
 
 
 # --- dump ---

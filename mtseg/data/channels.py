@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mtseg.data.decode import read_image, read_values
 from mtseg.data.source import Pixels
-from mtseg.part import part
+from mtseg.part import LOW_HIGH, part
 
 Exchange = tuple[Annotated[str, Field(min_length=1)], str]
 COLOURS = 3  # red, green, blue
@@ -32,7 +32,7 @@ class Layer:
 
     count: Annotated[int, Field(ge=1, le=512)] = COLOURS
     take: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    range: tuple[float, float] | None = None
+    range: Annotated[tuple[float, float], LOW_HIGH] | None = None
     nan: float | None = None
     folder: Exchange | None = None
     ending: Exchange | None = None

@@ -1,7 +1,7 @@
 """Procedural scenes: the embedded data set, drawn from a seed, without files."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.random import SeedSequence, default_rng
@@ -9,7 +9,7 @@ from numpy.random import SeedSequence, default_rng
 from mtseg.data.drawing import SCENE_CLASSES, Image, Size, draw_scene
 from mtseg.data.source import Source, Splits, Subset
 from mtseg.data.splits import Labels, wanted
-from mtseg.part import part
+from mtseg.part import HEIGHT_WIDTH, part
 
 POOLS = ("train", "val", "test")
 SMALLEST_SIDE = 64  # the classes cannot be told apart in fewer pixels
@@ -62,7 +62,7 @@ class Scenes:
     """The embedded data set; of its training scenes the first `labels` (a number, a share, `all`) are labelled."""
 
     kind: Literal["scenes"] = "scenes"
-    size: tuple[int, int] = (64, 96)  # (H, W)
+    size: Annotated[tuple[int, int], HEIGHT_WIDTH] = (64, 96)
     images: int = 400
     labels: Labels = 16
     val: int = 50
