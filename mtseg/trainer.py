@@ -48,7 +48,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     """
     device = pick_device(config.device)
     with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
-        _refuse_uneven(config)
+        refuse_uneven(config, processes=world())
         if splits is not None:
             config = replace(config, data=together(partial(given, splits)))
         splits = config.eval.apart(together(config.data.build) if splits is None else splits, config.seed)
@@ -171,10 +171,6 @@ def _due(every: int, step: int, config: Config) -> bool:
 def _read(terms: dict[str, Tensor | float]) -> dict[str, Any]:
     """The terms as numbers and lists of numbers, under the names of the log."""
     return {f"train/{key}": term.tolist() if isinstance(term, Tensor) else term for key, term in terms.items()}
-
-
-def _refuse_uneven(config: Config) -> None:
-    refuse_uneven(config, processes=world())
 
 
 def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, asked_by: Callable[[], str]) -> Found:
