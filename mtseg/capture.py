@@ -12,8 +12,9 @@ from mtseg.data.batch import Batch, Crops
 from mtseg.data.source import Splits
 from mtseg.distributed import rank
 from mtseg.merge import merge
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
 from mtseg.state import State, pick_device, restore, sized, snapshot
+from mtseg.words import gather
 
 
 class Broken(ValueError):

@@ -34,9 +34,11 @@ from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
 from mtseg.schedules import Poly, Schedule
-from mtseg.settings import SUFFIXES, dump, gather, gathered, read_yaml, takes, to_yaml, validate
+from mtseg.settings import dump, takes, validate
+from mtseg.strict_yaml import SUFFIXES, read_yaml, to_yaml
 from mtseg.teachers import Itself
 from mtseg.views import Views
+from mtseg.words import gather, gathered
 
 Data = Annotated[
     Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd | Small | ImageFolder | Given,

@@ -12,8 +12,9 @@ from mtseg.data.channels import PLAIN
 from mtseg.data.source import Splits
 from mtseg.hub import Handed
 from mtseg.merge import merge
-from mtseg.settings import dump, gather, validate
+from mtseg.settings import dump, validate
 from mtseg.views import Views
+from mtseg.words import gather
 
 
 class Opened(NamedTuple):

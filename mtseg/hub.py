@@ -22,10 +22,11 @@ from mtseg.merge import merge
 from mtseg.models import Padded, Smp
 from mtseg.norm import Norm, normed
 from mtseg.part import part
-from mtseg.settings import dump, gather, validate
+from mtseg.settings import dump, validate
 from mtseg.state import pick_device
 from mtseg.trained import Name, Trained
 from mtseg.views import Policy, StudentPolicy, Views
+from mtseg.words import gather
 
 FILE = "mtseg.json"  # what the weights mean
 WEIGHTS = "model.safetensors"

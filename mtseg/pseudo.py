@@ -14,7 +14,8 @@ from mtseg.data.match import Images, Masked
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.inputs import distinct, place
 from mtseg.predict import recorded
-from mtseg.settings import dump, to_yaml
+from mtseg.settings import dump
+from mtseg.strict_yaml import to_yaml
 from mtseg.trained import Trained
 
 HEAD = """# {count} pseudo-labels, of a network and not of a person{beside}.

@@ -20,9 +20,10 @@ from mtseg.data.source import Nothing, Pixels, Splits
 from mtseg.merge import merge
 from mtseg.models import Smp
 from mtseg.predictors import Predictor, asked, joined
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
 from mtseg.state import load_networks, pick_device, sized
 from mtseg.views import Views
+from mtseg.words import gather
 
 Name = Literal["student", "teacher"]
 

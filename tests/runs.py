@@ -4,7 +4,8 @@ from pathlib import Path
 
 from mtseg.config import Config
 from mtseg.merge import merge
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
+from mtseg.words import gather
 
 TINY = {
     "data": {"kind": "scenes", "size": [64, 64], "images": 6, "labels": 2, "val": 2, "test": 3},

@@ -7,7 +7,8 @@ import numpy as np
 
 from mtseg.config import Config
 from mtseg.merge import merge
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
+from mtseg.words import gather
 
 CLASSES = 4
 SIDE = 16

@@ -28,7 +28,7 @@ from mtseg.optim import Adam
 from mtseg.predictors import Augment, Slide, Whole
 from mtseg.report import facts
 from mtseg.schedules import Cosine, Ramps, Rampup
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import Also, scores
@@ -37,6 +37,7 @@ from mtseg.teachers import Memory
 from mtseg.trained import load as load_network
 from mtseg.trainer import fit
 from mtseg.views import Views
+from mtseg.words import gather
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,9 @@ from mtseg.differences import differences
 from mtseg.losses import Ohem
 from mtseg.method import Method
 from mtseg.predictors import Slide
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
 from mtseg.trainer import fit
+from mtseg.words import gather
 
 ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))

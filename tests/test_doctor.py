@@ -37,7 +37,8 @@ from mtseg.doctor.machine import Machine, machine, of_installation, of_loading
 from mtseg.doctor.pictures import MARK, of_findings, of_views
 from mtseg.doctor.unread import of_unread
 from mtseg.merge import merge
-from mtseg.settings import dump, gather, validate
+from mtseg.settings import dump, validate
+from mtseg.words import gather
 
 ROOT = Path(__file__).parent.parent
 HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21", "opencv-python-headless": "4.9"}, "", 2**40, 2**20)

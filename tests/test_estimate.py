@@ -9,8 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 from mtseg.cli.train import main
 from mtseg.config import Config
 from mtseg.estimate import estimate
-from mtseg.settings import to_yaml, validate
+from mtseg.settings import validate
 from mtseg.step import train_step
+from mtseg.strict_yaml import to_yaml
 
 LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
 

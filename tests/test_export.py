@@ -26,10 +26,12 @@ from mtseg.export import Pixels
 from mtseg.metrics import Confusion
 from mtseg.models import Smp
 from mtseg.scoring import Wanted, score_run
-from mtseg.settings import dump, gather, to_yaml
+from mtseg.settings import dump
+from mtseg.strict_yaml import to_yaml
 from mtseg.trained import restored
 from mtseg.trainer import fit
 from mtseg.views import Views
+from mtseg.words import gather
 
 ODD = "data.size=[70, 91]"  # no multiples of the network's stride
 LOOK = ("eval.gallery=1", "data.val=6", ODD, "steps=6")

@@ -22,8 +22,9 @@ from mtseg.data.channels import PLAIN, Channels, Layer
 from mtseg.data.geotiff import georeference, in_bands
 from mtseg.data.source import IGNORE
 from mtseg.rows import Rows
-from mtseg.settings import dump, gather, validate
+from mtseg.settings import dump, validate
 from mtseg.trainer import fit
+from mtseg.words import gather
 
 ROOT = Path(__file__).parent.parent
 # UTM zone 32 N at 0.5 m a pixel, as GDAL writes it; and, what belongs to the source's values alone, a "no data" of 0.

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from mtseg.merge import merge
 from mtseg.models import Smp, split_parameters
 from mtseg.optim import AdamW, Sgd, set_lr
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
 from mtseg.weights import load_encoder, read_weights
 from mtseg.whole import whole_of
+from mtseg.words import gather
 
 TINY = "tu-test_resnet"  # timm's own encoder for tests: 0.5 M parameters
 CLASSES = 3

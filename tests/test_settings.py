@@ -18,7 +18,9 @@ from pydantic import Field
 
 from mtseg.merge import merge
 from mtseg.part import part
-from mtseg.settings import MAX_BYTES, MAX_DEPTH, dump, gather, gathered, parse_word, read_yaml, to_yaml, validate
+from mtseg.settings import dump, validate
+from mtseg.strict_yaml import MAX_BYTES, MAX_DEPTH, read_yaml, to_yaml
+from mtseg.words import gather, gathered, parse_word
 
 # No deadline: a busy machine is not a failure.
 EXAMPLES = settings(max_examples=80, deadline=None)

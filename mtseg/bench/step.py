@@ -16,10 +16,11 @@ from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.data.stream import Stream
 from mtseg.merge import merge
-from mtseg.settings import gather, validate
+from mtseg.settings import validate
 from mtseg.state import State, sized
 from mtseg.step import train_step
 from mtseg.targets import Moment
+from mtseg.words import gather
 
 GEOMETRY = {"scale": [0.75, 1.5], "rotation": 10, "flip": 0.5}
 

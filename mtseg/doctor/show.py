@@ -20,7 +20,7 @@ from mtseg.doctor.channels import completed
 from mtseg.doctor.examine import Report, examine
 from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted
 from mtseg.doctor.machine import Machine
-from mtseg.settings import gathered
+from mtseg.words import gathered
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
