@@ -146,7 +146,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         first = rank() * ctx.here
-        return total(gradient)[first : first + ctx.here]
+        return total(gradient.contiguous())[first : first + ctx.here]
 
 
 def taken(values: Tensor, wanted: Sequence[int]) -> Tensor:

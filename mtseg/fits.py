@@ -11,8 +11,9 @@ from mtseg.models import Smp
 
 def refuse_useless(config: Config, splits: Splits) -> None:
     """Raises ValueError for images that this config could not learn from, or be scored by. Reads few of them."""
-    refuse_unsound(splits)
-    if splits.channels != (said := channels_of(config)).count:
+    said = channels_of(config)
+    refuse_unsound(splits, config.eval.pools, ranged=said.scaled)
+    if splits.channels != said.count:
         raise ValueError(
             f"data.kind: {config.data.kind} gives images of {splits.channels} channels, and its settings say "
             f"{said.count}: a kind whose images are not of red, green and blue has a field `channels: Channels`"

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,8 +50,6 @@ def refuse_unwritable(folder: Path) -> None:
             raise _unusable(folder, os.strerror(errno.EEXIST))
         if not os.access(place, os.W_OK | os.X_OK):
             raise _unusable(folder, f"{place}: {os.strerror(errno.EACCES)}")
-        if shutil.disk_usage(place).total == 0:  # of the kernel's own, as /proc, which even lets root write there
-            raise _unusable(folder, f"{place} is on a file system that holds no files")
     except OSError as error:
         raise _unusable(folder, error.strerror or str(error)) from error
 

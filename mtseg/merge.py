@@ -5,6 +5,7 @@ from functools import reduce
 from typing import Any
 
 FEW = 8  # dropped keys that are named
+STANDING = ("shared",)  # texts that stand for a mapping, of which a key below them would leave nothing
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _dropped(base: dict[str, Any], over: dict[str, Any], path: str) -> Iterator[
 
 
 def text_above(keys: Sequence[str], base: dict[str, Any], over: dict[str, Any]) -> int:
-    """How many of `keys` lead to the text in `base` that the others would reach below; 0: none is there.
+    """How many of `keys` lead to a text of STANDING in `base` that the others would reach below; 0: none is there.
 
     What `over`, laid on `base`, begins anew is not there any more.
     """
@@ -62,7 +63,7 @@ def text_above(keys: Sequence[str], base: dict[str, Any], over: dict[str, Any]) 
         if not isinstance(here, dict) or (isinstance(laid, dict) and _differ("kind", here, laid)):
             return 0
         here, laid = here.get(key), laid.get(key) if isinstance(laid, dict) else None
-        if isinstance(here, str):
+        if here in STANDING:
             return depth
     return 0
 

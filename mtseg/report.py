@@ -30,7 +30,8 @@ def facts(config: Config) -> dict[str, str]:
     """What follows from a config: counts of images, passes, parameters. Reads the data set's lists, a few
     images and labels and a weights file; makes nothing.
 
-    Raises ValueError for what `fit` would refuse, for weights that cannot be used, and where there is no image to
+    Raises ValueError for data, batches and folders that `fit` would refuse (what a run in the folder is, only `fit`
+    looks at), for weights that cannot be used, and where there is no image to
     evaluate on.
     """
     refuse_uneven(config, processes=launched())

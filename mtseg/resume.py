@@ -1,6 +1,7 @@
 """Continuing a run: whether the folder's run is the one that is asked for, and where it stands."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mtseg import checkpoint
 from mtseg.config import Config, of_run
@@ -22,7 +23,10 @@ def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
     if not checkpoint.steps(folder):
         begun = (config.out / "metrics.jsonl").exists()
         return None, [f"{config.out}: a run without a checkpoint, so it begins again"] if begun else []
-    accepted = _accepted(config, differences(of_run(config.out), config))
+    before = of_run(config.out)
+    if config.data.kind == "given":  # which images they are is compared, and once their config named others
+        before = replace(before, data=config.data)
+    accepted = _accepted(config, differences(before, config))
     saved, damaged = checkpoint.load_newest(folder)
     if saved.step > config.steps:
         raise ValueError(f"steps: {config.steps} are fewer than the {saved.step} that {config.out} has done already")

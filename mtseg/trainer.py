@@ -12,7 +12,7 @@ from torch import Tensor
 from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.balance import told
 from mtseg.capture import Broken
-from mtseg.config import Config, written
+from mtseg.config import Config, channels_of, written
 from mtseg.data.batch import Batch
 from mtseg.data.given import given
 from mtseg.data.loading import loader
@@ -50,7 +50,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         refuse_uneven(config, processes=world())
         if splits is not None:
-            config = replace(config, data=together(partial(given, splits)))
+            config = replace(config, data=together(partial(given, splits, channels_of(config))))
         splits = config.eval.apart(together(config.data.build) if splits is None else splits, config.seed)
         together(partial(refuse_useless, config, splits))
         from_first(lambda: within.enter_context(locked(config.out)))

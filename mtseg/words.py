@@ -1,5 +1,6 @@
 """Settings from a command line: files and `key.sub=value` words -> one tree of plain values."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -89,11 +90,9 @@ def _together(given: Sequence[_Word]) -> dict[str, Any]:
 def _refuse_below_text(word: _Word, before: dict[str, Any], overrides: dict[str, Any]) -> None:
     """Raises ValueError where `word` sets a key below what is a text in the tree `before` it; see `text_above`."""
     if depth := text_above(word.keys, before, overrides):
-        path, value = ".".join(word.keys[:depth]), word.text.partition("=")[2]
-        for key in reversed(word.keys[depth:]):
-            value = f"{{{key}: {value}}}"
-        text = reduce(lambda inner, key: inner[key], word.keys[:depth], before)
+        path, keys = ".".join(word.keys[:depth]), word.keys[:depth]
+        text, asked = (reduce(lambda inner, key: inner[key], keys, tree) for tree in (before, overrides))
         raise ValueError(
             f"{word.text!r}: {path} is set to {show(text)}, of which a key below it would leave nothing; write it "
-            f"whole, as in {shlex.quote(f'{path}={value}')}"
+            f"whole, as in {shlex.quote(f'{path}={json.dumps(asked)}')}"
         )

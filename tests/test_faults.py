@@ -362,7 +362,9 @@ def test_12_a_signal_in_an_evaluation_does_not_wait_for_its_end_and_the_run_is_t
                 signal.raise_signal(signal.SIGUSR1)
             return self.source.image(index)
 
-    monkeypatch.setattr("mtseg.fits.refuse_unsound", lambda _: None)  # it looks at some, before any signal is caught
+    monkeypatch.setattr(
+        "mtseg.fits.refuse_unsound", lambda *_, **__: None
+    )  # it looks at some, before any signal is caught
     with pytest.raises(Stopped, match="SIGUSR1, saved at step 2"):
         fit(config, splits=replace(splits, val=Signalling(splits.val, None)), quiet=True)
     assert len(asked) <= which + 2  # one is read ahead

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import tiny
 from test_trainer import files
 
 import mtseg
 from mtseg import cli
-from mtseg.config import of_run
+from mtseg.config import of_run, written
+from mtseg.data.channels import PLAIN, Channels, Layer
 from mtseg.data.damaged import Damaged
 from mtseg.data.given import given
 from mtseg.data.sound import refuse_unsound
@@ -94,7 +97,7 @@ def test_a_network_of_given_images_of_four_channels_is_asked_about_such_and_hand
     fit(tiny(tmp_path, *FOUR), splits=splits, quiet=True)
     model = mtseg.load(tmp_path)
     image = splits.val.image(0)
-    np.save(tmp_path / "image.npy", image)
+    np.save(tmp_path / "image.npy", image.astype(np.uint8))
     assert (model.predict(image).classes == model.predict(tmp_path / "image.npy").classes).all()
     assert cli.main(["export", str(tmp_path), "--to", "hf"]) == 0
     folder = mtseg.load(tmp_path / "export/hf")
@@ -103,9 +106,35 @@ def test_a_network_of_given_images_of_four_channels_is_asked_about_such_and_hand
         model.predict(pixels(1))
 
 
+def test_a_run_begun_when_its_config_named_other_images_is_continued_with_the_same(tmp_path):
+    splits = drawn()
+    config = tiny(tmp_path, "steps=2")
+    scores = fit(config, splits=splits, quiet=True)
+    (tmp_path / "config.yaml").write_text(written(config))
+    assert fit(config, splits=splits, quiet=True) == scores
+    assert of_run(tmp_path).data.kind == "given"
+    (tmp_path / "config.yaml").write_text(written(config))
+    with pytest.raises(ValueError, match="begun with other images"):
+        fit(tiny(tmp_path, "accept_changes=[steps]"), splits=replace(splits, val=splits.test), quiet=True)
+
+
+def test_what_settings_say_of_channels_is_kept_where_given_images_are_such():
+    wide = Channels(layers=(Layer(range=(0, 65535)),))
+    floats = drawn(lambda i: pixels(i).astype(np.float32))
+    assert given(floats, wide).channels == wide
+    assert given(drawn(), wide).channels == PLAIN
+    other = given(floats, PLAIN).channels
+    assert other != PLAIN
+    with pytest.raises(ValueError, match="which values are 0 and 1 is not guessed"):
+        other.layers[0].of(np.zeros((2, 2, 3), np.uint16), Path("deep.png"))
+    five = drawn(lambda i: pixels(i, 5), channels=5)
+    assert (given(five, wide).channels.count, given(five, wide).channels.rgb) == (5, True)
+    assert not given(replace(five, rgb=False), wide).channels.rgb
+
+
 def test_images_of_other_channels_than_a_kinds_settings_say_are_refused(tmp_path):
     config = tiny(tmp_path, *FOUR)
-    odd = replace(given(drawn(lambda i: pixels(i, 4), channels=4)), channels=mtseg.data.channels.PLAIN)
+    odd = replace(given(drawn(lambda i: pixels(i, 4), channels=4), PLAIN), channels=PLAIN)
     object.__setattr__(odd, "build", lambda: drawn(lambda i: pixels(i, 4), channels=4))
     with pytest.raises(ValueError, match=r"data.kind: given gives images of 4 channels, and its settings say 3"):
         fit(replace(config, data=odd), quiet=True)
@@ -121,6 +150,10 @@ UNSOUND = {
     "one channel of labels": (pixels, lambda i: halves(i)[..., None], r"a label of shape \(64, 64, 1\) for an image"),
     "smaller labels": (pixels, lambda i: halves(i)[:32], r"a label of shape \(32, 64\) for an image of \(64, 64, 3\)"),
     "labels of floats": (pixels, lambda i: halves(i).astype(np.float32), r"its label is float32; a label is"),
+    "labels PyTorch has not": (pixels, lambda i: halves(i).astype(np.uint16), r"its label is <u2 .*ascontiguousarray"),
+    "labels of another order": (pixels, lambda i: halves(i).astype(">i4"), r"its label is >i4 .*ascontiguousarray"),
+    "labels upside down": (pixels, lambda i: halves(i)[::-1], r"with strides \(-64, 1\); .*ascontiguousarray"),
+    "pictures": (lambda i: Image.fromarray(pixels(i)), None, r"a Image; an image is a NumPy array"),
     "labels of tensors": (pixels, lambda i: torch.tensor(halves(i)), r"its label is torch.uint8; a label is"),
 }
 
@@ -137,9 +170,21 @@ def test_the_last_image_of_every_pool_is_looked_at(pool):
     whole = drawn()
     source = getattr(whole, pool)
     odd = replace(source, of=lambda i: pixels(i)[..., :1] if i == source.last - 1 else pixels(i))
-    refuse_unsound(whole)
+    refuse_unsound(whole, ("val",), ranged=False)
     with pytest.raises(ValueError, match=rf"{pool} image {len(source) - 1} .*shape \(64, 64, 1\)"):
-        refuse_unsound(replace(whole, **{pool: odd}))
+        refuse_unsound(replace(whole, **{pool: odd}), (), ranged=False)
+
+
+@pytest.mark.parametrize("pool", ["val", "test"])
+def test_labels_are_looked_at_where_they_are_scored_alone(pool):
+    def none(_: int) -> Any:
+        raise ValueError("no labels")
+
+    whole = drawn()
+    odd = replace(whole, **{pool: replace(getattr(whole, pool), about=none)})
+    refuse_unsound(odd, (), ranged=False)
+    with pytest.raises(ValueError, match="no labels"):
+        refuse_unsound(odd, (pool,), ranged=False)
 
 
 def test_sound_images_dark_ones_among_them_and_torn_files_pass():
@@ -148,17 +193,20 @@ def test_sound_images_dark_ones_among_them_and_torn_files_pass():
             raise Damaged("torn")
         return np.full((64, 64, 3), 0.5 if i < 9 else 30, np.float32)
 
-    refuse_unsound(drawn(image))
-    refuse_unsound(drawn(lambda _: np.zeros((64, 64, 3), np.float32)))  # nothing to tell a scale by
-    refuse_unsound(drawn(about=lambda i: np.int64(i % 2)))
-    refuse_unsound(replace(drawn(), labelled=Nothing(), test=Nothing()))
+    plain = {"scored": ("val", "test"), "ranged": False}
+    refuse_unsound(drawn(image), **plain)
+    refuse_unsound(drawn(lambda _: np.zeros((64, 64, 3), np.float32)), **plain)  # nothing to tell a scale by
+    refuse_unsound(drawn(lambda i: (pixels(i) / 255).astype(np.float32)), ("val",), ranged=True)
+    refuse_unsound(drawn(about=lambda i: np.int64(i % 2)), **plain)
+    refuse_unsound(replace(drawn(), labelled=Nothing(), test=Nothing()), **plain)
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"palette": np.zeros((1, 3), np.uint8)}, r"palette: \(1, 3\) for 2 classes; .*\(2, 3\)"),
-        ({"palette": np.zeros((2, 3))}, "three uint8 each"),
+        ({"palette": np.zeros((1, 3), np.uint8)}, r"palette: uint8 \(1, 3\) for 2 classes; .*\(2, 3\)"),
+        ({"palette": np.zeros((2, 3))}, r"palette: float64 \(2, 3\) for 2 classes; .*whole numbers"),
+        ({"palette": np.full((2, 3), 256)}, "from 0 to 255 each"),
         ({"classes": ("upper", "upper")}, "'upper' is there twice"),
     ],
 )

@@ -488,10 +488,10 @@ def test_any_other_word_is_refused_with_what_was_expected(word: str) -> None:
 @pytest.mark.parametrize(
     ("words", "path", "text", "remedy"),
     [
-        (["a.b.rotation=5"], "a.b", "shared", "a.b={rotation: 5}"),
-        (["a.b.c.d=[1, x]"], "a.b", "shared", "a.b={c: {d: [1, x]}}"),
-        (["a.c=own", "a.c.flip=1"], "a.c", "own", "a.c={flip: 1}"),
-        (["a.kind=x", "a.b.c=1"], "a.b", "shared", "a.b={c: 1}"),  # the same kind
+        (["a.b.rotation=5"], "a.b", "shared", 'a.b={"rotation": 5}'),
+        (["a.b.c.d=[1, x]"], "a.b", "shared", 'a.b={"c": {"d": [1, "x"]}}'),
+        (["a.c=shared", "a.c.flip=1"], "a.c", "shared", 'a.c={"flip": 1}'),
+        (["a.kind=x", "a.b.c=1"], "a.b", "shared", 'a.b={"c": 1}'),  # the same kind
     ],
 )
 def test_a_word_that_reaches_below_a_text_is_refused_and_told_how_to_write_it_whole(
@@ -515,6 +515,7 @@ def test_a_word_that_reaches_below_a_text_is_refused_and_told_how_to_write_it_wh
         (["a={b: {c: 1}}"], {"kind": "x", "b": {"c": 1}, "n": 3}),
         (["a.n.c=1"], {"kind": "x", "b": "shared", "n": {"c": 1}}),
         (["a.b=null", "a.b.c=1"], {"kind": "x", "b": {"c": 1}, "n": 3}),
+        (["a.b=1/4", "a.b.c=1", "a.b.d=2"], {"kind": "x", "b": {"c": 1, "d": 2}, "n": 3}),  # a choice of another kind
     ],
 )
 def test_a_word_may_reach_below_what_is_no_text(words: list[str], expected: dict[str, Any], tmp_path: Path) -> None:

@@ -28,10 +28,16 @@ class Given:
         )
 
 
-def given(splits: Splits) -> Given:
-    """The record of such images. Reads one."""
+def given(splits: Splits, said: Channels) -> Given:
+    """The record of such images. Reads one.
+
+    What the settings have `said` of channels stays where the images are such. Else nothing is known of files but how
+    many channels they must have: of other than 8 bits, they are refused.
+    """
     pools = (splits.labelled, splits.val, splits.unlabelled, splits.test)
-    first = next((pool.image(0) for pool in pools if len(pool)), np.zeros((1, 1, splits.channels), np.uint8))
-    scale = None if first.dtype == np.uint8 else (0.0, 255.0)
-    layer = Layer(count=splits.channels, range=scale)
-    return Given(channels=Channels(layers=(layer,), rgb=splits.rgb and splits.channels >= COLOURS))
+    first = next((pool.image(0) for pool in pools if len(pool)), None)
+    floats, rgb = getattr(first, "dtype", np.uint8) == np.float32, splits.rgb and splits.channels >= COLOURS
+    if (said.count, said.scaled, said.rgb) == (splits.channels, floats, rgb):
+        return Given(channels=said)
+    every = tuple(range(splits.channels)) if floats else None  # not PLAIN, which is of 8 bits
+    return Given(channels=Channels(layers=(Layer(count=splits.channels, take=every),), rgb=rgb))

@@ -1,33 +1,36 @@
 """Whether images and labels are what every source must give: looked at before a run, in a few of each pool."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
 from mtseg.data.damaged import Damaged
 from mtseg.data.source import Label, Pixels, Source, Splits
 
+_INTEGERS = (np.uint8, np.int8, np.int16, np.int32, np.int64)
 LOOKED_AT = 3  # images of a pool: the first, the last, and those between
 
 
-def refuse_unsound(splits: Splits) -> None:
+def refuse_unsound(splits: Splits, scored: Collection[str], *, ranged: bool) -> None:
     """Raises ValueError where an image is not (H, W, C) of uint8, or float32 on its scale, or a label not its map.
 
-    Reads up to LOOKED_AT images of each pool, and their labels where they are learnt or scored. Of a file that is not
-    whole it says nothing: whoever wants it does, and may take another.
+    Reads up to LOOKED_AT images of each pool, and their labels where they are learnt or `scored`. `ranged`: which
+    values are 0 and 1 has been said, so that dark images are dark. Of a file that is not whole it says nothing: whoever
+    wants it does, and may take another.
     """
     highest, unit = 0.0, ""
     for pool in ("labelled", "unlabelled", "val", "test"):
-        for where, image, label in _few(getattr(splits, pool), pool, labels=pool != "unlabelled"):
+        labels = pool == "labelled" or pool in scored
+        for where, image, label in _few(getattr(splits, pool), pool, labels=labels):
             _refuse_image(where, image, splits.channels)
-            if pool != "unlabelled":
+            if labels:
                 _refuse_label(where, label, image)
             if image.dtype == np.float32:
                 highest, unit = max(highest, float(image.max(initial=0))), unit or where
-    if unit and 0 < highest <= 1:
+    if unit and 0 < highest <= 1 and not ranged:
         raise ValueError(
             f"{unit}: float32 of at most {highest:.3g}, as all that were looked at; float32 images are on the scale of "
-            "uint8, where 255 is white: give values 255 times as high (in data.channels, a range that they have)"
+            "uint8, where 255 is white: give values 255 times as high"
         )
 
 
@@ -54,6 +57,11 @@ def _refuse_label(where: str, label: Label, image: Pixels) -> None:
     if not isinstance(label, np.ndarray | np.generic) or not np.issubdtype(label.dtype, np.integer):
         kind = getattr(label, "dtype", type(label).__name__)
         raise ValueError(f"{where}: its label is {kind}; a label is a NumPy array of integers")
+    if label.dtype.newbyteorder("=") not in _INTEGERS or not label.dtype.isnative or min(label.strides, default=0) < 0:
+        raise ValueError(
+            f"{where}: its label is {label.dtype.str} with strides {label.strides}; PyTorch takes uint8 and signed "
+            "integers in this machine's order, forwards: np.ascontiguousarray(label, dtype=np.int64)"
+        )
     if label.shape not in ((), image.shape[:2]):
         raise ValueError(
             f"{where}: a label of shape {label.shape} for an image of {image.shape}; a label is as large as its "
