@@ -212,7 +212,7 @@ def test_sound_images_dark_ones_among_them_and_torn_files_pass():
 )
 def test_classes_without_colours_or_of_one_name_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
-        replace(drawn(), **wrong)
+        refuse_unsound(replace(drawn(), **wrong), (), ranged=False)
 
 
 def test_a_dry_run_refuses_what_the_run_would(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from smalls import small
 
 from mtseg import checkpoint
 from mtseg.config import Config
+from mtseg.data.damaged import Damaged
 from mtseg.data.source import IGNORE, Source, refuse_one_class
 from mtseg.data.stream import Stream
 from mtseg.differences import differences
@@ -462,7 +463,7 @@ class Torn:
 
     def image(self, index: int) -> object:
         if index == self.bad:
-            raise ValueError("torn.jpg: not a whole image")
+            raise Damaged("torn.jpg: not a whole image")
         return self.source.image(index)  # type: ignore[attr-defined]
 
 

@@ -12,12 +12,14 @@ LOOKED_AT = 3  # images of a pool: the first, the last, and those between
 
 
 def refuse_unsound(splits: Splits, scored: Collection[str], *, ranged: bool) -> None:
-    """Raises ValueError where an image is not (H, W, C) of uint8, or float32 on its scale, or a label not its map.
+    """Raises ValueError where an image is not (H, W, C) of uint8, or float32 on its scale, or a label not its map, and
+    where classes have not a name and a colour each.
 
     Reads up to LOOKED_AT images of each pool, and their labels where they are learnt or `scored`. `ranged`: which
     values are 0 and 1 has been said, so that dark images are dark. Of a file that is not whole it says nothing: whoever
     wants it does, and may take another.
     """
+    _refuse_classes(splits)
     highest, unit = 0.0, ""
     for pool in ("labelled", "unlabelled", "val", "test"):
         labels = pool == "labelled" or pool in scored
@@ -43,6 +45,19 @@ def _few(source: Source, pool: str, *, labels: bool) -> Iterator[tuple[str, Pixe
         except Damaged:
             continue
         yield f"data: {pool} image {index} ({source.name(index)})", image, label
+
+
+def _refuse_classes(splits: Splits) -> None:
+    count, palette = len(splits.classes), np.asarray(splits.palette)
+    whole = np.issubdtype(palette.dtype, np.integer)
+    if palette.shape != (count, 3) or not whole or palette.min(initial=0) < 0 or palette.max(initial=0) > 255:
+        raise ValueError(
+            f"palette: {palette.dtype} {palette.shape} for {count} classes; give a colour of three whole numbers from "
+            f"0 to 255 each, ({count}, 3)"
+        )
+    if len(set(splits.classes)) < count:
+        twice = next(name for name in splits.classes if splits.classes.count(name) > 1)
+        raise ValueError(f"classes: {twice!r} is there twice; every class has a name of its own")
 
 
 def _refuse_image(where: str, image: Pixels, channels: int) -> None:

@@ -117,18 +117,6 @@ class Splits:
     holdout: Source = field(default_factory=Nothing)
     labelled_to_score: Source | None = None
 
-    def __post_init__(self) -> None:
-        count, palette = len(self.classes), np.asarray(self.palette)
-        whole = np.issubdtype(palette.dtype, np.integer)
-        if palette.shape != (count, 3) or not whole or palette.min(initial=0) < 0 or palette.max(initial=0) > 255:
-            raise ValueError(
-                f"palette: {palette.dtype} {palette.shape} for {count} classes; give a colour of three whole numbers "
-                f"from 0 to 255 each, ({count}, 3)"
-            )
-        if len(set(self.classes)) < count:
-            twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise ValueError(f"classes: {twice!r} is there twice; every class has a name of its own")
-
 
 def shared(splits: Splits) -> dict[int, int]:
     """Unlabelled image -> labelled image, by their indices, of the images that are in both pools."""
