@@ -362,6 +362,8 @@ def test_that_another_kind_began_anew_is_said_once_and_where_it_did():
 
 def test_a_word_below_geometry_shared_is_refused_and_its_remedy_is_taken(tmp_path):
     words = [str(ROOT / "demo.yaml"), str(ROOT / "method/fixmatch.yaml")]
-    with pytest.raises(ValueError, match=r"views\.student\.geometry is set to 'shared'.*geometry=\{rotation: 5\}'$"):
+    with pytest.raises(
+        ValueError, match=r"views\.student\.geometry is set to 'shared'.*geometry=\{\"rotation\": 5\}'$"
+    ):
         load([*words, "views.student.geometry.rotation=5"])
-    assert load([*words, "views.student.geometry={rotation: 5}"]).views.student.geometry.rotation == 5
+    assert load([*words, 'views.student.geometry={"rotation": 5}']).views.student.geometry.rotation == 5

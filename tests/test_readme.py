@@ -39,8 +39,8 @@ def test_the_loop_of_the_library_guide_learns(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
     scores = []
     for steps in (1, 80):
-        short = block.replace("range(300)", f"range({steps})").replace("val=20", "val=4")
-        assert short.count(f"range({steps})") == short.count("val=4") == 1
+        short = block.replace("step in range(300)", f"step in range({steps})").replace("val=20", "val=4")
+        assert short.count(f"step in range({steps})") == short.count("val=4") == 1
         ran = subprocess.run([sys.executable, "-W", "error", "-c", short], cwd=tmp_path, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         scores.append(float(ran.stdout.split()[0]))
