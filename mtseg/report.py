@@ -27,12 +27,11 @@ Image = NDArray[np.uint8]
 
 
 def facts(config: Config) -> dict[str, str]:
-    """What follows from a config: counts of images, passes, parameters. Reads the data set's lists, a few
-    images and labels and a weights file; makes nothing.
+    """What follows from a config: counts of images, passes, parameters.
 
-    Raises ValueError for data, batches and folders that `fit` would refuse (what a run in the folder is, only `fit`
-    looks at), for weights that cannot be used, and where there is no image to
-    evaluate on.
+    Reads the data set's lists, a few images and labels, and a weights file; writes nothing but what `data.cache` keeps.
+    Raises ValueError for data, batches and folders that `fit` would refuse, but for what a run in the folder is, for
+    weights that cannot be used, and where there is no image to evaluate on.
     """
     refuse_uneven(config, processes=launched())
     refuse_unwritable(config.out)
