@@ -24,7 +24,7 @@ def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
         begun = (config.out / "metrics.jsonl").exists()
         return None, [f"{config.out}: a run without a checkpoint, so it begins again"] if begun else []
     before = of_run(config.out)
-    if config.data.kind == "given":  # which images they are is compared, and once their config named others
+    if config.data.kind == "given" and before.data.kind != "given":  # whose config once named others
         before = replace(before, data=config.data)
     accepted = _accepted(config, differences(before, config))
     saved, damaged = checkpoint.load_newest(folder)

@@ -118,6 +118,14 @@ def test_a_run_begun_when_its_config_named_other_images_is_continued_with_the_sa
         fit(tiny(tmp_path, "accept_changes=[steps]"), splits=replace(splits, val=splits.test), quiet=True)
 
 
+def test_a_run_on_given_images_of_another_range_is_not_that_run(tmp_path):
+    splits = drawn(lambda i: pixels(i).astype(np.float32))
+    scale = "data={kind: given, channels: {layers: [{range: [0, %d]}]}}"
+    fit(tiny(tmp_path, scale % 65535, "steps=2"), splits=splits, quiet=True)
+    with pytest.raises(ValueError, match=r"other settings.*\n  data\.channels\.layers.*65535"):
+        fit(tiny(tmp_path, scale % 255, "steps=2"), splits=splits, quiet=True)
+
+
 def test_what_settings_say_of_channels_is_kept_where_given_images_are_such():
     wide = Channels(layers=(Layer(range=(0, 65535)),))
     floats = drawn(lambda i: pixels(i).astype(np.float32))
