@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 
 from mtseg.data.channels import COLOURS, visible
 from mtseg.data.source import Pixels
-from mtseg.part import part
+from mtseg.part import LOW_HIGH, part
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for its newest version
 
@@ -81,7 +81,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-Pick = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Pick = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], LOW_HIGH]
 
 
 def check_pick(pick: Pick | None, colours: Sequence[Colour]) -> None:

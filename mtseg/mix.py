@@ -129,7 +129,7 @@ class Bands:
     """
 
     kind: Literal["bands"] = "bands"
-    bands: tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]] = (3, 6)
+    bands: Annotated[tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]], LOW_HIGH] = (3, 6)
     partner: Partner = "unlabelled"
 
     def __post_init__(self) -> None:

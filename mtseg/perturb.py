@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mtseg.distributed import Rows, rows
 from mtseg.ema import probabilities
 from mtseg.geometry import Probability
-from mtseg.part import part
+from mtseg.part import LOW_HIGH, part
 
 Features = list[Tensor]  # of an encoder, finest first; each (B, C_i, H_i, W_i)
 Positive = Annotated[float, Field(gt=0)]
@@ -83,7 +83,7 @@ class FeatureDropout:
     """
 
     kind: Literal["feature_dropout"] = "feature_dropout"
-    threshold: tuple[float, float] = (0.7, 0.9)
+    threshold: Annotated[tuple[float, float], LOW_HIGH] = (0.7, 0.9)
     share: Probability = 1.0
     paired: ClassVar[bool] = False
 

@@ -19,10 +19,12 @@ _REMEDY = "give an entry for each, in views.std too: `mtseg doctor` computes the
 
 @part
 class Policy:
-    """Geometry and colours of one kind of view. `pick`: see `Painter`.
+    """Geometry and colours of one kind of view.
 
-    `colour: student` is the student's, drawn anew, with its `pick`: in the paper every input has the same noise.
-    `noise` is the standard deviation of normal noise that is added, on the device, to the normalised pixels.
+    The colours follow one another, each with its probability; with `pick`, a number of them, uniform in that range, is
+    drawn, with replacement, and applied in the order drawn. `colour: student` is the student's, drawn anew, with its
+    `pick`: in the paper every input has the same noise. `noise` is the standard deviation of normal
+    noise that is added, on the device, to the normalised pixels.
     """
 
     geometry: Geometry = Geometry()

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("train", "eval", "predict", "compare", "table", "split", "doctor", "report", "export", "bench")
+COMMANDS = ("train", "eval", "predict", "compare", "table", "split", "doctor", "report", "export", "settings", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

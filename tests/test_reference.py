@@ -1,0 +1,121 @@
+"""The reference of settings: complete, and true, by what the config itself takes, refuses and fills in."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtseg import cli
+from mtseg.config import load, whole
+from mtseg.reference import asked, markdown, page, sections
+from mtseg.settings import dump
+from mtseg.strict_yaml import read_yaml
+
+ROOT = Path(__file__).parent.parent
+WHOLE = sorted([ROOT / "configs/demo.yaml", *(ROOT / "configs/recipe").rglob("*.yaml")])
+REQUIRED = ("data", "views", "model", "method", "optimizer", "steps", "out")
+
+
+def parts_in(value: Any) -> Iterator[Any]:
+    if is_dataclass(value):
+        yield value
+        value = [getattr(value, field.name) for field in fields(value)]
+    for inner in value if isinstance(value, list | tuple) else ():
+        yield from parts_in(inner)
+
+
+def test_every_part_of_every_shipped_config_has_a_section_of_its_keys():
+    listed = {(one.kind, frozenset(one.keys)) for one in sections()}
+    missing = set()
+    for path in WHOLE:
+        more = ["configs/data/own.yaml", "data.root=x"] if path.name == "photographs.yaml" else []
+        for part in parts_in(load([str(path), *more])):
+            found = (getattr(part, "kind", ""), frozenset(field.name for field in fields(part)))
+            missing |= {type(part).__name__} if found not in listed else set()
+    assert missing == set()
+
+
+@pytest.fixture
+def tree(monkeypatch) -> dict[str, Any]:
+    """The demo's required settings and no others."""
+    monkeypatch.chdir(ROOT)
+    found = read_yaml(Path("configs/demo.yaml"))
+    return {key: found[key] for key in REQUIRED}
+
+
+def test_the_defaults_are_those_that_a_run_gets_and_the_others_must_be_given(tree):
+    (run,) = [one for one in sections() if not one.path]
+    got = dump(whole(tree))
+    assert set(run.keys) == set(got)
+    for key, (_, default) in run.keys.items():
+        if key in REQUIRED:
+            assert default == ""
+            with pytest.raises(ValueError, match=f"missing key '{key}'"):
+                whole({name: value for name, value in tree.items() if name != key})
+        elif default == "its own":
+            assert whole(tree | {key: {}}) == whole(tree)
+        else:
+            told = yaml.safe_load(default.strip("`"))
+            assert whole(tree | {key: told}) == whole(tree), key
+
+
+def test_values_beyond_the_limits_are_refused_and_those_within_are_not(tree):
+    (run,) = [one for one in sections() if not one.path]
+    seen = 0
+    for key, (takes, _) in run.keys.items():
+        number = int if takes.startswith("an integer") else float
+        for sign, value in re.findall(r"([<>]=?) ([\d.]+)", takes):
+            limit, outwards = number(value), number(1 if "<" in sign else -1)
+            beyond = limit + outwards * (1 if number is int else 1e-6) if "=" in sign else limit
+            with pytest.raises(ValueError, match=f"^{key}: .* must be"):
+                whole(tree | {key: beyond})
+            if "=" in sign:
+                assert dump(whole(tree | {key: limit}))[key] == limit
+            seen += 1
+    assert seen >= 12
+
+
+def test_a_path_a_kind_and_a_key_are_found_and_a_mistyped_one_is_answered():
+    assert {one.path for one in asked(["method.target"])} == {"method.target"}
+    assert {one.kind for one in asked(["method.target"])} == {"soft", "sharpen", "hard", "low_entropy", "adaptive"}
+    assert [one.title for one in asked(["cutmix"])] == ["method.branches.mix: cutmix"]
+    assert [one.title for one in asked(["method.weight"])] == ["method"]
+    assert [one.title for one in asked(["views.teacher.geometry.scale"])] == ["views.labelled.geometry"]
+    assert asked(["method.branches.distance"]) == asked(["method.distance"])
+    assert all("threshold" in one.keys for one in asked(["threshold"]))
+    assert [one.path for one in asked(["eval"])] == ["eval", *["eval.predictor"] * 3, "eval.predictor.augment"]
+    with pytest.raises(ValueError, match=r"'treshold' is no setting; did you mean 'threshold'\?"):
+        asked(["treshold"])
+
+
+def test_sections_stand_inside_what_is_around_them_and_no_part_twice():
+    found = sections()
+    assert len({one.title for one in found}) == len(found)
+    paths = [one.path for one in found]
+    for number, path in enumerate(paths):
+        outer = path.rpartition(".")[0]
+        assert outer in paths[:number] or not path or not outer, path
+
+
+def test_the_command_prints_what_is_asked_for(capsys):
+    assert cli.main(["settings", "method.target", "cutmix"]) == 0
+    out = capsys.readouterr().out
+    assert "threshold  a number >= 0 and <= 1 (default 0.95)" in out
+    assert "  unsure   true or false (default false)" in out
+    assert cli.main(["settings"]) == 0
+    assert f"\nmethod: {', '.join(asked(['method.weight'])[0].keys)}\n" in capsys.readouterr().out
+    assert cli.main(["settings", "nonsense"]) == 1
+    assert cli.main(["settings", "--page", "eval"]) == 1
+
+
+def test_the_page_in_the_documents_is_the_codes(capsys):
+    assert cli.main(["settings", "--page"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == page()
+    remedy = "it is made by: python tools/settings.py --page > docs/settings.md"
+    assert (ROOT / "docs/settings.md").read_text() == shown, remedy
+    assert all(markdown(one) in shown for one in sections())
