@@ -1,7 +1,11 @@
 """One thread a process: tests run side by side, and results must not depend on the number of cores."""
 
+import os
+
 import cv2
 import torch
 
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")  # for the programs that tests start
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
