@@ -95,7 +95,7 @@ def asked(words: list[str]) -> list[Section]:
 
 
 def _home(word: str, everything: list[Section]) -> str:
-    """`views.teacher.crop` is told of as `views.labelled.crop`."""
+    """`views.teacher.noise` is told of as `views.labelled.noise`."""
     places = {join(one.path, key): home for one in everything for key, home in one.elsewhere.items()}
     for place in sorted(places, key=len):
         if f"{word}.".startswith(f"{place}."):
@@ -188,10 +188,8 @@ class _Words:
     def _list(self, path: str, schema: Schema) -> str:
         if "prefixItems" in schema:
             values = [self.takes(path, one) for one in schema["prefixItems"]]
-            each = f"each {values[0]}" if len(set(values)) == 1 else ", ".join(values)
-            return (
-                f"`{schema['description']}`" if "description" in schema else f"a list of {len(values)}"
-            ) + f", {each}"
+            which = f"`{schema['description']}`" if "description" in schema else f"a list of {len(values)}"
+            return f"{which}, each {values[0]}" if len(set(values)) == 1 else f"{which}: {', '.join(values)}"
         if not schema.get("items"):
             return "an empty list"
         one = self.takes(path, schema["items"])

@@ -11,7 +11,7 @@ from mtseg.boards import refuse_missing
 from mtseg.classifiers import Timm
 from mtseg.config import Config, splits_of
 from mtseg.data.channels import visible
-from mtseg.data.provenance import provenance
+from mtseg.data.provenance import Provenance, provenance, refuse_others
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
 from mtseg.estimate import estimate
@@ -20,6 +20,7 @@ from mtseg.fits import refuse_uneven, refuse_useless
 from mtseg.lock import refuse_unwritable
 from mtseg.models import Smp
 from mtseg.predictors import Whole, asked, joined
+from mtseg.resume import standing
 from mtseg.state import pick_device
 from mtseg.views import Views
 
@@ -30,7 +31,7 @@ def facts(config: Config) -> dict[str, str]:
     """What follows from a config: counts of images, passes, parameters.
 
     Reads the data set's lists, a few images and labels, and a weights file; writes nothing but what `data.cache` keeps.
-    Raises ValueError for data, batches and folders that `fit` would refuse, but for what a run in the folder is, for
+    Raises ValueError for data, batches and folders that `fit` would refuse (but for one that a run writes to now), for
     weights that cannot be used, and where there is no image to evaluate on.
     """
     refuse_uneven(config, processes=launched())
@@ -46,8 +47,9 @@ def facts(config: Config) -> dict[str, str]:
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
     branches, (own, asking) = len(config.method.branches), config.batch.forward
     crops = own + branches * asking if branches else config.batch.labelled
+    data = provenance(splits)
     return {
-        "data": provenance(splits).sentence(),
+        "data": data.sentence(),
         **({"channels": f"{splits.channels}"} if splits.channels != 3 else {}),
         "classes": f"{len(splits.classes)}: {', '.join(splits.classes)}",
         "labelled images": f"{labelled}, {config.batch.labelled} a step, "
@@ -64,7 +66,18 @@ def facts(config: Config) -> dict[str, str]:
         "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
+        "folder": _folder(config, splits, data),
     }
+
+
+def _folder(config: Config, splits: Splits, data: Provenance) -> str:
+    """What is in the run's folder. Raises ValueError where that is another run, or one on other images."""
+    found = standing(config)
+    if found.saved is None:
+        return "; ".join(found.sentences) or f"{config.out}, a new run"
+    refuse_others(config.out, splits, data)
+    done = () if found.saved.step < config.steps else (f"{config.out} is finished already",)
+    return "; ".join([*found.sentences, *done])
 
 
 def _fetched(model: Smp | Timm) -> str:

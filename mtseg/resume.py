@@ -1,7 +1,8 @@
 """Continuing a run: whether the folder's run is the one that is asked for, and where it stands."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from mtseg import checkpoint
 from mtseg.config import Config, of_run
@@ -11,18 +12,39 @@ from mtseg.differences import differences
 FIXED = ("data", "model", "norm", "method.teacher.kind", "optimizer.kind", "seed")
 
 
-def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of the run to continue, none for a new run; and what the user should know.
+@dataclass(frozen=True)
+class Standing:
+    """The newest whole checkpoint of the run in a folder, none for a new one; what is wrong with newer ones; what the
+    user should know."""
 
-    A folder with checkpoints holds a run, and is refused to another one, but for the settings that
-    `accept_changes` names. Damaged checkpoints are set aside.
+    saved: checkpoint.Checkpoint | None = None
+    damaged: dict[Path, str] = field(default_factory=dict)
+    sentences: tuple[str, ...] = ()
+
+
+def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The checkpoint that `config`'s run continues from, and what the user should know.
+
+    Damaged checkpoints are set aside. Raises ValueError as `standing` does.
+    """
+    found = standing(config)
+    for place in found.damaged:
+        checkpoint.set_aside(place)
+    return found.saved, list(found.sentences)
+
+
+def standing(config: Config) -> Standing:
+    """Where the run in `config`'s folder stands; nothing is written.
+
+    A folder with checkpoints holds a run. Raises ValueError where it is another one, but for the settings that
+    `accept_changes` names.
     """
     folder = config.out / "checkpoints"
     if config.resume == "never" and (config.out / "config.yaml").exists():
         raise ValueError(f"out: {config.out} holds a run already and resume is never; choose another out=")
     if not checkpoint.steps(folder):
         begun = (config.out / "metrics.jsonl").exists()
-        return None, [f"{config.out}: a run without a checkpoint, so it begins again"] if begun else []
+        return Standing(sentences=(f"{config.out}: a run without a checkpoint, so it begins again",) if begun else ())
     before = of_run(config.out)
     if config.data.kind == "given" and before.data.kind != "given":  # whose config once named others
         before = replace(before, data=config.data)
@@ -30,10 +52,9 @@ def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
     saved, damaged = checkpoint.load_newest(folder)
     if saved.step > config.steps:
         raise ValueError(f"steps: {config.steps} are fewer than the {saved.step} that {config.out} has done already")
-    for place in damaged:
-        checkpoint.set_aside(place)
     going_on = [f"continuing {config.out} at step {saved.step}"] if saved.step < config.steps else []
-    return saved, [*damaged.values(), *going_on, *(f"changed, as accepted: {line}" for line in accepted)]
+    told = (*damaged.values(), *going_on, *(f"changed, as accepted: {line}" for line in accepted))
+    return Standing(saved, damaged, told)
 
 
 def _accepted(config: Config, changed: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from trees import camvid
 
 from mtseg import checkpoint, cli
 from mtseg.cli.common import share_cores
-from mtseg.config import written
+from mtseg.config import of_run, written
 from mtseg.logged import read
 from mtseg.report import coloured, predicted
 from mtseg.scored import FACTS
@@ -87,6 +87,36 @@ def test_dry_run_prints_the_resolved_config_and_what_follows_and_trains_nothing(
 def test_another_batch_than_the_files_is_said_with_its_linear_scaling(command, config, tmp_path, capsys):
     assert cli.main([command, config, f"out={tmp_path / 'run'}", "batch.labelled=1", "--dry-run"]) == 0
     assert "linear scaling would be optimizer.lr=0.025" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_how_the_run_in_the_folder_stands_and_changes_nothing_there(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = [config, f"out={run}", "checkpoint_every=1"]
+
+    def said(*more: str) -> tuple[int, str, str]:
+        files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        code = cli.main(["train", *words, *more, "--dry-run"])
+        assert files == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        return code, *capsys.readouterr()
+
+    assert f"folder: {run}, a new run" in said()[1]
+    assert cli.main(["train", *words]) == 0
+    assert f"folder: {run} is finished already" in said()[1]
+    steps = of_run(run).steps
+    longer = [f"steps={steps + 1}", "accept_changes=[steps]"]
+    assert f"folder: continuing {run} at step {steps}; changed, as accepted: steps: " in said(*longer)[1]
+    for more in (["seed=5"], [f"steps={steps + 1}"], ["resume=never"]):
+        code, _, refused = said(*more)
+        assert (code, cli.main(["train", *words, *more])) == (1, 1)
+        assert refused == capsys.readouterr().err
+    newest = max((run / "checkpoints").glob("step-*"))
+    (newest / "student.safetensors").write_bytes(b"")
+    assert f"{newest} is damaged and passed over" in said()[1]
+    pools = json.loads((run / "splits.json").read_text())
+    pools["val"]["sha256"] = "0" * 64
+    (run / "splits.json").write_text(json.dumps(pools))
+    code, _, refused = said()
+    assert (code, "begun with other images (val: " in refused) == (1, True)
 
 
 def test_a_dry_run_of_a_comparison_says_what_follows_for_both_runs_and_trains_nothing(config, tmp_path, capsys):

@@ -98,20 +98,28 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     Raises ValueError where a run would be continued with other images than it was begun with.
     """
     here, path = provenance(splits), folder / FILE
-    if continued and path.is_file():
-        before = _read(path)
-        unlike = [pool for pool, names in before.items() if names != asdict(getattr(here, pool))]
-        changed = [pool for pool in unlike if before[pool] != _by_name(getattr(splits, pool))]
-        if changed:
-            numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
-            raise ValueError(
-                f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
-            )
+    if continued:
+        refuse_others(folder, splits, here)
     pools = {pool: asdict(names) for pool, names in here.pools().items()}
     write_whole(path, json.dumps({"name": here.name} | pools, indent=1))
     colours = [bytes(colour.tolist()).hex() for colour in splits.palette]
     write_whole(folder / CLASSES, json.dumps({"classes": splits.classes, "palette": colours}))
     return here
+
+
+def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
+    """Raises ValueError where the run in `folder` was begun with other images than `splits`, whose `here` is."""
+    path = folder / FILE
+    if not path.is_file():
+        return
+    before = _read(path)
+    unlike = [pool for pool, names in before.items() if names != asdict(getattr(here, pool))]
+    changed = [pool for pool in unlike if before[pool] != _by_name(getattr(splits, pool))]
+    if changed:
+        numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
+        raise ValueError(
+            f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
+        )
 
 
 def named(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
