@@ -3,27 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from mtseg.boards import Name as Board
 from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
 from mtseg.complaints import NOWHERE, near
-from mtseg.data.ade20k import Ade20k
 from mtseg.data.batch import BatchSizes
-from mtseg.data.camvid import Camvid
-from mtseg.data.channels import PLAIN, Channels
-from mtseg.data.cityscapes import Cityscapes
-from mtseg.data.coco import Coco
-from mtseg.data.folder import Folder
-from mtseg.data.given import Given
-from mtseg.data.idd import Idd
-from mtseg.data.imagefolder import ImageFolder
-from mtseg.data.scenes import Scenes
-from mtseg.data.small import Small
+from mtseg.data.kinds import Data
 from mtseg.data.source import Splits
-from mtseg.data.voc import Voc
 from mtseg.differences import names_of_settings
 from mtseg.evaluate import Evaluation
 from mtseg.losses import AT_ONCE
@@ -34,16 +23,12 @@ from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
 from mtseg.schedules import Poly, Schedule
-from mtseg.settings import dump, takes, validate
+from mtseg.settings import dump, validate
 from mtseg.strict_yaml import SUFFIXES, read_yaml, to_yaml
 from mtseg.teachers import Itself
 from mtseg.views import Views
 from mtseg.words import gather, gathered
 
-Data = Annotated[
-    Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd | Small | ImageFolder | Given,
-    Field(discriminator="kind"),
-]
 Model = Annotated[
     Annotated[Smp, Tag("smp")]
     | Annotated[ConvNet13, Tag("convnet13")]
@@ -53,8 +38,6 @@ Model = Annotated[
     Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else getattr(given, "kind", "smp")),
 ]
 Count = Annotated[int, Field(ge=1)]
-# The keys of data that choose images, set so that they choose all of them.
-EVERY: dict[str, Any] = {"labels": "all", "per_class": None, "split": None, "unlabelled": "all", "expect": {}}
 
 
 def _known_device(name: str) -> str:
@@ -205,49 +188,9 @@ def whole(tree: dict[str, Any], anew: Mapping[str, str] = NOWHERE) -> Config:
         ) from None
 
 
-@part
-class _Data:
-    data: Data
-
-
 def splits_of(config: Config) -> Splits:
     """The run's images, those that are held out apart. Raises ValueError for data that cannot be used."""
     return config.eval.apart(config.data.build(), config.seed)
-
-
-def channels_of(config: Config) -> Channels:
-    """What the images consist of that the run's network is asked about: a data kind's `channels`, where it has them."""
-    found = getattr(config.data, "channels", PLAIN)
-    return found if isinstance(found, Channels) else PLAIN
-
-
-def training_data(words: Sequence[str]) -> Data:
-    """The data set of command-line words with all its training images labelled, whatever share the words ask for.
-
-    Raises ValueError as `load` does, and for a kind that takes no lists.
-    """
-    given, anew = gathered(words)
-    tree = given.get("data", {})
-    hints = _kinds().get(str(tree.get("kind"))) if isinstance(tree, dict) else None
-    if hints is None:
-        return data_of(tree, anew)  # which says what is wrong
-    if "split" not in hints:
-        others = [f"data.{key}" for key in ("labels", "per_class") if key in hints]
-        remedy = f"set {' or '.join(others)} instead" if others else "its own keys say which images are labelled"
-        raise ValueError(f"data.kind: {tree['kind']} has no files to list (no key data.split); {remedy}")
-    every = {key: value for key, value in EVERY.items() if key in hints and takes(hints[key], value)}
-    return data_of(tree | every, anew)
-
-
-def _kinds() -> dict[str, dict[str, Any]]:
-    """The keys of each kind of data, with their types."""
-    hints = [get_type_hints(member) for member in get_args(get_type_hints(_Data)["data"])]
-    return {kind: of for of in hints for kind in get_args(of["kind"])}
-
-
-def data_of(tree: Any, anew: Mapping[str, str] = NOWHERE) -> Data:
-    """The data set that a tree of settings describes, `anew` as in `validate`. Raises ValueError as `load` does."""
-    return validate(_Data, {"data": tree}, anew=anew).data
 
 
 def rate_for(words: Sequence[str]) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from mtseg import hub
-from mtseg.config import data_of
 from mtseg.data.channels import PLAIN
+from mtseg.data.kinds import data_of
 from mtseg.data.source import Splits
 from mtseg.hub import Handed
 from mtseg.merge import merge

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from mtseg.config import Config, channels_of
+from mtseg.config import Config
 from mtseg.data.apart import refuse_learnt_and_scored
+from mtseg.data.kinds import channels_of
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.models import Smp
@@ -11,7 +12,7 @@ from mtseg.models import Smp
 
 def refuse_useless(config: Config, splits: Splits) -> None:
     """Raises ValueError for images that this config could not learn from, or be scored by. Reads few of them."""
-    said = channels_of(config)
+    said = channels_of(config.data)
     refuse_unsound(splits, config.eval.pools, ranged=said.scaled)
     if splits.channels != said.count:
         raise ValueError(

@@ -13,8 +13,9 @@ from rich.console import Console
 from torch import nn
 
 from mtseg import checkpoint
-from mtseg.config import Config, channels_of, dump, of_run, splits_of
+from mtseg.config import Config, dump, of_run, splits_of
 from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.kinds import channels_of
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Nothing, Pixels, Splits
 from mtseg.merge import merge
@@ -163,7 +164,7 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
         return trained
     config = configured(run, words)
     config, splits, networks, step = _with(run, config, _classes(run, config), at)
-    about = (config.views, config.eval.predictor, splits.classes, splits.palette, step, channels_of(config))
+    about = (config.views, config.eval.predictor, splits.classes, splits.palette, step, channels_of(config.data))
     return Trained(networks[network], *about)
 
 

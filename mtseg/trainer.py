@@ -12,9 +12,10 @@ from torch import Tensor
 from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.balance import told
 from mtseg.capture import Broken
-from mtseg.config import Config, channels_of, written
+from mtseg.config import Config, written
 from mtseg.data.batch import Batch
 from mtseg.data.given import given
+from mtseg.data.kinds import channels_of
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
 from mtseg.data.source import Splits
@@ -50,7 +51,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         refuse_uneven(config, processes=world())
         if splits is not None:
-            config = replace(config, data=together(partial(given, splits, channels_of(config))))
+            config = replace(config, data=together(partial(given, splits, channels_of(config.data))))
         splits = config.eval.apart(together(config.data.build) if splits is None else splits, config.seed)
         together(partial(refuse_useless, config, splits))
         from_first(lambda: within.enter_context(locked(config.out)))

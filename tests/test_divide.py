@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from mtseg import cli
-from mtseg.config import load, training_data
+from mtseg.config import load
 from mtseg.data.camvid import Camvid
 from mtseg.data.divide import FOLDER, balanced, by_sequence, ladder, presence
+from mtseg.data.kinds import training_data
 from mtseg.data.provenance import digest, provenance
 from mtseg.data.scenes import Scenes
 from mtseg.part import part
@@ -220,7 +221,7 @@ class Holder:
 
 
 def test_a_kind_of_ones_own_is_split_with_the_keys_that_it_has(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mtseg.config._Data", Holder)
+    monkeypatch.setattr("mtseg.data.kinds._Data", Holder)
     root = trees.camvid(tmp_path / "camvid")
     words = ["data.kind=own_lists", f"data.root={root}", f"data.split={root}/none.txt", "--labels", "1/2"]
     assert cli.main(["split", *words, "--out", str(tmp_path / "s")]) == 0

@@ -23,18 +23,20 @@ from runs import TINY, tiny
 from trees import BY_KIND, SIZE
 
 from mtseg import cli
-from mtseg.config import Config, data_of
+from mtseg.config import Config
 from mtseg.data.files import Files
+from mtseg.data.kinds import data_of
 from mtseg.data.source import IGNORE, Subset
 from mtseg.data.unread import REMEDY
-from mtseg.doctor import facts as facts_module
 from mtseg.doctor import machine as machine_module
 from mtseg.doctor import plan as plan_module
+from mtseg.doctor import survey as survey_module
 from mtseg.doctor.examine import examine
-from mtseg.doctor.facts import look, survey
+from mtseg.doctor.facts import look
 from mtseg.doctor.finding import Finding
 from mtseg.doctor.machine import Machine, machine, of_installation, of_loading
 from mtseg.doctor.pictures import MARK, of_findings, of_views
+from mtseg.doctor.survey import survey
 from mtseg.doctor.unread import of_unread
 from mtseg.merge import merge
 from mtseg.settings import dump, validate
@@ -864,7 +866,7 @@ def test_a_file_that_is_in_several_pools_is_read_once(tmp_path, monkeypatch):
     assert len(splits.unlabelled) == 6
     asked = []
     monkeypatch.setattr(
-        facts_module, "look", lambda source, index: asked.append(source.name(index)) or look(source, index)
+        survey_module, "look", lambda source, index: asked.append(source.name(index)) or look(source, index)
     )
     read = survey(splits, workers=0)
     assert sorted(asked) == sorted(entry.image.name for entry in read.distinct())

@@ -13,9 +13,9 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from mtseg import cli
-from mtseg.config import data_of
 from mtseg.data.apart import refuse_learnt_and_scored
 from mtseg.data.folder import Folder
+from mtseg.data.kinds import data_of
 from mtseg.data.match import Masked
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.settings import validate

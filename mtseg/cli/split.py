@@ -23,8 +23,8 @@ def _split(parsed: argparse.Namespace) -> None:
     import shlex
     from pathlib import Path
 
-    from mtseg.config import training_data
     from mtseg.data.divide import divide
+    from mtseg.data.kinds import training_data
 
     splits, out = training_data(parsed.words).build(), Path(parsed.out)
     rungs = parsed.labels.split(",")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mtseg.data.cache import Cache
 from mtseg.data.files import MASK, Files
-from mtseg.doctor.facts import POOLS, Survey
 from mtseg.doctor.finding import Finding, megabytes
+from mtseg.doctor.survey import POOLS, Survey
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import numpy as np
 
 from mtseg.config import Config
 from mtseg.data.channels import COLOURS
-from mtseg.doctor.facts import Survey, Values
+from mtseg.doctor.facts import Values
 from mtseg.doctor.finding import Finding
+from mtseg.doctor.survey import Survey
 from mtseg.views import Policy, StudentPolicy
 
 CONSTANT = 1e-4  # standard deviation below which a channel says nothing

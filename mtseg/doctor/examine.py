@@ -15,12 +15,12 @@ from mtseg.data.source import Source, Splits
 from mtseg.data.tree import is_image
 from mtseg.doctor.cache import kept, of_cache
 from mtseg.doctor.channels import of_channels
-from mtseg.doctor.facts import Survey, survey
 from mtseg.doctor.files import of_files
 from mtseg.doctor.finding import SEVERITIES, Finding
 from mtseg.doctor.machine import Machine, of_installation, of_loading
 from mtseg.doctor.plan import Plan, of_plan, plan
 from mtseg.doctor.pools import Share, of_pools, shares
+from mtseg.doctor.survey import Survey, survey
 from mtseg.doctor.unread import of_unread
 from mtseg.fits import unfit
 

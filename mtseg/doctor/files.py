@@ -4,9 +4,10 @@ from collections.abc import Iterator, Set
 from dataclasses import replace
 
 from mtseg.data.source import IGNORE
-from mtseg.doctor.facts import Counts, Image, Mask, Survey
+from mtseg.doctor.facts import Counts, Image, Mask
 from mtseg.doctor.finding import Finding, Severity, amount
 from mtseg.doctor.suggest import mask_map
+from mtseg.doctor.survey import Survey
 
 LARGE = 8_000_000  # pixels of an image that take some tenths of a second to decode
 MOSTLY = 0.5

@@ -19,8 +19,8 @@ from mtseg.data.files import Files
 from mtseg.data.masks import NO_CLASS
 from mtseg.data.source import IGNORE, Source, Splits, Subset
 from mtseg.data.stream import Stream
-from mtseg.doctor.facts import POOLS, Survey
 from mtseg.doctor.finding import Finding
+from mtseg.doctor.survey import POOLS, Survey
 from mtseg.geometry import View
 from mtseg.report import coloured
 from mtseg.views import Views

@@ -13,9 +13,9 @@ import torch
 
 from mtseg.config import Config
 from mtseg.data.files import Files
-from mtseg.doctor.facts import Survey
 from mtseg.doctor.finding import Finding, amount, megabytes
 from mtseg.doctor.pools import shares
+from mtseg.doctor.survey import Survey
 from mtseg.estimate import estimate
 from mtseg.geometry import Geometry
 from mtseg.log import lasting

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from mtseg.data.source import IGNORE
-from mtseg.doctor.facts import POOLS, Entry, Survey
+from mtseg.doctor.facts import Entry
 from mtseg.doctor.finding import Finding, Severity, amount
+from mtseg.doctor.survey import POOLS, Survey
 
 FEW = 3  # images of a class below which chance decides what is learnt of it, or its score
 FEW_SCORED = 20  # images below which a score is that of the images more than of the network
