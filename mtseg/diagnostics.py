@@ -20,29 +20,29 @@ WINDOW = 10  # logged steps over which an alarm looks
 PATIENCE = 3  # evaluations in a row that the teacher may be behind
 
 
-def health(tasks: Sequence[Task], said: Sequence[View], label: Tensor) -> dict[str, Tensor]:
+def health(tasks: Sequence[Task], said: Sequence[View], answer: View, label: Tensor) -> dict[str, Tensor]:
     """What a step's tasks and what the student said of them show; means over the pixels that both know.
 
-    tasks with answers (B, K, *S) in the frame of comparison, one each; label (B', *S) of the labelled images; of all
-    processes. Scalars: `kept`, the
-    mean weight; `confidence`, of the target; `disagreement`, the share of pixels where student and target name another
-    class. Of all tasks together: `confidence_histogram` (BINS,), `target_share` (K,) of the classes in what is kept and
-    `label_share` (K,) in the labels; each sums to 1, or is 0 where there is nothing.
+    tasks with what was said (B, K, *S) in the frame of comparison, one each; the teacher's answer (B, K, *S) in its own
+    view; label (B', *S) of the labelled images; of all processes. Scalars: `kept`, the mean weight; `confidence`, the
+    answer's highest probability where it is known (of a hard target that would be 1, however unsure the teacher);
+    `disagreement`, the share of pixels where student and target name another class. Of all tasks together:
+    `target_share` (K,) of the classes in what is kept, `label_share` (K,) in the labels, and of the answer
+    `confidence_histogram` (BINS,); each sums to 1, or is 0 where there is nothing.
     """
-    known = torch.cat([answer.known.flatten() for answer in said])
+    known = torch.cat([view.known.flatten() for view in said])
     kept = torch.cat([task.weight.flatten() for task in tasks]) * known
-    tops = [task.target.data.max(1) for task in tasks]
-    confidence = torch.cat([top.values.flatten() for top in tops])
-    classes = torch.cat([top.indices.flatten() for top in tops])
-    named = torch.cat([answer.data.argmax(1).flatten() for answer in said])
-    count = tasks[0].target.data.shape[1]
+    classes = torch.cat([task.target.data.argmax(1).flatten() for task in tasks])
+    named = torch.cat([view.data.argmax(1).flatten() for view in said])
+    count = answer.data.shape[1]
+    confidence, answered = answer.data.amax(1).flatten(), answer.known.flatten()
     place = (confidence * BINS).long().clamp(0, BINS - 1)
     labelled = label.flatten().long()
     return {
         "kept": total(average(kept, known)),
-        "confidence": total(average(confidence, known)),
+        "confidence": total(average(confidence, answered)),
         "disagreement": total(average((named != classes).float(), known)),
-        "confidence_histogram": _shares(place, known.float(), BINS),
+        "confidence_histogram": _shares(place, answered.float(), BINS),
         "target_share": _shares(classes, kept, count),
         "label_share": _shares(labelled.clamp(0, count - 1), has_class(labelled, count).float(), count),
     }

@@ -82,10 +82,10 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
         known = torch.stack([task.target.known.float().mean() for task in tasks]).mean()
         known = total(known) / world() if watch else known
         terms |= {"weight": method.weight_at(moment.step, config.steps), "known": known}
-    if tasks and watch:
+    if batch.teacher is not None and plan.answer is not None and watch:
         compared = [method.compared(values, task) for values, task in zip(whole.agreeing, tasks, strict=True)]
-        terms |= health(tasks, compared, label)
-        if batch.teacher is not None and batch.teacher.label is not None and plan.answer is not None:
+        terms |= health(tasks, compared, plan.answer, label)
+        if batch.teacher.label is not None:
             answer = plan.answer.seen_from(batch.teacher.view(config.views))
             terms["pseudo_accuracy"] = pseudo_accuracy(answer, batch.teacher.label)
     lr = state.optimizer.param_groups[-1]["lr"]

@@ -1,18 +1,22 @@
 """Health of targets: shares and disagreements against counts by hand, and alarms that speak up, once, and only then."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from runs import tiny
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
 from mtseg.diagnostics import BINS, PATIENCE, WINDOW, Alarms, _shares, health, pseudo_accuracy
 from mtseg.geometry import View
+from mtseg.logged import read
 from mtseg.method import Branch, Method
 from mtseg.task import Task
+from mtseg.trainer import fit
 
 K, SIZE = 4, (5, 7)
 NAMES = ("road", "car", "sign", "sky")
@@ -27,9 +31,13 @@ def a_task(seed: int, batch: int = 3) -> Task:
     return Task(seen, target, torch.rand(batch, 1, *SIZE).round(), torch.arange(batch), torch.ones(batch))
 
 
-def by_hand(tasks: list[Task], logits: list[Tensor], label: Tensor) -> dict[str, Any]:
+def by_hand(tasks: list[Task], logits: list[Tensor], answer: View, label: Tensor) -> dict[str, Any]:
     """Pixel by pixel, in plain Python."""
     kept, sure, differ, bins, shares = [], [], [], np.zeros(BINS), np.zeros(K)
+    for b, y, x in itertools.product(range(len(answer.data)), *map(range, SIZE)):
+        if answer.known[b, 0, y, x]:
+            sure.append(max(answer.data[b, :, y, x].tolist()))
+            bins[min(int(sure[-1] * BINS), BINS - 1)] += 1
     for task, values in zip(tasks, logits, strict=True):
         for b in range(len(task.weight)):
             for y in range(SIZE[0]):
@@ -39,9 +47,7 @@ def by_hand(tasks: list[Task], logits: list[Tensor], label: Tensor) -> dict[str,
                     probabilities = task.target.data[b, :, y, x].tolist()
                     best = max(range(K), key=lambda k: probabilities[k])
                     kept.append(float(task.weight[b, 0, y, x]))
-                    sure.append(probabilities[best])
                     differ.append(float(values[b, :, y, x].argmax() != best))
-                    bins[min(int(probabilities[best] * BINS), BINS - 1)] += 1
                     shares[best] += kept[-1]
     given = np.bincount(label[label != IGNORE].numpy(), minlength=K)
     return {
@@ -60,7 +66,8 @@ def test_health_is_what_counting_by_hand_gives() -> None:
     label = torch.randint(0, K, (2, *SIZE), dtype=torch.uint8)
     label[0, :2] = IGNORE
     said = [replace(task.target, data=values) for task, values in zip(tasks, logits, strict=True)]
-    found, expected = health(tasks, said, label), by_hand(tasks, logits, label)
+    answer = a_task(2).target
+    found, expected = health(tasks, said, answer, label), by_hand(tasks, logits, answer, label)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name].numpy(), value, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -76,7 +83,7 @@ def test_health_of_nothing_known_or_labelled_is_zero_and_finite() -> None:
         task.sure,
     )
     said = [replace(nothing.target, data=torch.randn(3, K, *SIZE))]
-    found = health([nothing], said, torch.full((1, *SIZE), IGNORE, dtype=torch.uint8))
+    found = health([nothing], said, nothing.target, torch.full((1, *SIZE), IGNORE, dtype=torch.uint8))
     assert all(torch.equal(value, torch.zeros_like(value)) for value in found.values())
 
 
@@ -87,9 +94,9 @@ def test_in_the_frame_of_the_source_equal_answers_in_mirrored_views_do_not_disag
     target = View(torch.rand(3, K, *SIZE).softmax(1), torch.eye(3, dtype=torch.float64).expand(3, 3, 3), inside)
     task = replace(sees, seen=View(torch.rand(3, 3, *SIZE), mirror, inside), target=target)
     said = Method(frame="source", branches=(Branch(),)).compared(target.data.flip(3).log(), task)
-    assert float(health([task], [said], torch.zeros(1, *SIZE))["disagreement"]) == 0
+    assert float(health([task], [said], target, torch.zeros(1, *SIZE))["disagreement"]) == 0
     other = Method(branches=(Branch(),)).compared(target.data.flip(3).log(), task)
-    assert float(health([task], [other], torch.zeros(1, *SIZE))["disagreement"]) > 0.2
+    assert float(health([task], [other], target, torch.zeros(1, *SIZE))["disagreement"]) > 0.2
 
 
 def test_shares_count_on_beyond_what_single_precision_can() -> None:
@@ -161,3 +168,19 @@ def test_a_teacher_behind_its_student_for_long_is_told_and_not_before() -> None:
     assert heard[:-1] == [[]] * (PATIENCE - 1)
     assert "teacher is behind" in heard[-1][0]
     assert alarms.evaluated({"student": {"mIoU": None}, "teacher": {"mIoU": None}}) == []
+
+
+def test_the_confidence_of_a_run_on_hard_targets_is_the_teachers_and_not_the_targets(tmp_path) -> None:
+    words = [
+        "steps=2",
+        "log_every=1",
+        "method.target={kind: hard, threshold: 0.9}",
+        "method.distance.kind=cross_entropy",
+    ]
+    fit(tiny(tmp_path, *words), quiet=True)
+    lines = [line for line in read(tmp_path) if "train/kept" in line]
+    assert len(lines) == 2
+    for values in lines:  # after two steps nothing is sure to 0.9
+        assert values["train/kept"] == 0
+        assert 0 < values["train/confidence"] < 0.9
+        assert values["train/confidence_histogram"][-1] == 0
