@@ -55,19 +55,25 @@ class Config:
 
     `out` is the run's folder. `resume`: `auto` continues what is there, `never` refuses a folder with a run.
     `accept_changes` names the settings (`steps`, `eval`, `optimizer.lr`) that may differ from those the run was begun
-    with; others are refused. `clip` is the largest gradient norm (null: no clipping). An update whose loss or gradient
-    is not finite is skipped; `max_skipped` in a row end the run. A checkpoint is written every `checkpoint_every`
-    steps, where the teacher is better than ever, and at the end; the newest `keep` and the chosen are kept.
-    `workers` loading processes (0: none) each hold up to `prefetch` batches ready; `loader_timeout` is how many seconds
-    a batch may take; a process waits a minute longer for another one. `diagnose_with_masks` logs how often the
-    teacher's answers are true, where the unlabelled images have masks; nothing is trained on them. `boards` are shown
-    the numbers and pictures, beside the run's own files.
+    with; others are refused. `seed` draws the first weights, the views and the batches. `device`: `auto` (a GPU where
+    there is one), `cpu`, `cuda`, or `cuda:1`, the second GPU.
 
     The student is asked about a process's images in `accumulate` parts, whose gradients are summed. `precision` is that
-    of the networks while they train. `norm` is what batch normalisation becomes (`mtseg/norm.py`); `bn`, whether
-    labelled and unlabelled images go through it in one forward or each in their own. `balance` has labelled pixels of
-    rare classes count more in the supervised loss (`mtseg/balance.py`): 0 not at all, 1 fully. `compile` has PyTorch
-    compile the student; `recompute` computes its encoder's activations again in the backward, in place of holding them.
+    of the networks while they train. `norm` is what batch normalisation becomes: over the images of each `process`, in
+    `sync` over those of all (GPUs only), `frozen` as it was loaded, or over a `group` of channels of each image. `bn`:
+    whether labelled and unlabelled images go through it in one forward (`joint`) or each in their own (`separate`).
+    `balance` has labelled pixels of rare classes count more in the supervised loss (`mtseg/balance.py`): 0 not at all,
+    1 fully. `compile` has PyTorch compile the student; `recompute` computes its encoder's activations again in the
+    backward, in place of holding them. `clip` is the largest gradient norm (null: no clipping). An update whose loss or
+    gradient is not finite is skipped; `max_skipped` in a row end the run.
+
+    A line is recorded every `log_every` steps. A checkpoint is written every `checkpoint_every` steps, where the
+    teacher is better than ever, and at the end; the newest `keep` and the chosen are kept. `boards` are shown the
+    numbers and pictures, beside the run's own files. `diagnose_with_masks` logs how often the teacher's answers are
+    true, where the unlabelled images have masks; nothing is trained on them.
+
+    `workers` loading processes (0: none) each hold up to `prefetch` batches ready; `loader_timeout` is how many seconds
+    a batch may take; a process waits a minute longer for another one.
     """
 
     data: Data

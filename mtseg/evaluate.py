@@ -25,7 +25,8 @@ A_FIFTH = "1/5"
 
 @part
 class Evaluation:
-    """When and on what a run is scored: every `every` steps and at the end, on the `val` or `test` images.
+    """When and on what a run is scored: every `every` steps and at the end, on the `val` or `test` images (`split`),
+    `batch` images of one size in a forward.
 
     `predictor` is how a run, `mtseg eval` and `mtseg predict` ask about an image. `gallery` images, those on which the
     teacher is worst, are shown in the run's page.

@@ -69,8 +69,9 @@ class Method:
     """A row of the table of methods. Without branches it is supervised training (whose teacher is still an average).
 
     loss = supervised_weight * supervised(labelled) + weight * ramp(step) * sum over branches of weight_b * mean over
-    pixels of distance(student, target). The mean is a sum, weighted by the target, divided by the number of `known`
-    pixels (a pixel left out by a threshold still divides, as in FixMatch) or by the sum of the weights (`counted`).
+    pixels of distance(student, target). The mean is a sum, weighted by the target, divided (`mean_over`) by the number
+    of `known` pixels (a pixel left out by a threshold still divides, as in FixMatch) or by the sum of the weights
+    (`counted`).
     `frame` is where the two are compared: in the `student`'s view, to which only the teacher's probabilities are
     warped, or in the `source` image's own frame, to which both are (the literal inverse warping; its gradient passes
     through the sampler). `normalise: batch` divides both losses, as sums, by the pixels of all images of the batch,

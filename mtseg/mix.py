@@ -68,7 +68,10 @@ class CutMix:
 
 @part
 class CutOut:
-    """A rectangle of the image is blank, and counts nowhere (DeVries & Taylor 2017; French et al. 2020)."""
+    """A rectangle of the image is blank, and counts nowhere (DeVries & Taylor 2017; French et al. 2020).
+
+    With probability `p` for each image; `area` and `aspect` as of `cutmix`.
+    """
 
     kind: Literal["cutout"] = "cutout"
     p: Probability = 1.0
@@ -91,7 +94,10 @@ class CutOut:
 
 @part
 class ClassMix:
-    """Half of the classes that the target sees in another image are pasted from it (Olsson et al. 2021)."""
+    """Half of the classes that the target sees in another image are pasted from it (Olsson et al. 2021).
+
+    With probability `p` for each image.
+    """
 
     kind: Literal["classmix"] = "classmix"
     p: Probability = 1.0

@@ -22,7 +22,8 @@ Positive = Annotated[float, Field(gt=0)]
 
 @part
 class ChannelDropout:
-    """Whole channels of the encoder's features are dropped, at every level, and the rest scaled up.
+    """Whole channels of the encoder's features are dropped, at every level, and the rest scaled up, of a `share` of the
+    images.
 
     With probability `p` each (UniMatch, Yang et al. 2023). `half`: of a pair of branches, the `first` keeps a random
     half of the channels, doubled, and the `second` the other half, the same at all levels of as many channels, as a
@@ -51,7 +52,8 @@ class ChannelDropout:
 
 @part
 class FeatureNoise:
-    """Every value of the encoder's features is multiplied by 1 + n, n uniform in [-size, size], at every level.
+    """Every value of the encoder's features is multiplied by 1 + n, n uniform in [-size, size], at every level,
+    of a `share` of the images.
 
     F-Noise of CCT (Ouali et al. 2020), whose code has the same n for all images of a batch; here each has its own.
     They are drawn where the features are, and are other ones on another kind of device. Each costs 5 ns on a CPU: 0.2 s
@@ -74,7 +76,8 @@ class FeatureNoise:
 
 @part
 class FeatureDropout:
-    """The most active regions of the encoder's features are blank, in all channels, at every level.
+    """The most active regions of the encoder's features are blank, in all channels, at every level, of a `share` of the
+    images.
 
     F-Drop of CCT (Ouali et al. 2020): those whose activity, the mean over the channels, is at least a share of the
     image's highest, drawn for each image and level uniformly in `threshold` (the authors' code has had both these

@@ -84,7 +84,10 @@ class Augment:
 
 @part
 class Whole:
-    """The image at once; the network pads it to its stride."""
+    """The image at once; the network pads it to its stride.
+
+    With `augment` there are several answers, of which `average` are meaned: probabilities (`softmax`) or `logits`.
+    """
 
     kind: Literal["whole"] = "whole"
     augment: Augment = Augment()

@@ -3,27 +3,27 @@
 All of it is read from the parts, by way of pydantic's JSON schema.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from inspect import getdoc
 
 from pydantic import TypeAdapter
 
 from mtseg.complaints import join, near
 from mtseg.config import Config
-
-Schema = Mapping[str, Any]
+from mtseg.data.assemble import Choice
+from mtseg.rules import Rules, Schema, default_of, parts_of
 
 HEAD = """# Every setting
 
 What a config holds: YAML files, and `key.sub=value` words, which win. Of each part its keys, what they take, and their
 defaults; a key without one must be given. Where a part has a `kind`, `kind` chooses which keys there are.
 
-`python tools/settings.py method.target` prints a part of this page, `python tools/settings.py threshold` all parts that
-have such a key, and `python tools/settings.py --page` all of it: it is read from the code.
+`python tools/settings.py method.target` prints a part of this page, `python tools/settings.py threshold` that key in
+all parts that have it, and `python tools/settings.py --page` all of it: it is read from the code.
 """
+ROOT = "run"
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,18 @@ class Section:
 
     @property
     def title(self) -> str:
-        path = self.path or "the run"
+        path = self.path or ROOT
         return f"{path}: {self.kind}" if self.kind else path
 
-    @property
-    def names(self) -> list[str]:
-        return [join(self.path, key) for key in self.keys]
+    def narrowed(self, key: str) -> "Section":
+        """That key alone, and the sentences that name it."""
+        told = re.split(r"(?<=\.)\s+", self.text)
+        about = [sentence for sentence in told if re.search(rf"`{key}\b", sentence)] or told[:1]
+        return replace(self, text="\n".join(about), keys={name: self.keys[name] for name in self.keys if name == key})
+
+    def names(self, key: str) -> bool:
+        """Whether it has that key, or is what stands above parts that have it."""
+        return key in self.keys or (not (self.keys or self.kind) and f"`{key}`" in self.text)
 
 
 def sections() -> list[Section]:
@@ -61,12 +67,14 @@ def sections() -> list[Section]:
         path, name = waiting.pop(0)
         found.append((path, parts[name]))
         for key, value in parts[name]["properties"].items():
-            new = [of for of in _parts_of(value) if of not in places and "properties" in parts[of]]
+            new = [of for of in parts_of(value) if of not in places and "properties" in parts[of]]
             places.update(dict.fromkeys(new, join(path, key)))
             waiting.extend((join(path, key), of) for of in new)
     order = {path: n for n, (path, _) in reversed(list(enumerate(found)))}
     found.sort(key=lambda one: _outside_in(one[0], order))
-    return [_section(path, schema, _Words(parts, places)) for path, schema in found]
+    told = [_section(path, schema, Rules(parts, places)) for path, schema in found]
+    first = next(n for n, one in enumerate(told) if one.path == "data")
+    return [*told[:first], Section("data", "", getdoc(Choice) or "", {}, {}), *told[first:]]
 
 
 def _outside_in(path: str, order: Mapping[str, int]) -> list[int]:
@@ -77,21 +85,41 @@ def _outside_in(path: str, order: Mapping[str, int]) -> list[int]:
 
 
 def asked(words: list[str]) -> list[Section]:
-    """The sections of paths (`method.target`), with what is in them, and of keys (`threshold`) wherever they are.
+    """What is told of paths (`method.target`, `views.crop`), with what is in them, of kinds (`cutmix`,
+    `method.target.hard`), and of keys (`threshold`), wherever they are.
 
-    Raises ValueError for what is neither, with the nearest that is.
+    Raises ValueError for what is none of these, with the nearest that is.
     """
     found: list[Section] = []
     everything = sections()
-    for word in [_home(word, everything) for word in words]:
-        of = [one for one in everything if f"{one.path}.".startswith(f"{word}.")]
-        of = of or [one for one in everything if word in one.names]
-        of = of or [one for one in everything if word in one.keys or word == one.kind]
+    for word in words:
+        of = _of_root(everything) if word == ROOT else [*_of_key(word, everything), *_of_part(word, everything)]
         if not of:
-            known = {name: None for one in everything for name in (one.path, one.kind, *one.names, *one.keys)}
-            raise ValueError(f"{word!r} is no setting{near(word, known, '; ')}; without words all are listed")
+            names = {name for one in everything for name in (one.kind, *one.keys) if name}
+            paths = {join(one.path, key) for one in everything for key in (*one.keys, one.kind) if key}
+            nearest = near(word.lower(), sorted(paths if "." in word else names), "; ")
+            raise ValueError(f"{word!r} is no setting{nearest}; without words all are listed")
         found.extend(one for one in of if one not in found)
     return found
+
+
+def _of_root(everything: list[Section]) -> list[Section]:
+    return [one for one in everything if not one.path]
+
+
+def _of_key(word: str, everything: list[Section]) -> list[Section]:
+    """The parts that have such a key, narrowed to it; by its path, or, without one, wherever it is."""
+    around, _, key = word.rpartition(".")
+    home = _home(around, everything)
+    return [one.narrowed(key) for one in everything if one.names(key) and (one.path == home or word == key)]
+
+
+def _of_part(word: str, everything: list[Section]) -> list[Section]:
+    """The part of a path or a kind, and all parts in it."""
+    home, (around, _, kind) = _home(word, everything), word.rpartition(".")
+    place = _home(around, everything)
+    inside = [one for one in everything if word and f"{one.path}.".startswith(f"{home}.")]
+    return inside or [one for one in everything if kind and one.kind == kind and (one.path == place or word == kind)]
 
 
 def _home(word: str, everything: list[Section]) -> str:
@@ -126,77 +154,13 @@ def _told(default: str) -> str:
     return f" (default {default.replace('`', '')})" if default else " (must be given)"
 
 
-def _section(path: str, schema: Schema, words: "_Words") -> Section:
+def _section(path: str, schema: Schema, words: Rules) -> Section:
     required, properties = schema.get("required", ()), schema["properties"]
     keys = {
-        key: (words.takes(join(path, key), value), "" if key in required else _default(value))
+        key: (words.takes(join(path, key), value), "" if key in required else default_of(value))
         for key, value in properties.items()
     }
     told = [of for of in schema.get("description", "").split("\n\n") if not of.startswith("Raises ")]
-    homes = {
-        key: words.places[of] for key, value in properties.items() for of in _parts_of(value) if of in words.places
-    }
+    homes = {key: words.places[of] for key, value in properties.items() for of in parts_of(value) if of in words.places}
     elsewhere = {key: home for key, home in homes.items() if home != join(path, key)}
     return Section(path, str(properties.get("kind", {}).get("const", "")), "\n\n".join(told), keys, elsewhere)
-
-
-def _default(schema: Schema) -> str:
-    default = schema.get("default", {})
-    if isinstance(default, dict) and list(_parts_of(schema)):
-        return f"`{{kind: {default['kind']}}}`" if "kind" in default else "its own"
-    return f"`{json.dumps(default, ensure_ascii=False)}`".replace('"', "")
-
-
-def _parts_of(schema: Schema) -> Iterator[str]:
-    """The names of the parts that may stand at a key, or in the list there."""
-    if "$ref" in schema:
-        yield schema["$ref"].rpartition("/")[2]
-    for inner in (*schema.get("oneOf", ()), *schema.get("anyOf", ()), *filter(None, [schema.get("items")])):
-        yield from _parts_of(inner)
-
-
-@dataclass(frozen=True)
-class _Words:
-    """What may stand somewhere, in words. `places`: where each part is told of."""
-
-    parts: Mapping[str, Schema]
-    places: Mapping[str, str]
-
-    def takes(self, path: str, schema: Schema) -> str:
-        if "$ref" in schema:
-            return self._part(path, schema["$ref"].rpartition("/")[2])
-        if several := schema.get("oneOf", schema.get("anyOf")):
-            return " or ".join(dict.fromkeys(self.takes(path, one) for one in several))
-        if "const" in schema or "enum" in schema:
-            return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
-        kind = schema.get("type")
-        if kind == "array":
-            return self._list(path, schema)
-        if kind in ("integer", "number"):
-            return f"{'an integer' if kind == 'integer' else 'a number'}{_bounds(schema)}"
-        plain = {"boolean": "`true` or `false`", "null": "`null`", "object": "a mapping"}
-        return plain.get(str(kind), "a path" if schema.get("format") == "path" else "text")
-
-    def _part(self, path: str, name: str) -> str:
-        properties = self.parts[name].get("properties")
-        if properties is None:
-            return "any value"
-        kind = properties.get("kind", {}).get("const")
-        what = f"`{{kind: {kind}}}`" if kind else "a mapping"
-        return what if self.places[name] == path else f"{what} (`{self.places[name]}`)"
-
-    def _list(self, path: str, schema: Schema) -> str:
-        if "prefixItems" in schema:
-            values = [self.takes(path, one) for one in schema["prefixItems"]]
-            which = f"`{schema['description']}`" if "description" in schema else f"a list of {len(values)}"
-            return f"{which}, each {values[0]}" if len(set(values)) == 1 else f"{which}: {', '.join(values)}"
-        if not schema.get("items"):
-            return "an empty list"
-        one = self.takes(path, schema["items"])
-        return "a list of " + re.sub(r"^an? (\w+)", r"\1s", one)
-
-
-def _bounds(schema: Schema) -> str:
-    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    said = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
-    return f" {' and '.join(said)}" if said else ""

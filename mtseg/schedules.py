@@ -66,7 +66,10 @@ class Ramps:
 
 @part
 class Poly:
-    """(1 - t / T)^power after a linear warm-up, the usual learning rate of segmentation (DeepLab)."""
+    """(1 - t / T)^power, T the run's steps: the usual learning rate of segmentation (DeepLab).
+
+    Over the first `warmup` steps it rises linearly.
+    """
 
     kind: Literal["poly"] = "poly"
     power: Annotated[float, Field(ge=0)] = 0.9
@@ -78,7 +81,10 @@ class Poly:
 
 @part
 class Cosine:
-    """(1 + cos(pi t / T)) / 2 after a linear warm-up from `start`; T is `length`, or (null) the run's steps."""
+    """(1 + cos(pi t / T)) / 2; T is `length`, or (null) the run's steps.
+
+    Over the first `warmup` steps it rises linearly, from `start` of that.
+    """
 
     kind: Literal["cosine"] = "cosine"
     warmup: Steps = 0

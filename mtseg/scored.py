@@ -50,7 +50,7 @@ def when(scores: Scored, steps: int) -> str:
 def _read(run: Path, name: str) -> Scored:
     path = run / name
     if not path.is_file():
-        there = sorted(file.name for file in run.glob("eval_*.json") if not file.stem.endswith("_checkpoints"))
+        there = sorted(file.name for file in run.glob("eval_*.json") if "_checkpoints" not in file.stem)
         has = f"; the run has {', '.join(there)}" if there else ""
         raise ValueError(
             f"--scores {name}: no {path}{has}; score every run with the same words: python tools/eval.py {run} [WORDS]"

@@ -219,16 +219,16 @@ def logged(run: Path, step: int, pool: str) -> dict[str, Any]:
 def test_eval_puts_last_best_and_held_out_side_by_side_as_the_trainer_scored_them(network, run, capsys):
     assert cli.main(["eval", str(run), "--network", network]) == 0
     shown = capsys.readouterr().out
-    said = json.loads((run / "eval_val_checkpoints.json").read_text())
+    alone = "" if network == "both" else f"_{network}"
+    said = json.loads((run / f"eval_val_checkpoints{alone}.json").read_text())
     assert {at: found["step"] for at, found in said.items()} == {"last": 8, "best": 2, "holdout": 6}
     names = ["student", "teacher"] if network == "both" else ["teacher"]
     for found in said.values():
         line = logged(run, found["step"], "val")
         assert {name: found[name] for name in names} == {name: line[f"val_{name}"] for name in names}
         assert all(f"{100 * found[name]['mIoU']:.2f}" in shown for name in names)
-    alone = "" if network == "both" else f"_{network}"
     assert json.loads((run / f"eval_val{alone}.json").read_text()) == said["last"]
-    with (run / "eval_val_checkpoints.csv").open() as file:
+    with (run / f"eval_val_checkpoints{alone}.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["checkpoint"], row["step"], row["network"]) for row in rows] == [
         (at, str(found["step"]), name) for at, found in said.items() for name in names
@@ -243,6 +243,16 @@ def test_on_other_images_no_choice_flatters(run, capsys):
     assert "flatters" not in capsys.readouterr().out
     assert json.loads((run / "eval_test_best.json").read_text())["step"] == 2
     assert list(json.loads((run / "eval_test_checkpoints.json").read_text())) == ["best", "holdout"]
+
+
+def test_checkpoints_side_by_side_that_were_asked_in_another_way_are_in_files_of_another_name(run):
+    assert cli.main(["eval", str(run), "--at", "last,best"]) == 0
+    plain = (run / "eval_val_checkpoints.json").read_bytes()
+    assert cli.main(["eval", str(run), "--at", "last,best", "eval.predictor.augment.flip=true"]) == 0
+    assert (run / "eval_val_checkpoints.json").read_bytes() == plain
+    (other,) = run.glob("eval_val_checkpoints_*mirrored*.json")
+    assert other.with_suffix(".csv").is_file()
+    assert json.loads(other.read_text())["best"]["protocol"] != json.loads(plain)["best"]["protocol"]
 
 
 def test_the_checkpoint_held_out_chose_predicts_where_it_is_asked_for(run):

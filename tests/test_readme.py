@@ -207,6 +207,12 @@ def test_every_file_of_the_project_that_a_guide_names_is_there(guide):
     assert missing == []
 
 
+def test_the_tour_names_every_module():
+    tour = (ROOT / "CONTRIBUTING.md").read_text().partition("## A tour of the files")[2]
+    modules = [path.name for folder in ("", "data", "doctor") for path in (ROOT / "mtseg" / folder).glob("*.py")]
+    assert [name for name in modules if not re.search(rf"[`/]{name}`", tour) and name != "__init__.py"] == []
+
+
 def test_every_method_row_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     assert [path.name for path in (ROOT / "configs/method").glob("*.yaml") if f"`{path.name}`" not in text] == []

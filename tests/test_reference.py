@@ -48,7 +48,7 @@ def tree(monkeypatch) -> dict[str, Any]:
 
 
 def test_the_defaults_are_those_that_a_run_gets_and_the_others_must_be_given(tree):
-    (run,) = [one for one in sections() if not one.path]
+    run = sections()[0]
     got = dump(whole(tree))
     assert set(run.keys) == set(got)
     for key, (_, default) in run.keys.items():
@@ -56,7 +56,7 @@ def test_the_defaults_are_those_that_a_run_gets_and_the_others_must_be_given(tre
             assert default == ""
             with pytest.raises(ValueError, match=f"missing key '{key}'"):
                 whole({name: value for name, value in tree.items() if name != key})
-        elif default == "its own":
+        elif default == "its own defaults":
             assert whole(tree | {key: {}}) == whole(tree)
         else:
             told = yaml.safe_load(default.strip("`"))
@@ -64,7 +64,7 @@ def test_the_defaults_are_those_that_a_run_gets_and_the_others_must_be_given(tre
 
 
 def test_values_beyond_the_limits_are_refused_and_those_within_are_not(tree):
-    (run,) = [one for one in sections() if not one.path]
+    run = sections()[0]
     seen = 0
     for key, (takes, _) in run.keys.items():
         number = int if takes.startswith("an integer") else float
@@ -79,17 +79,60 @@ def test_values_beyond_the_limits_are_refused_and_those_within_are_not(tree):
     assert seen >= 12
 
 
-def test_a_path_a_kind_and_a_key_are_found_and_a_mistyped_one_is_answered():
-    assert {one.path for one in asked(["method.target"])} == {"method.target"}
-    assert {one.kind for one in asked(["method.target"])} == {"soft", "sharpen", "hard", "low_entropy", "adaptive"}
-    assert [one.title for one in asked(["cutmix"])] == ["method.branches.mix: cutmix"]
-    assert [one.title for one in asked(["method.weight"])] == ["method"]
-    assert [one.title for one in asked(["views.teacher.geometry.scale"])] == ["views.labelled.geometry"]
-    assert asked(["method.branches.distance"]) == asked(["method.distance"])
-    assert all("threshold" in one.keys for one in asked(["threshold"]))
-    assert [one.path for one in asked(["eval"])] == ["eval", *["eval.predictor"] * 3, "eval.predictor.augment"]
-    with pytest.raises(ValueError, match=r"'treshold' is no setting; did you mean 'threshold'\?"):
-        asked(["treshold"])
+def titles(*words: str) -> list[str]:
+    return [one.title for one in asked(list(words))]
+
+
+def test_a_path_is_told_of_with_what_is_in_it_and_a_kind_alone():
+    assert titles("method.target") == [
+        "method",
+        *(f"method.target: {kind}" for kind in ("soft", "sharpen", "hard", "low_entropy", "adaptive")),
+    ]
+    assert titles("cutmix") == titles("method.branches.mix.cutmix") == ["method.branches.mix: cutmix"]
+    inside = [*(f"eval.predictor: {kind}" for kind in ("whole", "slide", "centre")), "eval.predictor.augment"]
+    assert titles("eval") == ["run", "eval", *inside]
+    assert titles("run") == ["run"]
+    assert asked(["cutmix", "cutmix"]) == asked(["cutmix"])
+
+
+def test_a_key_is_told_of_alone_with_what_it_takes_there_and_where_its_part_is():
+    (weight,) = asked(["method.weight"])
+    assert (weight.path, list(weight.keys)) == ("method", ["weight"])
+    student, shared = asked(["views.student.geometry"])
+    assert student.keys["geometry"][0] == "`shared` or a mapping, as `views.labelled.geometry`"
+    assert (shared.path, "flip" in shared.keys) == ("views.labelled.geometry", True)
+    assert asked(["views.teacher.geometry.scale"]) == asked(["views.labelled.geometry.scale"])
+    assert [list(one.keys) for one in asked(["views.teacher.geometry.scale"])] == [["scale"]]
+    assert "method.distance: kl" in titles("method.branches.distance")
+
+
+def test_a_key_without_a_path_is_found_wherever_it_is():
+    for key in ("threshold", "seed", "steps", "share"):
+        everywhere = {one.title for one in sections() if key in one.keys}
+        assert set(titles(key)) == everywhere
+        assert len(everywhere) >= 2
+        assert all(list(one.keys) == [key] for one in asked([key]))
+    first, *others = asked(["data.labels"])
+    assert (first.title, first.keys) == ("data", {})
+    assert "a share such as `1/8`" in first.text
+    assert {one.kind for one in others} == {
+        one.kind for one in sections() if one.path == "data" and "labels" in one.keys
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [
+        ("treshold", "; did you mean 'threshold'?"),
+        ("METHOD.TARGET", "; did you mean 'method.target'?"),
+        ("method.targets", "; did you mean 'method.target'?"),
+        ("", ""),
+        ("a.b.c", ""),
+    ],
+)
+def test_what_is_no_setting_is_answered_with_the_nearest(word, nearest):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{word!r} is no setting{nearest}; without')}"):
+        asked([word])
 
 
 def test_sections_stand_inside_what_is_around_them_and_no_part_twice():
@@ -107,7 +150,7 @@ def test_the_command_prints_what_is_asked_for(capsys):
     assert "threshold  a number >= 0 and <= 1 (default 0.95)" in out
     assert "  unsure   true or false (default false)" in out
     assert cli.main(["settings"]) == 0
-    assert f"\nmethod: {', '.join(asked(['method.weight'])[0].keys)}\n" in capsys.readouterr().out
+    assert "\nmethod.branches: weight, sees, adversary, mix, features, distance\n" in capsys.readouterr().out
     assert cli.main(["settings", "nonsense"]) == 1
     assert cli.main(["settings", "--page", "eval"]) == 1
 

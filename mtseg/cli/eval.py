@@ -50,7 +50,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}
     if len(checkpoints) > 1:
         print_side_by_side(run, checkpoints)
-        beside = f"eval_{found['split']}_checkpoints"
+        beside = file_name(run, found | {"at": "checkpoints"})
         texts |= {f"{beside}{suffix}": text for suffix, text in files(run, checkpoints).items()}
     if parsed.images:
         texts[f"{name}_images.csv"] = images_csv(found)

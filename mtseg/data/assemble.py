@@ -26,10 +26,15 @@ SPELLINGS = {"labelled": ("labelled.txt", "labeled.txt"), "unlabelled": ("unlabe
 class Choice(Protocol):
     """The keys that every reader of files has.
 
-    `split` is a folder of split lists (labelled.txt and, where it has one, unlabelled.txt, in either spelling), or a
-    list of the labelled images; it is relative to `root`, or absolute. Without it `labels` of the training images are
-    chosen by `split_seed`. `cache` is a folder in which decoded files are kept; it changes no pixel. Links may lead out
-    of `root` with `allow_outside_root`.
+    `root` is the data set's folder. `labels` of the training images keep their labels: a number, a share such as `1/8`
+    (rounded down), or `all`; which, `split_seed` draws. `split` names them instead: it is a folder of split lists
+    (labelled.txt and, where it has one, unlabelled.txt, in either spelling), or a list of the labelled images, relative
+    to `root`, or absolute. `unlabelled` images are `all` training images, the labelled ones too, or the `rest`. A pool
+    that has not as many images as `expect` says is refused.
+
+    `on_bad_image`: a training image that cannot be read is an `error`, or is passed over (`skip`), up to 1 % of them.
+    `cache` is a folder in which decoded files are kept; it changes no pixel. Links may lead out of `root` with
+    `allow_outside_root`.
     """
 
     @property

@@ -34,7 +34,7 @@ class Folder:
     (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to `ignore`. What else stands in a mask
     is an error, or ignored with `other: ignore`. `channels` says what an image consists of where it is not one file of
     red, green and blue. `palette` has a colour for each class, for pictures; without it they are
-    `palette.distinct`.
+    well-spaced ones, class 0 black.
     """
 
     kind: Literal["folder"] = "folder"

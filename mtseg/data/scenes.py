@@ -59,7 +59,11 @@ class SceneSource:
 
 @part
 class Scenes:
-    """The embedded data set; of its training scenes the first `labels` (a number, a share, `all`) are labelled."""
+    """The embedded data set: scenes of `size` that the program draws, by `seed`; no files are needed.
+
+    Of its `images` training scenes the first `labels` (a number, a share, `all`) are labelled; `unlabelled` are `all`
+    of them, or the `rest`. `val` and `test` further ones are for scores.
+    """
 
     kind: Literal["scenes"] = "scenes"
     size: Annotated[tuple[int, int], HEIGHT_WIDTH] = (64, 96)

@@ -40,8 +40,8 @@ class Small:
     `root`/SET.npz of such arrays is read in place of the originals.
 
     `split_seed` chooses as the paper's code does: first `val` training images that are kept apart, then the labelled
-    ones, then the extra ones. `split` names the labelled images in a list instead (`listed`); `per_class` asks for as
-    many of each class, in place of `labels`.
+    ones, then the extra ones. `split` is a list of the labelled images instead, a number from 0 a line; `per_class`
+    asks for as many of each class, in place of `labels`.
     """
 
     kind: Literal["small"] = "small"
