@@ -24,7 +24,7 @@ def fit(words: Sequence[str | Path], *, quiet: bool = False) -> dict[str, dict[s
 def load(
     run: str | Path, words: Sequence[str] = (), *, at: str = "last", network: Literal["student", "teacher"] = "teacher"
 ) -> "Trained":
-    """A trained run from its folder, for `load(RUN).predict(image)`; see `mtseg.trained.load`."""
-    from mtseg.trained import load as of_folder
+    """A trained run from its folder, for `load(RUN).predict(image)`; see `mtseg.restored.load`."""
+    from mtseg.restored import load as of_folder
 
     return of_folder(Path(run), words, at=at, network=network)

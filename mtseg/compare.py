@@ -13,8 +13,8 @@ from mtseg.config import Config
 from mtseg.evaluate import source_of
 from mtseg.logged import read, score_of
 from mtseg.report import gallery, percent
+from mtseg.restored import restored
 from mtseg.tally import HEADLINES
-from mtseg.trained import restored
 from mtseg.trainer import fit
 
 # network -> its score in [0, 1] (HEADLINES), "last" and "best" of the evaluations; None where nothing is labelled

@@ -1,11 +1,8 @@
 """How two configs differ in what they compute, and what settings there are, by their dotted names."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtseg.settings import dump
-
-if TYPE_CHECKING:
-    from mtseg.config import Config
 
 # What may differ between a run and its continuation: where and how it is computed, not what.
 PLACE_AND_PACE = (
@@ -15,14 +12,14 @@ PLACE_AND_PACE = (
 )
 
 
-def differences(before: "Config", after: "Config") -> list[str]:
+def differences(before: Any, after: Any) -> list[str]:
     """A line `key: before -> after` for each setting that decides what is computed and is not the same."""
     old, new = _flat(dump(before)), _flat(dump(after))
     keys = [key for key in {**old, **new} if key not in PLACE_AND_PACE]
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
-def names_of_settings(config: "Config") -> list[str]:
+def names_of_settings(config: Any) -> list[str]:
     """The dotted names of all settings, and of what holds them: `batch`, `batch.labelled`."""
     return _names(dump(config))
 

@@ -16,8 +16,9 @@ from mtseg.config import Config
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.logged import read
 from mtseg.models import Padded
+from mtseg.restored import configured, load, refuse_whole, weights_of
 from mtseg.teachers import Ensemble, Panel
-from mtseg.trained import Name, Trained, configured, load, refuse_whole, weights_of
+from mtseg.trained import Name, Trained
 from mtseg.views import Views
 from mtseg.whiten import Zca
 

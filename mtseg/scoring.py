@@ -20,9 +20,9 @@ from mtseg.data.provenance import names_of
 from mtseg.evaluate import evaluate, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
+from mtseg.restored import Restored, restored_at
 from mtseg.state import pick_device
 from mtseg.tally import Also, Tally, by_class, plain, scores
-from mtseg.trained import Restored, restored_at
 
 SUMMARY = {
     "top1": "accuracy",

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from mtseg import checkpoint, hub
 from mtseg.report import percent
+from mtseg.restored import configured
 from mtseg.scoring import NETWORKS, SUMMARY, as_csv
 from mtseg.tally import HEADLINES, headline
-from mtseg.trained import configured
 
 Found = Mapping[str, dict[str, Any]]  # what `score_run` gives, by what the checkpoint is called
 

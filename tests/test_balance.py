@@ -14,8 +14,8 @@ from mtseg.balance import FEWEST, MOST, class_weights, pixels_of, told, weights_
 from mtseg.config import Config
 from mtseg.data.source import IGNORE, UNKNOWN, Splits
 from mtseg.losses import CrossEntropy, Dice, Ohem
+from mtseg.restored import restored
 from mtseg.state import build
-from mtseg.trained import restored
 from mtseg.trainer import fit
 
 

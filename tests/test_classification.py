@@ -27,6 +27,7 @@ from mtseg.mix import CutMix
 from mtseg.optim import Adam
 from mtseg.predictors import Augment, Slide, Whole
 from mtseg.report import facts
+from mtseg.restored import load as load_network
 from mtseg.schedules import Cosine, Ramps, Rampup
 from mtseg.settings import validate
 from mtseg.state import State, batches_of, build
@@ -34,7 +35,6 @@ from mtseg.step import train_step
 from mtseg.tally import Also, scores
 from mtseg.task import Task, paste, sureness
 from mtseg.teachers import Memory
-from mtseg.trained import load as load_network
 from mtseg.trainer import fit
 from mtseg.views import Views
 from mtseg.words import gather

@@ -25,10 +25,10 @@ from mtseg.evaluate import evaluate
 from mtseg.export import Pixels
 from mtseg.metrics import Confusion
 from mtseg.models import Smp
+from mtseg.restored import restored
 from mtseg.scoring import Wanted, score_run
 from mtseg.settings import dump
 from mtseg.strict_yaml import to_yaml
-from mtseg.trained import restored
 from mtseg.trainer import fit
 from mtseg.views import Views
 from mtseg.words import gather

@@ -25,10 +25,10 @@ from mtseg.data.match import Images, Masked
 from mtseg.data.provenance import digest
 from mtseg.data.source import Nothing, Source, Splits, Subset
 from mtseg.logged import read
+from mtseg.restored import load
 from mtseg.run_page import page
 from mtseg.standings import standings
 from mtseg.tables import of_methods
-from mtseg.trained import load
 from mtseg.trainer import fit
 
 APART = ("eval.select=holdout", "data.labels=4")  # of 6 scenes: one is held out, three are labelled

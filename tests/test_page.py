@@ -21,7 +21,7 @@ from mtseg.confusing import confusing
 from mtseg.data.source import IGNORE
 from mtseg.logged import read
 from mtseg.page import share
-from mtseg.trained import load, restored
+from mtseg.restored import load, restored
 from mtseg.trainer import fit
 
 SHOWING = ("eval.gallery=2", "data.val=5", "method.weight=1.0")

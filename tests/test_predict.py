@@ -25,7 +25,7 @@ from mtseg.data.source import IGNORE
 from mtseg.inputs import items, place, shard
 from mtseg.predict import LARGE, asking
 from mtseg.predictors import Centre, Slide, Whole
-from mtseg.trained import restored
+from mtseg.restored import restored
 from mtseg.trainer import fit
 from mtseg.words import gather
 

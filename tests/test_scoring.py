@@ -19,9 +19,9 @@ from mtseg.data.source import IGNORE
 from mtseg.logged import read
 from mtseg.metrics import Boundary, Confusion
 from mtseg.report import predicted
+from mtseg.restored import found, load, restored
 from mtseg.scoring import Wanted, score_run
 from mtseg.tally import Also
-from mtseg.trained import found, load, restored
 from mtseg.trainer import fit
 
 

@@ -40,7 +40,7 @@ def _predict(parsed: argparse.Namespace) -> None:
     from mtseg.config import splits_of
     from mtseg.inputs import items, pool_items
     from mtseg.predict import Wishes, predict
-    from mtseg.trained import configured, load, refuse_whole, weights_of
+    from mtseg.restored import configured, load, refuse_whole, weights_of
 
     run, out = Path(parsed.run), Path(parsed.out)
     if bool(parsed.images) == bool(parsed.pool):
