@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import cv2
 import numpy as np
-from albumentations.pytorch import ToTensorV2
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms as T
 
@@ -65,6 +63,9 @@ class Albumentations:
     """Plain albumentations: RandomScale, padding and RandomCrop; OpenCV decodes. `first`: it crops before it scales."""
 
     def __init__(self, crop: int, *, first: bool) -> None:
+        import albumentations as A  # by now told not to ask the network for its newest version (colour.py)
+        from albumentations.pytorch import ToTensorV2
+
         if first:
             low = round(crop / SCALE[1])
             geometry = [A.RandomSizedCrop((low, round(crop / SCALE[0])), size=(crop, crop))]
