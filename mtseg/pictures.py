@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtseg.data.decode import MAX_PIXELS
+from mtseg.data.damaged import MAX_PIXELS
 from mtseg.data.source import IGNORE
 
 ROWS = 256  # drawn and encoded at a time

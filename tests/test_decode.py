@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image, ImageFile
 
 from mtseg.data import decode
-from mtseg.data.decode import MAX_PIXELS, read_image, read_mask, read_values, size_of, turned
+from mtseg.data.damaged import MAX_PIXELS
+from mtseg.data.decode import read_image, read_mask, read_values, size_of, turned
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]

@@ -3,7 +3,6 @@
 The orientation that cameras note in EXIF is applied to neither images nor masks: pixels are taken as they are stored.
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from mtseg.data.damaged import MAX_PIXELS, Damaged, damaged, remedy
+from mtseg.data.opened import loaded, lossy, opened, orientation
 from mtseg.data.raster import extent, is_array, is_tiff, read_raster
 
 AT_ONCE = 4_000_000  # pixels that are moved to numpy at once; more, in strips, take a fifth longer and less memory
-LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")  # of which the last two may be lossless, and are not told apart
-ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
     """
     if is_array(path):
         return _bytes_of_array(path)
-    image = _loaded(path)
+    image = loaded(path)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = _opaque(path, image, "RGB")
     if image.mode.startswith("I") or image.mode == "F":
@@ -62,7 +59,7 @@ def read_mask(path: Path) -> NDArray[Any]:  # (H, W) uint8, uint16 or int32; (H,
     """
     if is_array(path):
         return _indices_of_array(path)
-    image = _loaded(path)
+    image = loaded(path)
     if compression := lossy(path, image):
         raise ValueError(
             f"{path}: {compression} changes the values of a mask; save masks as PNG from the program they come from"
@@ -82,7 +79,7 @@ def read_values(path: Path) -> NDArray[Any]:  # (H, W, C)
     """
     if is_array(path) or is_tiff(path):
         return read_raster(path)
-    image = _loaded(path)
+    image = loaded(path)
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
         raise ValueError(f"{path}: its colours are {image.mode}, which are no channels: convert it, or save an array")
     deep = image.format == "PNG" and _bits(path) == 16 and len(image.getbands()) > 1  # of which PIL keeps 8
@@ -94,7 +91,7 @@ def size_of(path: Path) -> tuple[int, int]:  # (H, W)
     """The size that the file's header says; pixels are not decoded. Raises ValueError as `read_image` does."""
     if _is_raster(path):
         return extent(path).size
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.height, image.width
 
 
@@ -103,9 +100,9 @@ def header(path: Path) -> Header:
     if _is_raster(path):
         found = extent(path)
         return Header(found.size, found.dtype, "NPY" if is_array(path) else "TIFF", 1)
-    with _opened(path) as image:
-        orientation = _orientation(image) if image.format != "PNG" or "exif" in image.info else 1  # PNG would decode
-        return Header((image.height, image.width), image.mode, image.format or "", orientation)
+    with opened(path) as image:
+        turn = orientation(image) if image.format != "PNG" or "exif" in image.info else 1  # PNG would decode
+        return Header((image.height, image.width), image.mode, image.format or "", turn)
 
 
 def turned(path: Path) -> bool:
@@ -118,7 +115,7 @@ def _is_raster(path: Path) -> bool:
     if not is_tiff(path):
         return is_array(path)
     try:
-        _opened(path).close()
+        opened(path).close()
     except ValueError:
         return True
     return False
@@ -147,28 +144,6 @@ def _bits(path: Path) -> int:
         return file.read(25)[24]
 
 
-def lossy(path: Path, image: Image.Image) -> str:
-    """The compression of a file that changes values; empty where it changes none."""
-    if image.format in LOSSY:
-        return "JPEG" if image.format == "MPO" else str(image.format)
-    within = str(image.info.get("compression", ""))
-    if image.format == "TIFF" and any(word in within for word in ("jpeg", "webp", "jp2")):
-        return f"{within} in TIFF"
-    return "lossy WebP" if image.format == "WEBP" and b"VP8 " in _chunks(path) else ""
-
-
-def _chunks(path: Path) -> list[bytes]:
-    """The names of the chunks of a RIFF file, as WebP is one."""
-    names = []
-    with path.open("rb") as file:
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            names.append(head[:4])
-            size = int.from_bytes(head[4:], "little")
-            file.seek(size + size % 2, 1)
-    return names
-
-
 def _stored(path: Path, image: Image.Image) -> NDArray[Any]:
     """The values of a decoded image as its file has them: PIL spreads those of under 8 bits, and turns TIFF's white."""
     values = np.array(image)
@@ -188,69 +163,6 @@ def _all_bits(path: Path) -> NDArray[Any]:  # (H, W, C)
     """The 16-bit channels of a PNG that PIL has decoded without complaint."""
     values = np.asarray(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED))
     return values[..., [2, 1, 0, *range(3, values.shape[2])]]  # OpenCV begins with blue
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # what damaged EXIF raises is up to its reader; the pixels are none the worse
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _opened(path: Path) -> Image.Image:
-    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch for the whole process, which any library may have turned
-        raise ValueError(f"{path}: PIL was told to accept truncated files; set ImageFile.LOAD_TRUNCATED_IMAGES = False")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is our own
-            image = Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise Damaged(f"{path}: {error}; {remedy()}") from error
-    except Exception as error:  # what a damaged header raises is up to its reader
-        raise _of_bands(path) or damaged(path, error) from error
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise Damaged(f"{path}: {image.width} x {image.height} pixels; {remedy()}")
-    return image
-
-
-def _of_bands(path: Path) -> ValueError | None:
-    """What to say of a whole TIFF that is no picture."""
-    try:
-        found = extent(path) if is_tiff(path) else None
-    except ValueError:
-        return None
-    if found is None:
-        return None
-    return ValueError(f"{path}: {found.channels} channels of {found.dtype}: say in data.channels what they hold")
-
-
-def _loaded(path: Path) -> Image.Image:
-    with _opened(path) as image:
-        try:
-            pages = _pages(image)
-            image.load()  # here, so that a truncated file is named
-        except Exception as error:
-            raise damaged(path, error) from error
-    if pages > 1:
-        raise ValueError(
-            f"{path}: holds {pages} pages, and which of them is meant is not guessed: save the one that is meant alone"
-        )
-    return image
-
-
-def _pages(image: Image.Image) -> int:
-    """How many pictures a file holds, smaller copies (TIFF's NewSubfileType) and those of cameras' JPEGs left out."""
-    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if count == 1 or not isinstance(image, TiffImageFile):
-        return count
-    whole = 0
-    for page in range(count):
-        image.seek(page)
-        whole += not int(image.tag_v2.get(254, 0)) & 5  # 1: a smaller copy, 4: a mask of what is seen
-    image.seek(0)
-    return whole
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:  # (H, W, 3)

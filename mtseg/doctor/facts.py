@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtseg.data.channels import COLOURS, PLAIN, Channels
-from mtseg.data.decode import Damaged, header, read_mask
+from mtseg.data.damaged import Damaged
+from mtseg.data.decode import header, read_mask
 from mtseg.data.files import Files, same_size
 from mtseg.data.masks import NO_CLASS, code_of, spans
 from mtseg.data.source import IGNORE, Pixels, Source, fingerprint
