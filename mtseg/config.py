@@ -38,6 +38,7 @@ Model = Annotated[
     Discriminator(lambda given: given.get("kind", "smp") if isinstance(given, dict) else getattr(given, "kind", "smp")),
 ]
 Count = Annotated[int, Field(ge=1)]
+RECIPE = {"model", "method", "optimizer"}  # keys by which a file is more than a data set
 
 
 def _known_device(name: str) -> str:
@@ -186,11 +187,13 @@ def whole(tree: dict[str, Any], anew: Mapping[str, str] = NOWHERE) -> Config:
         return validate(Config, tree, anew=anew)
     except ValueError as error:
         data = tree.get("data")
-        if isinstance(data, dict) and "kind" in data:
+        named = isinstance(data, dict) and "kind" in data
+        recipe = not RECIPE.isdisjoint(tree)
+        if named and recipe:
             raise
+        lacks = "is a recipe: name one first" if named else "names a data set: lay one on the recipe"
         raise ValueError(
-            f"{error}\nNo file names a data set: lay one on the recipe, as in tools/train.py "
-            "configs/recipe/photographs.yaml configs/data/own.yaml"
+            f"{error}\nNo file {lacks}, as in tools/train.py configs/recipe/photographs.yaml configs/data/own.yaml"
         ) from None
 
 

@@ -17,6 +17,7 @@ from mtseg.task import Task
 
 BINS = 10  # of the histogram of confidence, equal parts of [0, 1]
 WINDOW = 10  # logged steps over which an alarm looks
+FEWEST = 3  # of them, over which it looks where a run ends sooner
 PATIENCE = 3  # evaluations in a row that the teacher may be behind
 
 
@@ -68,11 +69,15 @@ class Alarms:
         if "train/kept" not in values:
             return []
         self._recent = [*self._recent, values][-WINDOW:]
-        if len(self._recent) < WINDOW:
-            return []
+        return self._of_recent() if len(self._recent) == WINDOW else []
 
+    def ended(self) -> list[str]:
+        """Sentences about a run of fewer than WINDOW logged steps, but at least FEWEST."""
+        return self._of_recent() if FEWEST <= len(self._recent) < WINDOW else []
+
+    def _of_recent(self) -> list[str]:
         def mean(key: str) -> float:
-            return sum(line[key] for line in self._recent) / WINDOW
+            return sum(line[key] for line in self._recent) / len(self._recent)
 
         found = {}
         if mean("train/kept") < 0.01:
@@ -108,7 +113,10 @@ class Alarms:
     def _collapsed(self) -> list[str]:
         """Classes whose share of the targets is under a twentieth of their share of the labels."""
         target, label = (
-            [sum(shares) / WINDOW for shares in zip(*(line[f"train/{key}"] for line in self._recent), strict=True)]
+            [
+                sum(shares) / len(self._recent)
+                for shares in zip(*(line[f"train/{key}"] for line in self._recent), strict=True)
+            ]
             for key in ("target_share", "label_share")
         )
         if sum(target) == 0:

@@ -24,6 +24,26 @@ defaults; a key without one must be given. Where a part has a `kind`, `kind` cho
 all parts that have it, and `python tools/settings.py --page` all of it: it is read from the code.
 """
 ROOT = "run"
+# What settings are called elsewhere.
+ELSEWHERE = {
+    **{"learning_rate": "lr", "batch_size": "batch", "epochs": "steps", "max_iters": "steps"},
+    **{"class_weights": "balance", "augmentation": "views", "augmentations": "views", "transforms": "views"},
+    **{
+        "pretrained": "weights",
+        "backbone": "encoder",
+        "crop_size": "crop",
+        "image_size": "crop",
+        "num_classes": "classes",
+    },
+    **{
+        "amp": "precision",
+        "num_workers": "workers",
+        "ema_decay": "decay",
+        "momentum_teacher": "decay",
+        "gpus": "device",
+    },
+    **{"ignore_index": "ignore", "confidence_threshold": "threshold", "lambda_u": "weight", "loss_weight": "weight"},
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +117,10 @@ def asked(words: list[str]) -> list[Section]:
         if not of:
             names = {name for one in everything for name in (one.kind, *one.keys) if name}
             paths = {join(one.path, key) for one in everything for key in (*one.keys, one.kind) if key}
-            nearest = near(word.lower(), sorted(paths if "." in word else names), "; ")
+            here = ELSEWHERE.get(re.sub(r"\W", "_", word.lower()))
+            nearest = (
+                f"; here it is {here!r}" if here else near(word.lower(), sorted(paths if "." in word else names), "; ")
+            )
             raise ValueError(f"{word!r} is no setting{nearest}; without words all are listed")
         found.extend(one for one in of if one not in found)
     return found

@@ -65,7 +65,7 @@ def _accepted(config: Config, changed: Sequence[str]) -> list[str]:
     if fixed or refused:
         lines = "\n  ".join(dict.fromkeys([*fixed, *refused]))
         names = ", ".join([*config.accept_changes, *(line.partition(":")[0] for line in refused)])
-        remedy = "" if fixed else f"; or, to continue it with the new ones, give accept_changes=[{names}]"
+        remedy = "" if fixed else f'; or, to continue it with the new ones, give "accept_changes=[{names}]"'
         raise ValueError(
             f"out: {config.out} holds a run with other settings; choose another out=, or restore them{remedy}:\n"
             f"  {lines}"

@@ -201,7 +201,7 @@ def _environment(run: Path) -> dict[str, str]:
 def _by_class(
     config: Config, names: Sequence[str], palette: Sequence[np.ndarray], trained: Lines, scored: Lines
 ) -> str:
-    """A row a class: IoU of both networks, where it is known, accuracy, and its shares of targets and labels."""
+    """A row a class: IoU of both networks, where it is known, accuracy, its shares of the last targets and labels."""
     split, shares = config.eval.split, {}
     for key in ("target_share", "label_share"):
         recent = [line[f"train/{key}"] for line in trained if f"train/{key}" in line][-RECENT:]
@@ -217,7 +217,9 @@ def _by_class(
         cells += [share(values[n]) for values in shares.values() if n < len(values)]
         rows.append(name_cell(name, colour) + "".join(cells))
     heads = ["class", *(f"{network} {kind}" for network, kind in columns)]
-    heads += [head for head, values in zip(("of targets", "of labels"), shares.values(), strict=True) if values]
+    heads += [
+        head for head, values in zip(("of recent targets", "of recent labels"), shares.values(), strict=True) if values
+    ]
     return folded(f"{len(names)} classes", table(heads, rows), open_=len(names) <= MANY)
 
 

@@ -139,6 +139,7 @@ def _run(
             better = keeping.is_better(config, found)
         if (better or _due(config.checkpoint_every, state.step, config)) and keeping.saved(config, state, log):
             keeping.choose(config, state, log, found if better else None)
+    log.warn(alarms.ended())
     if not keeping.is_saved(config, state):
         raise OSError(
             f"{config.out}: the last step, {state.step}, is not saved; make room, and give the same command again"

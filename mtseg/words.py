@@ -19,6 +19,7 @@ _HASH = (
     "; `#` begins a comment in YAML: put a colour into double quotes, and the whole word into single ones, which the "
     """shell takes away, as in 'data.palette=["#804080"]'"""
 )
+_CUT = """; is it cut at a blank? Put the whole word into quotes, as in "views.crop=[160, 224]\""""
 _NULL = ("null", "Null", "NULL", "~")
 
 
@@ -35,7 +36,8 @@ def parse_word(word: str) -> tuple[tuple[str, ...], Any]:
         if value is None and text.strip() not in _NULL:
             raise ValueError(f"{word!r}: no value after `=`; write {key}=null for none, {key}=\"''\" for empty text")
     except ValueError as error:
-        raise ValueError(f"{error}{_HASH if _COMMENT.search(text) else ''}") from None
+        cut = text.count("[") > text.count("]") or text.count("{") > text.count("}")
+        raise ValueError(f"{error}{_HASH if _COMMENT.search(text) else _CUT if cut else ''}") from None
     return tuple(key.split(".")), value
 
 

@@ -85,6 +85,13 @@ def test_a_recipe_without_its_data_set_says_what_is_missing_and_where_it_is(caps
     assert "data set" not in str(caught.value)
 
 
+def test_a_data_set_without_a_recipe_says_that_it_lacks_one():
+    with pytest.raises(
+        ValueError, match=r"(?s)missing key 'method'.*No file is a recipe: name one first.*recipe/photog"
+    ):
+        load([str(ROOT / "data/own.yaml"), "out=x"])
+
+
 # As the papers and their lists have it: labelled, unlabelled (None: not stated by them), validation images.
 PUBLISHED = {
     "voc/92": (92, 10490, 1449),

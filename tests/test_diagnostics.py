@@ -11,7 +11,7 @@ from runs import tiny
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
-from mtseg.diagnostics import BINS, PATIENCE, WINDOW, Alarms, _shares, health, pseudo_accuracy
+from mtseg.diagnostics import BINS, FEWEST, PATIENCE, WINDOW, Alarms, _shares, health, pseudo_accuracy
 from mtseg.geometry import View
 from mtseg.logged import read
 from mtseg.method import Branch, Method
@@ -168,6 +168,23 @@ def test_a_teacher_behind_its_student_for_long_is_told_and_not_before() -> None:
     assert heard[:-1] == [[]] * (PATIENCE - 1)
     assert "teacher is behind" in heard[-1][0]
     assert alarms.evaluated({"student": {"mIoU": None}, "teacher": {"mIoU": None}}) == []
+
+
+@pytest.mark.parametrize(("lines", "says"), [(1, False), (FEWEST, True), (WINDOW - 1, True), (WINDOW, False)])
+def test_a_run_that_ends_before_a_window_is_full_is_judged_by_what_there_is_and_a_longer_one_has_been(
+    lines: int, says: bool
+) -> None:
+    alarms = Alarms(NAMES)
+    heard = [alarms.train(line(kept=0.001)) for _ in range(lines)]
+    assert heard[: WINDOW - 1] == [[]] * min(lines, WINDOW - 1)
+    assert bool(alarms.ended()) == says
+    assert alarms.ended() == []
+
+
+def test_a_short_run_that_keeps_no_pixel_says_so_at_its_end(tmp_path, capsys) -> None:
+    hard = ["method.target={kind: hard, threshold: 0.99}", "method.distance={kind: cross_entropy}"]
+    fit(tiny(tmp_path, *hard))
+    assert "look: under 1 % of the pixels are kept" in capsys.readouterr().out
 
 
 def test_the_confidence_of_a_run_on_hard_targets_is_the_teachers_and_not_the_targets(tmp_path) -> None:

@@ -271,6 +271,11 @@ def test_pairs_in_the_place_of_the_folders_of_a_file_are_told_how(tmp_path):
             r"if labelled/masks/photo_0_L\.png is that of .*photo_0\.jpg, say data\.labelled\.ending=_L$",
             "_L",
         ),
+        (
+            "day/photo_{}",
+            r"labelled/masks/day/photo_0\.png has the name of .*, in another folder: .*pairs: FILE\}$",
+            None,
+        ),
         ("PHOTO_{}", r"labelled/masks/PHOTO_0\.png differs from labelled/images/photo_0\.jpg in case; give both", None),
         (
             "mask_{}",
@@ -284,7 +289,8 @@ def test_masks_that_are_called_otherwise_than_their_images_are_shown_and_what_te
 ):
     root = trees.own(tmp_path)
     for i in range(8):
-        (root / f"labelled/masks/photo_{i}.png").rename(root / f"labelled/masks/{called.format(i)}.png")
+        (moved := root / f"labelled/masks/{called.format(i)}.png").parent.mkdir(exist_ok=True)
+        (root / f"labelled/masks/photo_{i}.png").rename(moved)
     words = [str(CONFIGS / "data/own.yaml"), f"data.root={root}"]
     with pytest.raises(ValueError, match=says):
         data_of(gather(words)["data"]).build()

@@ -11,7 +11,7 @@ import yaml
 
 from mtseg import cli
 from mtseg.config import load, whole
-from mtseg.reference import asked, markdown, page, sections
+from mtseg.reference import ELSEWHERE, asked, markdown, page, sections
 from mtseg.settings import dump
 from mtseg.strict_yaml import read_yaml
 
@@ -124,6 +124,8 @@ def test_a_key_without_a_path_is_found_wherever_it_is():
     ("word", "nearest"),
     [
         ("treshold", "; did you mean 'threshold'?"),
+        ("learning_rate", "; here it is 'lr'"),
+        ("class weights", "; here it is 'balance'"),
         ("METHOD.TARGET", "; did you mean 'method.target'?"),
         ("method.targets", "; did you mean 'method.target'?"),
         ("", ""),
@@ -133,6 +135,12 @@ def test_a_key_without_a_path_is_found_wherever_it_is():
 def test_what_is_no_setting_is_answered_with_the_nearest(word, nearest):
     with pytest.raises(ValueError, match=f"^{re.escape(f'{word!r} is no setting{nearest}; without')}"):
         asked([word])
+
+
+@pytest.mark.parametrize("here", sorted(set(ELSEWHERE.values())))
+def test_what_is_called_otherwise_elsewhere_is_a_setting_here(here):
+    assert asked([here])
+    assert not set(ELSEWHERE) & {key for one in sections() for key in one.keys}
 
 
 def test_sections_stand_inside_what_is_around_them_and_no_part_twice():

@@ -323,6 +323,16 @@ def test_a_word_without_a_value_is_refused_and_told_of_null(word: str) -> None:
         parse_word(word)
 
 
+@pytest.mark.parametrize("word", ["views.crop=[160,", "data.mask_map={0:", "method.branches=[{mix:"])
+def test_a_word_that_the_shell_has_cut_at_a_blank_is_told_so(word: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"cut at a blank\? Put the whole word into quotes, as in \"views\.crop="
+    ) as refusal:
+        parse_word(word)
+    (quoted,) = shlex.split(str(refusal.value).rpartition("as in ")[2])
+    assert parse_word(quoted) == (("views", "crop"), [160, 224])
+
+
 COLOURS = ["data.mask_map={#804080: road}", "data.mask_map={#804080:", "a=[#000000]", "a=['#000000',#ffffff]", "a=#000"]
 
 

@@ -573,9 +573,9 @@ def test_accuracy_of_the_teachers_answers_is_that_of_its_view_against_the_masks(
 
 
 def test_health_is_logged_with_every_line_and_costs_nothing_in_between(tmp_path, monkeypatch):
-
-    asked = []
-    monkeypatch.setattr("mtseg.step.health", lambda *args: asked.append(1) or {"kept": torch.tensor(0.0)})
+    asked, none = [], torch.zeros(7)
+    found = {"kept": torch.tensor(1.0), "target_share": none, "label_share": none}
+    monkeypatch.setattr("mtseg.step.health", lambda *args: asked.append(1) or found)
     fit(tiny(tmp_path, "steps=7", "log_every=3"), quiet=True)
     assert len(asked) == 3  # steps 3, 6 and the last
 

@@ -142,8 +142,14 @@ def _remedy(key_of: Mapping[str, str], masks: Mapping[str, str], image: str, key
         return f"if {masks[longer]} is that of {image}, say data.{key}.ending={ending}"
     if other := next((other for other in spare if other.lower() == at.lower()), None):
         return f"{masks[other]} differs from {image} in case; give both one name"
+    listed = f"or list the pairs, and name the list: data.{key}: {{pairs: FILE}}"
+    if other := next((other for other in spare if Path(other).name == Path(at).name), None):
+        return (
+            f"{masks[other]} has the name of {image}, in another folder: below theirs, masks lie as images do; move "
+            f"it, {listed}"
+        )
     there = f", and {first([masks[other] for other in spare])} have no image; give each pair one name" if spare else ""
-    return f"images without masks belong to data.unlabelled{there}"
+    return f"images without masks belong to data.unlabelled{there}; {listed}"
 
 
 def _key(image: str, base: str | None, masks: Mapping[str, str]) -> str:

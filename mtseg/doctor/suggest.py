@@ -1,6 +1,7 @@
 """What a user may mean by values that are no class: a word for the command line, and in what it is a guess."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -36,7 +37,7 @@ def _of_values(values: list[int], splits: Splits) -> Guess:
     if len(rest) == count:
         return _word(_paired(rest, classes)), order
     if rest == list(range(count + 1)):
-        first = _word({"0": "ignore"} | _paired(rest[1:], classes))
+        first = shlex.quote(_word({"0": "ignore"} | _paired(rest[1:], classes)))
         return "", (
             f"; there is one value more than classes, and which is void is not guessed: data.ignore={count} where it "
             f"is the last, {first} where it is 0; or name one more class"
