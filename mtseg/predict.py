@@ -1,5 +1,7 @@
 """Predictions of many images into a folder: what is there is kept, what fails is listed, the rest goes on."""
 
+import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ from mtseg.settings import dump
 from mtseg.trained import Trained
 from mtseg.views import Policy, StudentPolicy
 
+RECORDED = {"name", "image", "size", "uncertainty", "named", "shares"}  # of each image, at the least
 LARGE = 16_000_000  # pixels of an image from which on windows of WINDOW are asked about, where it would be the whole
 WINDOW = (512, 512)
 
@@ -53,13 +56,14 @@ class Wishes:
 
 class Answered(NamedTuple):
     """classes, IGNORE where there is none, and confidence in parts of 255, of an image of `size` (H, W); uncertainty:
-    mean of 1 - p; named: the share of the pixels that have a class."""
+    mean of 1 - p; named: the share of the pixels that have a class; shares: those of each class."""
 
     size: tuple[int, int]
     classes: Rows
     confidence: Rows
     uncertainty: float
     named: float
+    shares: list[float]
 
 
 class Outcome(NamedTuple):
@@ -99,6 +103,7 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
             _append(errors, {"image": item.said, "error": str(error)})
     if wishes.rank:
         write_whole(out / "ranking.csv", ranking(out))
+    write_whole(out / "shares.csv", shares(out, trained.classes))
     return Outcome(done, kept, failed)
 
 
@@ -108,12 +113,22 @@ def ranking(out: Path) -> str:
     return as_csv([{"image": line["image"], "uncertainty": round(line["uncertainty"], 6)} for line in rows])
 
 
+def shares(out: Path, classes: Sequence[str]) -> str:
+    """All images predicted into `out` as CSV, with the percentage of its pixels that each class has."""
+    lines = sorted(recorded(out).values(), key=lambda line: line["name"])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *classes])
+    writer.writerows([line["image"], *(f"{100 * share:.3f}" for share in line["shares"])] for line in lines)
+    return text.getvalue()
+
+
 def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path) -> Answered:
     """The answer to an image (1, H, W, C), gathered band by band; of large ones no scores are held but a band's, and
     the rows lie in a file without a name in the folder `aside`."""
     size = (image.shape[1], image.shape[2])
     classes, confidence = Rows(size[1], aside), Rows(size[1], aside)
-    doubt, count, named = 0.0, 0, 0
+    doubt, count, found = 0.0, 0, np.zeros(256, np.int64)
     with torch.no_grad():
         for band in asking(trained.predictor, size)(trained.answer, image):
             if band.classes.dim() == 1:
@@ -125,10 +140,11 @@ def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path
             classes.add(said, top=band.top, left=band.left, around=IGNORE)
             confidence.add((sure * 255).round().byte().cpu().numpy(), top=band.top, left=band.left, around=0)
             doubt, count = doubt + float((1 - sure).double().sum()), count + sure.numel()
-            named += int((said != IGNORE).sum())
+            found += np.bincount(said.ravel(), minlength=256)
     classes.end(size[0], around=IGNORE)
     confidence.end(size[0], around=0)
-    return Answered(size, classes, confidence, doubt / count, named / (size[0] * size[1]))
+    shares = found[: len(trained.classes)] / (size[0] * size[1])
+    return Answered(size, classes, confidence, doubt / count, float(shares.sum()), shares.tolist())
 
 
 def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
@@ -141,7 +157,7 @@ def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
 def recorded(out: Path) -> dict[str, dict[str, Any]]:
     """What is recorded of the images predicted into `out`, of whatever part, by name."""
     lines = [line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)]
-    return {line["name"]: line for line in lines if line.keys() >= {"name", "image", "size", "uncertainty", "named"}}
+    return {line["name"]: line for line in lines if line.keys() >= RECORDED}
 
 
 def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
@@ -177,6 +193,7 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
         "size": list(answer.size),
         "uncertainty": answer.uncertainty,
         "named": answer.named,
+        "shares": answer.shares,
         "protocol": asking(trained.predictor, answer.size).sentence(),
     }
 

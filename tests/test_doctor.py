@@ -1129,6 +1129,22 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_shows_all_that_was_found(r
     ]
 
 
+def test_pictures_of_what_was_mended_are_taken_away_and_no_others(root, tmp_path):
+    (page := tmp_path / "page").mkdir()
+    (page / "00-my-own.png").touch()  # in a folder that is no page yet
+    command = ["doctor", written_config(root, tmp_path), "--out", str(page)]
+    whole = values_at(root, M2)
+    seven(root)
+    assert cli.main(command) == 1
+    assert (page / "00-labels-outside.png").is_file()
+    (page / "notes.png").touch()
+    trees.mask(root / M2, whole)
+    assert cli.main(command) == 0
+    there = {path.name for path in page.glob("*.png")}
+    assert there >= {"notes.png", "00-my-own.png"}
+    assert [name for name in there if "labels-outside" in name] == []
+
+
 def test_the_page_of_a_set_that_cannot_be_built_says_why(tmp_path):
     config = written_config(tmp_path / "nowhere", tmp_path)
     assert cli.main(["doctor", config, "--out", str(tmp_path / "page")]) == 1

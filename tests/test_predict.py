@@ -485,6 +485,26 @@ def test_pseudo_labels_of_which_nothing_is_kept_are_said_and_leave_the_persons_l
     assert (len(data.labelled), len(data.unlabelled), len(data.val)) == (6, 8, 2)
 
 
+@pytest.mark.parametrize("least", ["0", "0.25"])
+def test_shares_are_those_of_the_classes_in_the_masks(least, run, photos, tmp_path):
+    out = tmp_path / "out"
+    assert (
+        cli.main(["predict", str(run), str(photos), "--out", str(out), "--save", "mask", "--min-confidence", least])
+        == 0
+    )
+    with (out / "shares.csv").open() as file:
+        rows = list(csv.reader(file))
+    classes = json.loads((out / "prediction.json").read_text())["classes"]
+    assert rows[0] == ["image", *classes]
+    assert len(rows) == 1 + len(list(out.glob("mask/**/*.png"))) > 2
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    names = {line["image"]: line["name"] for line in lines}
+    for image, *shares in rows[1:]:
+        mask = read_mask(out / f"mask/{names[image]}.png")
+        expected = 100 * np.bincount(mask.ravel(), minlength=256)[: len(classes)] / mask.size
+        assert [float(share) for share in shares] == pytest.approx(expected, abs=5e-4)
+
+
 def test_the_ranking_has_the_images_the_teacher_is_least_sure_of_first(run, photos, tmp_path):
     out = tmp_path / "out"
     assert predicted(run, photos, "--out", out, "--rank", "--save", "none") == 0

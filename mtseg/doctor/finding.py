@@ -36,3 +36,8 @@ def amount(count: int, what: str) -> str:
 def megabytes(count: float) -> str:
     """A number of bytes in MB, or in GB from a thousand on."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def key_of(number: int, code: str) -> str:
+    """What the picture of a report's finding `number` is called: `03-labels-outside`."""
+    return f"{number:02d}-{code}"

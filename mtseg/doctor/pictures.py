@@ -19,7 +19,7 @@ from mtseg.data.files import Files
 from mtseg.data.masks import NO_CLASS
 from mtseg.data.source import IGNORE, Source, Splits, Subset
 from mtseg.data.stream import Stream
-from mtseg.doctor.finding import Finding
+from mtseg.doctor.finding import Finding, key_of
 from mtseg.doctor.survey import POOLS, Survey
 from mtseg.geometry import View
 from mtseg.report import coloured
@@ -62,7 +62,7 @@ def of_findings(findings: Sequence[Finding], survey: Survey) -> list[Sheet]:
         shown = [places[name] for name in finding.files if name in places][:WORST]
         if shown and finding.severity != "note":
             rows = tuple(_problem(survey, pool, index) for pool, index in shown)
-            sheets.append(Sheet(f"{number:02d}-{finding.code}", finding.code, finding.text, rows))
+            sheets.append(Sheet(key_of(number, finding.code), finding.code, finding.text, rows))
     return sheets
 
 

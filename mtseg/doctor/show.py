@@ -18,10 +18,11 @@ from mtseg.config import Config, whole
 from mtseg.data.tree import first
 from mtseg.doctor.channels import completed
 from mtseg.doctor.examine import Report, examine
-from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted
+from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted, key_of
 from mtseg.doctor.machine import Machine
 from mtseg.words import gathered
 
+FINDINGS = "findings.json"
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -81,20 +82,32 @@ def as_json(report: Report) -> str:
 
 
 def write(report: Report, config: Config, folder: Path) -> Path:
-    """Fill `folder` with findings.json, a picture for each problem and of the views, and doctor.html, the page."""
+    """Fill `folder` with findings.json, a picture for each problem and of the views, and doctor.html, the page.
+
+    Pictures of an earlier page's problems are taken away.
+    """
     from mtseg.doctor.page import page
     from mtseg.doctor.pictures import draw, of_findings, of_views
 
     folder.mkdir(parents=True, exist_ok=True)
+    _cleared(folder)
     sheets = []
     if report.read is not None:
         sheets = [*of_findings(report.findings, report.read), *of_views(completed(config, report.read), report.read)]
     drawn = [(sheet, folder / f"{sheet.key}.png") for sheet in sheets]
     for sheet, path in drawn:
         draw(sheet, path)
-    write_whole(folder / "findings.json", as_json(report))
+    write_whole(folder / FINDINGS, as_json(report))
     write_whole(folder / "doctor.html", page(report, drawn))
     return folder / "doctor.html"
+
+
+def _cleared(folder: Path) -> None:
+    """Take the pictures of the problems away that an earlier report in `folder` names."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # where there is none, or something else of that name
+        before = json.loads((folder / FINDINGS).read_text(encoding="utf-8"))["findings"]
+        for number, finding in enumerate(before):
+            (folder / f"{key_of(number, finding['code'])}.png").unlink(missing_ok=True)
 
 
 def _table(report: Report) -> Table:
