@@ -633,7 +633,7 @@ def test_18_fewer_images_than_a_batch_holds_come_more_than_once(name, tmp_path):
 def test_22_accepted_changes_are_shown_and_act_and_others_are_refused_with_the_key_to_give(tmp_path, capsys):
     fit(tiny(tmp_path / "run", "eval.every=1"), quiet=True)
     changes = ["steps=8", "eval.every=4", "optimizer.lr=0.001"]
-    with pytest.raises(ValueError, match=r"give accept_changes=\[.*steps.*\](.|\n)*steps: 4 -> 8"):
+    with pytest.raises(ValueError, match=r"give \"accept_changes=\[.*steps.*\]\"(.|\n)*steps: 4 -> 8"):
         fit(tiny(tmp_path / "run", *changes), quiet=True)
     with pytest.raises(ValueError, match=r"accept_changes=\[steps, optimizer\.lr\]"):
         fit(tiny(tmp_path / "run", *changes[:1], changes[2], "eval.every=1", "accept_changes=[steps]"), quiet=True)
