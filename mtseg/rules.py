@@ -10,6 +10,7 @@ Schema = Mapping[str, Any]
 
 
 def default_of(schema: Schema) -> str:
+    """What stands at a key that is left out, as Markdown: `0.95`; of a part its kind."""
     default = schema.get("default", {})
     if isinstance(default, dict) and list(parts_of(schema)):
         return f"`{{kind: {default['kind']}}}`" if "kind" in default else "its own defaults"
@@ -32,6 +33,7 @@ class Rules:
     places: Mapping[str, str]
 
     def takes(self, path: str, schema: Schema) -> str:
+        """What the key `path` takes, as Markdown: limits, choices, kinds; of a part that is told of elsewhere, where."""
         if "$ref" in schema:
             return self._part(path, schema["$ref"].rpartition("/")[2])
         if several := schema.get("oneOf", schema.get("anyOf")):
