@@ -33,7 +33,7 @@ class Rules:
     places: Mapping[str, str]
 
     def takes(self, path: str, schema: Schema) -> str:
-        """What the key `path` takes, as Markdown: limits, choices, kinds; of a part that is told of elsewhere, where."""
+        """What the key `path` takes, as Markdown: limits, choices, kinds; of a part told of elsewhere, where."""
         if "$ref" in schema:
             return self._part(path, schema["$ref"].rpartition("/")[2])
         if several := schema.get("oneOf", schema.get("anyOf")):
