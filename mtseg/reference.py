@@ -10,9 +10,11 @@ from inspect import getdoc
 
 from pydantic import TypeAdapter
 
-from mtseg.complaints import join, near
+from mtseg.complaints import near
 from mtseg.config import Config
 from mtseg.data.assemble import Choice
+from mtseg.elsewhere import called_here
+from mtseg.problems import join
 from mtseg.rules import Rules, Schema, default_of, parts_of
 
 HEAD = """# Every setting
@@ -24,26 +26,6 @@ defaults; a key without one must be given. Where a part has a `kind`, `kind` cho
 all parts that have it, and `python tools/settings.py --page` all of it: it is read from the code.
 """
 ROOT = "run"
-# What settings are called elsewhere.
-ELSEWHERE = {
-    **{"learning_rate": "lr", "batch_size": "batch", "epochs": "steps", "max_iters": "steps"},
-    **{"class_weights": "balance", "augmentation": "views", "augmentations": "views", "transforms": "views"},
-    **{
-        "pretrained": "weights",
-        "backbone": "encoder",
-        "crop_size": "crop",
-        "image_size": "crop",
-        "num_classes": "classes",
-    },
-    **{
-        "amp": "precision",
-        "num_workers": "workers",
-        "ema_decay": "decay",
-        "momentum_teacher": "decay",
-        "gpus": "device",
-    },
-    **{"ignore_index": "ignore", "confidence_threshold": "threshold", "lambda_u": "weight", "loss_weight": "weight"},
-}
 
 
 @dataclass(frozen=True)
@@ -117,7 +99,7 @@ def asked(words: list[str]) -> list[Section]:
         if not of:
             names = {name for one in everything for name in (one.kind, *one.keys) if name}
             paths = {join(one.path, key) for one in everything for key in (*one.keys, one.kind) if key}
-            here = ELSEWHERE.get(re.sub(r"\W", "_", word.lower()))
+            here = called_here(word)
             nearest = (
                 f"; here it is {here!r}" if here else near(word.lower(), sorted(paths if "." in word else names), "; ")
             )

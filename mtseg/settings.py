@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mtseg.complaints import NOWHERE, explain, join
+from mtseg.complaints import NOWHERE, explain
+from mtseg.problems import join
 
 T = TypeVar("T")
 

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from functools import reduce
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,15 +59,17 @@ def gathered(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The tree that `gather` gives, and where another kind began it anew, in words: the `anew` of `validate`."""
     files: list[tuple[str, dict[str, Any]]] = []
     given: list[_Word] = []
-    for word in words:
+    for word, after in zip_longest(words, words[1:], fillvalue=""):
         if _KEY.fullmatch(word.partition("=")[0]) and "=" in word:
             given.append(_Word(word, *parse_word(word)))
         elif word.endswith(SUFFIXES):
             files.append((word, read_yaml(Path(word))))
         else:
             item = _ITEM.match(word)
-            lists = f"; lists are written whole, as in '{item[1]}=[...]'" if item else ""
-            raise ValueError(f"{word!r}: expected a settings file ({', '.join(SUFFIXES)}) or key.sub=value{lists}")
+            remedy = f"; lists are written whole, as in '{item[1]}=[...]'" if item else ""
+            if _KEY.fullmatch(word) and after:
+                remedy = f"; a key and its value are one word, as in {shlex.quote(f'{word}={after}')}"
+            raise ValueError(f"{word!r}: expected a settings file ({', '.join(SUFFIXES)}) or key.sub=value{remedy}")
     tree, overrides = in_order(files), _together(given)
     for place, told in enumerate(given):
         _refuse_below_text(told, merge(tree, _together(given[:place])), overrides)

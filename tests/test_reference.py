@@ -11,7 +11,8 @@ import yaml
 
 from mtseg import cli
 from mtseg.config import load, whole
-from mtseg.reference import ELSEWHERE, asked, markdown, page, sections
+from mtseg.elsewhere import NAMES
+from mtseg.reference import asked, markdown, page, sections
 from mtseg.settings import dump
 from mtseg.strict_yaml import read_yaml
 
@@ -137,10 +138,20 @@ def test_what_is_no_setting_is_answered_with_the_nearest(word, nearest):
         asked([word])
 
 
-@pytest.mark.parametrize("here", sorted(set(ELSEWHERE.values())))
+@pytest.mark.parametrize("here", NAMES)
 def test_what_is_called_otherwise_elsewhere_is_a_setting_here(here):
     assert asked([here])
-    assert not set(ELSEWHERE) & {key for one in sections() for key in one.keys}
+    assert not set(NAMES[here]) & {key for one in sections() for key in one.keys}
+
+
+@pytest.mark.parametrize(("name", "here"), [(name, here) for here, names in NAMES.items() for name in names])
+def test_a_word_of_another_tool_is_answered_with_paths_that_are_settings(name, here):
+    with pytest.raises(ValueError, match=f"^{name}: unknown key") as refused:
+        load(["configs/demo.yaml", f"{name}=1"])
+    first = str(refused.value).splitlines()[0]
+    paths = re.findall(r"'([\w.]+)'", first[first.index("did you mean") : first.index("known keys")])
+    assert paths
+    assert all(path.rpartition(".")[2] == here and asked([path]) for path in paths)
 
 
 def test_sections_stand_inside_what_is_around_them_and_no_part_twice():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.bench import WHAT
-from mtseg.cli.common import WORDS, answer, hold_memory
+from mtseg.cli.common import WORDS, answer, hold_memory, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there, too")
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments)
     return answer(lambda: _bench(parsed))
 
 

@@ -3,9 +3,10 @@
 import argparse
 import ctypes
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,35 @@ def answer(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("mtseg: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def read(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *, before: str = "") -> argparse.Namespace:
+    """Words and options, in any order. A setting that is written like an option is answered with its word.
+
+    `before`: what stands before settings, where that is not nothing.
+    """
+    parsed, left = parser.parse_known_intermixed_args(arguments)
+    if left:
+        words = " or ".join(map(shlex.quote, _as_words(left)))
+        remedy = f"; settings are words without dashes: {before}{words}" if words else ""
+        parser.error(f"unrecognized arguments: {' '.join(left)}{remedy}")
+    return parsed
+
+
+def _as_words(left: Sequence[str]) -> list[str]:
+    """What may be meant by `--steps 60`, `--steps=60`."""
+    from mtseg.complaints import meant
+    from mtseg.config import Config
+
+    found: list[str] = []
+    for option, after in zip(left, [*left[1:], "--"], strict=True):
+        if option.startswith("--"):
+            name, equals, text = option[2:].partition("=")
+            value = text if equals else "..." if after.startswith("--") else after
+            name = name.replace("-", "_")
+            paths = meant(Config, name.rpartition(".")[2])
+            found += [f"{path}={value}" for path in ([name] if name in paths else paths)]
+    return found
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:

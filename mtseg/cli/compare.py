@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import WORDS, answer, share_cores
+from mtseg.cli.common import WORDS, answer, read, share_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -11,7 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="compare", description=__doc__)
     parser.add_argument("words", nargs="+", help=WORDS)
     parser.add_argument("--dry-run", action="store_true", help="print what follows from the config for both runs")
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments)
     return answer(lambda: _compare(parsed.words, parsed.dry_run))
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import WORDS, answer
+from mtseg.cli.common import WORDS, answer, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="+", help=f"{WORDS}; as for train, but out= may be left out")
     parser.add_argument("--json", action="store_true", help="print all findings, with all files, as JSON")
     parser.add_argument("--out", metavar="DIR", help="write doctor.html, findings.json and the pictures there")
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments)
     return answer(lambda: _doctor(parsed))
 
 

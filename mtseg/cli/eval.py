@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from mtseg.cli.common import answer
+from mtseg.cli.common import answer, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "of the diagonal"
     )  # fmt: skip
     parser.add_argument("--images", action="store_true", help="each image's mIoU, and a 95 %% interval over images")
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments)
     return answer(lambda: _evaluate(parsed))
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import add_choice, answer
+from mtseg.cli.common import add_choice, answer, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", default="hf", help="some of hf,torch,onnx (hf)")
     parser.add_argument("--out", help="the folder that gets them (RUN/export)")
     add_choice(parser)
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments)
     return answer(lambda: _export(parsed))
 
 

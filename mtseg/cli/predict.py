@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mtseg.cli.common import add_choice, answer
+from mtseg.cli.common import add_choice, answer, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the images (1/1)")
     parser.add_argument("--set", nargs="+", default=[], metavar="WORD", help="settings, such as device=cpu")
     add_choice(parser)
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments, before="--set ")
     return answer(lambda: _predict(parsed))
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import answer
+from mtseg.cli.common import answer, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sequence", default=r"(.*)/", help="regular expression whose group names an image's sequence")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, help="the folder that gets a folder of lists for each rung")
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments)
     return answer(lambda: _split(parsed))
 
 

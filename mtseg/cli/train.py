@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import WORDS, answer, share_cores
+from mtseg.cli.common import WORDS, answer, read, share_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", help=WORDS)
     parser.add_argument("--replay", metavar="FILE", help="take the step in a run's capture-STEP.pt again, and report")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and what follows from it")
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = read(parser, arguments)
     if parsed.replay is not None:
         return answer(lambda: _replay(parsed.replay, parsed.words))
     if not parsed.words:
