@@ -112,8 +112,8 @@ def _histories(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[int, History]
         seed = of_run(run).seed
         if seed in found.get(name, {}):
             raise ValueError(
-                f"{run}: the method {name!r} has seed {seed} twice; tables read METHOD/SEED from a run's folder: train "
-                "with out=runs/METHOD/SEED, and name each run once"
+                f"{run}: the method {name!r} has seed {seed} twice; tables take a run's method from its folder, "
+                f"METHOD/SEED, or from a word, METHOD={run}; name each run once"
             )
         found.setdefault(name, {})[seed] = _history(run)
     return found

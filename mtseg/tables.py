@@ -166,7 +166,7 @@ def over_classes(found: Standings) -> str:
     columns = ["teacher", *rows, *(f"gap closed, {method}" for method in shown if full)]
     lines = [
         f"IoU of the teacher on {found.split} in percent {found.when}, {_numbered(found.seeds)}: mean and sample",
-        "deviation; the share of the gap is of these means.",
+        f"deviation{'; the share of the gap is of these means' if full and shown else ''}.",
         "",
         f"| {' | '.join(columns)} |",
         "|" + " --- |" * len(columns),

@@ -1,8 +1,9 @@
 """A run small enough for a test: embedded scenes, a network of a few thousand parameters, seconds on one core."""
 
+import json
 from pathlib import Path
 
-from mtseg.config import Config
+from mtseg.config import Config, written
 from mtseg.merge import merge
 from mtseg.settings import validate
 from mtseg.words import gather
@@ -34,3 +35,21 @@ TINY = {
 def tiny(out: Path, *words: str) -> Config:
     """The tiny config with `key.sub=value` words laid on it."""
     return validate(Config, merge({**TINY, "out": str(out)}, gather(words)))
+
+
+def comparison(folder: Path, seed: int, supervised: float, teacher: float, *words: str) -> Path:
+    """A finished comparison with these last scores; the best are 0.1 higher."""
+    values = {
+        "supervised-only": supervised,
+        "supervised-only, averaged weights": 0.3,
+        "student": 0.4,
+        "teacher": teacher,
+    }
+    rows = {name: {"last": value, "best": value + 0.1} for name, value in values.items()}
+    folder.mkdir()
+    facts = {"split": "val", "seed": seed, "steps": 9, "mIoU": rows}
+    (folder / "comparison.json").write_text(json.dumps(facts))
+    (folder / "method").mkdir()
+    method = tiny(folder / "method", f"seed={seed}", f"data.seed={seed}", *words)
+    (folder / "method" / "config.yaml").write_text(written(method))
+    return folder
