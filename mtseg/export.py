@@ -16,7 +16,9 @@ from mtseg.config import Config
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.logged import read
 from mtseg.models import Padded
+from mtseg.report import percent
 from mtseg.restored import configured, load, refuse_whole, weights_of
+from mtseg.scored import kept, sentence
 from mtseg.teachers import Ensemble, Panel
 from mtseg.trained import Name, Trained
 from mtseg.views import Views
@@ -157,15 +159,16 @@ def _facts(trained: Trained, weights: str) -> dict[str, Any]:
 
 
 def _scores(run: Path, config: Config, step: int, network: str) -> str:
-    """What the run's evaluation of that step says."""
-    split, sha256 = config.eval.split, _sha256(run, config.eval.split)
-    for line in reversed(read(run)):
-        if line["step"] == step and line.get(f"{split}_{network}/mIoU") is not None:
-            score = 100 * line[f"{split}_{network}/mIoU"]
-            return (
-                f"mIoU {score:.2f} % on {split}{sha256}, {config.eval.predictor.sentence()}, labels of their own size."
-            )
-    return "It was not scored at this step."
+    """What the run's evaluation of that step says, and what `tools/eval.py` has scored of it."""
+    split = config.eval.split
+    lines = [line for line in read(run) if line["step"] == step]
+    own = [score for line in lines if (score := line.get(f"{split}_{network}/mIoU")) is not None]
+    asked = f"{config.eval.predictor.sentence()}, labels of their own size"
+    said = [f"mIoU {percent(own[-1])} % on {split}{_sha256(run, split)}, {asked}."] if own else []
+    for found in kept(run).values():
+        if found["step"] == step and network in found:
+            said.append(f"mIoU {percent(found[network]['mIoU'])} % on {found['split']}: {sentence(found)}.")
+    return "\n\n".join(said) or "It was not scored at this step."
 
 
 def _sha256(run: Path, split: str) -> str:

@@ -26,7 +26,8 @@ from mtseg.logged import read, score_of, selected, timings
 from mtseg.mute import Mute
 from mtseg.page import document, facts, folded, image, name_cell, share, table
 from mtseg.report import percent
-from mtseg.tally import HEADLINES, Tally
+from mtseg.scored import kept, sentence
+from mtseg.tally import HEADLINES, Tally, headline
 
 FILE = "report.html"
 RECENT = 10  # logged steps over which the classes' shares are meaned
@@ -168,7 +169,18 @@ def _facts(
     said |= _unless_damaged(lambda: {"data": _data(_json(run / "splits.json"))}, NO_FACTS)
     on = "labels of their own size" if score == "mIoU" else "a class an image"
     said["protocol"] = f"{config.eval.predictor.sentence()}, scored on {on}"
-    return said | _unless_damaged(lambda: _times(run, newest), NO_FACTS)
+    return said | _evaluated(run) | _unless_damaged(lambda: _times(run, newest), NO_FACTS)
+
+
+def _evaluated(run: Path) -> dict[str, str]:
+    """What `tools/eval.py` scored, of any images and in any way, by file."""
+    said = {}
+    for file, found in kept(run).items():
+        names = [name for name in ("teacher", "student") if name in found]
+        score = headline(found[names[0]])
+        values = ", ".join(f"{name} {percent(found[name][score])} %" for name in names)
+        said[f"{HEADLINES[score]} on {found['split']}, {file}"] = f"{values}; {sentence(found)}"
+    return said
 
 
 def _data(pools: Any) -> str:

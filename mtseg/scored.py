@@ -1,4 +1,4 @@
-"""What `tools/eval.py` wrote into the folders of several runs: scores of the same images, asked alike."""
+"""What `tools/eval.py` wrote into the folders of runs: all of one, or of several those of the same images."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from mtseg.tally import headline
 # What the scores of runs that stand in one table have in common.
 FACTS = ("split", "sha256", "classes", "resolution", "protocol", "at")
 NETWORKS = ("student", "teacher")
+CHECKPOINTS = "checkpoints"  # in the names of files that hold several evaluations side by side
 Scored = Mapping[str, Any]  # what `score_run` gives
 
 
@@ -39,6 +40,20 @@ def scored(runs: Sequence[Path], name: str) -> dict[Path, Scored]:
     return found
 
 
+def kept(run: Path) -> dict[str, Scored]:
+    """All scores in a run's folder, by their files' names; files that are damaged are left out."""
+    found = {path.name: _whole(path) for path in _files(run)}
+    return {name: scores for name, scores in found.items() if scores is not None}
+
+
+def sentence(scores: Scored) -> str:
+    """All that scores depend on, in a line."""
+    return (
+        f"step {scores['step']} ({scores['at']}), {scores['images']} {scores['split']} images of {scores['data']} "
+        f"({scores['sha256'][:12]}), {scores['protocol']}, scored on labels of {scores['resolution']}"
+    )
+
+
 def when(scores: Scored, steps: int) -> str:
     """At which point of a run of `steps` steps its scores were taken."""
     at = str(scores["at"])
@@ -47,22 +62,33 @@ def when(scores: Scored, steps: int) -> str:
     return f"at step {at} of {steps}" if at.isdigit() else f"at the {at} checkpoint of {steps} steps"
 
 
+def _files(run: Path) -> list[Path]:
+    return sorted(path for path in run.glob("eval_*.json") if f"_{CHECKPOINTS}" not in path.stem)
+
+
+def _whole(path: Path) -> Scored | None:
+    """What a file holds, where that is the scores of a network or of two, and all that they depend on."""
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        networks = [found[name] for name in NETWORKS if name in found]
+        numbers = [float(of[headline(networks[0])]) for of in networks]
+        known = all(isinstance(found[fact], str) for fact in ("sha256", "data", *FACTS) if fact != "classes")
+        known &= all(isinstance(found[fact], int) for fact in ("step", "images"))
+    except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError):
+        return None
+    return found if known and numbers and all(map(math.isfinite, numbers)) else None
+
+
 def _read(run: Path, name: str) -> Scored:
     path = run / name
     if not path.is_file():
-        there = sorted(file.name for file in run.glob("eval_*.json") if "_checkpoints" not in file.stem)
+        there = [file.name for file in _files(run)]
         has = f"; the run has {', '.join(there)}" if there else ""
         raise ValueError(
             f"--scores {name}: no {path}{has}; score every run with the same words: python tools/eval.py {run} [WORDS]"
         )
-    try:
-        found = dict(json.loads(path.read_text()))
-        score = headline(found["student"])
-        numbers = [float(found[network][score]) for network in NETWORKS]
-        whole = {"step", *FACTS} <= found.keys() and all(math.isfinite(number) for number in numbers)
-    except (ValueError, TypeError, KeyError, StopIteration):
-        whole = False
-    if not whole:
+    found = _whole(path)
+    if found is None or not set(NETWORKS) <= found.keys():
         raise ValueError(
             f"--scores {name}: {path} has not the scores of a student and of a teacher; make it with tools/eval.py, "
             "without --network"

@@ -21,6 +21,7 @@ from mtseg.evaluate import evaluate, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
 from mtseg.restored import Restored, restored_at
+from mtseg.scored import NETWORKS, sentence
 from mtseg.state import pick_device
 from mtseg.tally import Also, Tally, by_class, plain, scores
 
@@ -37,7 +38,6 @@ SUMMARY = {
 }
 BY_CLASS = {"IoU": "IoU", "accuracy": "acc.", "boundary_IoU": "bound."}
 WORST = 10
-NETWORKS = ("student", "teacher")
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,6 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
         found["resolution"] = _resolution(tally.sizes)
         found[name] = scores(tally, splits.classes) | _besides(tally, splits.classes, wanted.seed)
     return found
-
-
-def sentence(found: dict[str, Any]) -> str:
-    """All that the scores depend on, in a line."""
-    return (
-        f"step {found['step']} ({found['at']}), {found['images']} {found['split']} images of {found['data']} "
-        f"({found['sha256'][:12]}), {found['protocol']}, scored on labels of {found['resolution']}"
-    )
 
 
 def file_name(run: Path, found: dict[str, Any]) -> str:

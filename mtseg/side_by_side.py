@@ -13,7 +13,8 @@ from rich.text import Text
 from mtseg import checkpoint, hub
 from mtseg.report import percent
 from mtseg.restored import configured
-from mtseg.scoring import NETWORKS, SUMMARY, as_csv
+from mtseg.scored import NETWORKS
+from mtseg.scoring import SUMMARY, as_csv
 from mtseg.tally import HEADLINES, headline
 
 Found = Mapping[str, dict[str, Any]]  # what `score_run` gives, by what the checkpoint is called

@@ -23,6 +23,7 @@ from mtseg.config import of_run
 from mtseg.data.source import IGNORE
 from mtseg.evaluate import evaluate
 from mtseg.export import Pixels
+from mtseg.logged import read
 from mtseg.metrics import Confusion
 from mtseg.models import Smp
 from mtseg.restored import restored
@@ -308,6 +309,21 @@ def test_the_folder_answers_as_the_run_for_every_normalisation_and_advises_smp_w
     assert (ours.predict(image).confidence == theirs.predict(image).confidence).all()
     card = (out / "export/hf/README.md").read_text()
     assert ("smp.from_pretrained" in card) == holds_for_smp(out / "export/hf")
+
+
+def test_the_card_has_what_was_scored_of_the_network_that_is_handed_on(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("eval_*"))
+    for words in (["eval.split=test"], ["--network", "student"]):
+        assert cli.main(["eval", str(copy), *words]) == 0
+    found = json.loads((copy / "eval_test.json").read_text())
+    (copy / "eval_test_2.json").write_text(json.dumps(found | {"step": 2, "at": "2"}))  # of another network
+    assert cli.main(["export", str(copy), "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out/hf/README.md").read_text()
+    assert f"mIoU {100 * found['teacher']['mIoU']:.2f} % on test: step {found['step']} (last)" in card
+    assert f"{100 * read(copy)[-1]['val_teacher/mIoU']:.2f} % on val of " in card
+    assert card.count("mIoU ") == 2
+    assert str(copy) not in card
 
 
 def test_the_card_says_how_pixels_are_normalised_where_it_is_by_each_image(tmp_path):

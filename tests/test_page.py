@@ -221,6 +221,33 @@ def test_a_pages_file_that_is_damaged_leaves_its_part_out(run, tmp_path):
     assert page.links == []
 
 
+def test_what_eval_scored_is_in_the_page_with_all_it_depends_on(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert "eval_test" not in (copy / "report.html").read_text()
+    assert cli.main(["eval", str(copy), "eval.split=test"]) == 0
+    assert cli.main(["eval", str(copy), "--network", "student", "--at", "2"]) == 0
+    text = (copy / "report.html").read_text()
+    for name, networks in (("eval_test.json", ("teacher", "student")), ("eval_val_2_student.json", ("student",))):
+        found = json.loads((copy / name).read_text())
+        said = text.partition(f"<th>mIoU on {found['split']}, {name}</th><td>")[2].partition("</td>")[0]
+        assert all(f"{network} {100 * found[network]['mIoU']:.2f} %" in said for network in networks)
+        assert ("teacher" in said) == ("teacher" in networks)
+        assert f"step {found['step']} ({found['at']}), {found['images']} {found['split']} images" in said
+        assert found["sha256"][:12] in said
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"student": {"mIoU": "x"}, "step": 1}', '{"teacher": 3}', "\ud800"]
+)
+def test_a_damaged_file_of_scores_is_left_out_of_the_page(content, run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "eval_test.json").write_bytes(content.encode(errors="surrogatepass"))
+    assert cli.main(["report", str(copy)]) == 0
+    assert "eval_test" not in (copy / "report.html").read_text()
+
+
 def test_shares_of_the_matrix_are_of_the_labelled_pixels_and_the_costliest_pair_is_first():
     text = "".join(confusing([[6, 2, 0], [30, 60, 10], [0, 0, 0]], ["<b>", "b", "c"]))
     table, pairs = text.split("<h3>The pairs that cost most pixels</h3>")

@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from mtseg import run_page
     from mtseg.checkpoint import write_whole
+    from mtseg.config import of_run
+    from mtseg.scored import CHECKPOINTS
     from mtseg.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv
     from mtseg.side_by_side import called, files, print_side_by_side
     from mtseg.tally import Also
@@ -50,10 +53,12 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}
     if len(checkpoints) > 1:
         print_side_by_side(run, checkpoints)
-        beside = file_name(run, found | {"at": "checkpoints"})
+        beside = file_name(run, found | {"at": CHECKPOINTS})
         texts |= {f"{beside}{suffix}": text for suffix, text in files(run, checkpoints).items()}
     if parsed.images:
         texts[f"{name}_images.csv"] = images_csv(found)
     for file, text in texts.items():
         write_whole(run / file, text)
     print(f"written to {run}: {', '.join(texts)}")
+    if (run / run_page.FILE).is_file():  # an exported folder has none
+        run_page.refresh(run, of_run(run))
