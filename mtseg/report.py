@@ -25,6 +25,7 @@ from mtseg.state import pick_device
 from mtseg.views import Views
 
 Image = NDArray[np.uint8]
+NAME = 44  # characters of an image's name that stand beside it
 
 
 def facts(config: Config) -> dict[str, str]:
@@ -115,7 +116,8 @@ def coloured(label: NDArray[Any], palette: Image) -> Image:
 def gallery(
     path: Path, splits: Splits, source: Source, *, networks: dict[str, torch.nn.Module], views: Views, rows: int = 6
 ) -> None:
-    """Draw `path`: a row an image of `source`, with the truth, every network's prediction, the last's confidence."""
+    """Draw `path`: a row an image of `source`, with its name, the truth, every network's prediction,
+    the last's confidence."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -125,7 +127,7 @@ def gallery(
     titles = ["image", "truth", *networks, f"{list(networks)[-1]}'s confidence (light: 1)"]
     h, w = source.image(0).shape[:2]
     figure = Figure(figsize=(2.6 * len(titles), 2.6 * h / w * len(chosen) + 0.9), layout="constrained")
-    axes = figure.subplots(len(chosen), len(titles), squeeze=False)
+    axes, unlabelled = figure.subplots(len(chosen), len(titles), squeeze=False), False
     for row, index in zip(axes, chosen, strict=True):
         image = source.image(index)
         answers = [predicted(network, image, views) for network in networks.values()]
@@ -134,11 +136,21 @@ def gallery(
         panels = [shown, *(np.broadcast_to(panel, shown.shape) for panel in maps)]  # one class: of every pixel
         for axis, panel in zip(row, panels, strict=False):
             axis.imshow(panel, interpolation="nearest")
+        unlabelled |= bool((source.label(index) == IGNORE).any())
+        row[0].text(
+            0, -0.02, _short(source.name(index)), transform=row[0].transAxes, va="top", fontsize=7, clip_on=False
+        )
         row[-1].imshow(np.broadcast_to(answers[-1][1], image.shape[:2]), vmin=0, vmax=1, cmap="magma")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     for axis in axes.flat:
         axis.set_axis_off()
     inks = [Patch(color=colour / 255, label=name) for name, colour in zip(splits.classes, palette, strict=True)]
+    inks += [Patch(facecolor="white", edgecolor="grey", label="no class")] if unlabelled else []
     figure.legend(handles=inks, loc="outside lower center", ncols=min(8, len(inks)), frameon=False)
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _short(name: str) -> str:
+    """The end of a long name."""
+    return name if len(name) <= NAME else f"...{name[3 - NAME :]}"

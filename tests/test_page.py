@@ -11,6 +11,7 @@ import pytest
 from browser import CHROMIUM, Page, needs_chromium, widths
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from runs import tiny
 
 from mtseg import cli, run_page, seen
@@ -21,6 +22,7 @@ from mtseg.confusing import confusing
 from mtseg.data.source import IGNORE
 from mtseg.logged import read
 from mtseg.page import share
+from mtseg.report import gallery
 from mtseg.restored import load, restored
 from mtseg.trainer import fit
 
@@ -353,3 +355,39 @@ def test_a_browser_shows_the_pages_within_the_window_and_has_nothing_to_say(widt
     for path in (run / "report.html", tmp_path / "large/report.html", tmp_path / "both.html"):
         wide, broken, said = widths(path, width, tmp_path)
         assert (wide, broken, said) == (width, 0, []), path
+
+
+# -- the picture of a comparison ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_the_picture_names_its_images_and_explains_white_where_there_is_any(ignored, run, tmp_path, monkeypatch):
+    config, splits, networks, _ = restored(run)
+    names = ["short.png", f"{'long/' * 20}end.png"]
+    label = np.where(splits.val.label(0) == IGNORE, 0, splits.val.label(0))
+    label[:3] = IGNORE if ignored else 0
+
+    class Pool:
+        def __len__(self) -> int:
+            return 2
+
+        def name(self, index: int) -> str:
+            return names[index]
+
+        def image(self, index: int) -> np.ndarray:
+            return splits.val.image(0)
+
+        def label(self, index: int) -> np.ndarray:
+            return label
+
+    drawn = []
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, path: drawn.append(canvas.figure))
+    gallery(tmp_path / "a.png", splits, Pool(), networks=networks, views=config.views)
+    (figure,) = drawn
+    said = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert said[0] == names[0]
+    assert said[1].startswith("...")
+    assert names[1].endswith(said[1].removeprefix("..."))
+    assert len(said[1]) < len(names[1])
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert keys == [*splits.classes, *(["no class"] if ignored else [])]
