@@ -647,6 +647,19 @@ def test_a_crop_that_never_shows_half_of_a_side_is_warned_of_and_the_suggestion_
         assert not corners(root, *words, finding.suggestion)
 
 
+def test_suggestions_for_crops_and_for_what_is_asked_are_taken_together(root):
+    words = ["views.crop=[24, 40]", *scaled(1, 2)]
+    assert {finding.code for finding in found(root, *scaled(1, 2))}.isdisjoint({"asked-at-another-scale"})
+    both = serious(found(root, *words))
+    assert [finding.code for finding in both] == ["crop-is-a-corner", "asked-at-another-scale"]
+    assert "with the scales that are suggested" in both[1].text
+    suggested = [finding.suggestion for finding in both]
+    assert not serious(found(root, *words, *suggested))
+    after = config_of(root, *words, *suggested)
+    low, high = after.views.labelled.geometry.scale
+    assert low <= after.eval.predictor.augment.scales[0] <= high < 1
+
+
 def test_a_corner_is_judged_by_the_images_of_its_own_pool(root):
     for path in (root / "unlabelled").rglob("*.png"):
         Image.open(path).resize((960, 660)).save(path)

@@ -20,6 +20,7 @@ from mtseg.doctor.finding import SEVERITIES, Finding
 from mtseg.doctor.machine import Machine, of_installation, of_loading
 from mtseg.doctor.plan import Plan, of_plan, plan
 from mtseg.doctor.pools import Share, of_pools, shares
+from mtseg.doctor.sizes import of_sizes
 from mtseg.doctor.survey import Survey, survey
 from mtseg.doctor.unread import of_unread
 from mtseg.fits import unfit
@@ -92,7 +93,7 @@ def _needs(config: Config, read: Survey) -> tuple[Plan | None, list[Finding]]:
         needs = plan(config, read)
     except ValueError as error:
         return None, [Finding("error", "model", str(error))]
-    return needs, list(of_plan(config, read, needs))
+    return needs, [*of_sizes(config, read), *of_plan(config, read, needs)]
 
 
 def _refuse_unfit(config: Config, read: Survey) -> None:
