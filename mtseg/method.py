@@ -77,8 +77,7 @@ class Method:
     through the sampler). `normalise: batch` divides both losses, as sums, by the pixels of all images of the batch,
     labelled or not, in place of those that they count (the paper's code). `logit_distance`, for a model with two heads:
     the second head answers the consistency, and this times the squared distance of their logits, summed over classes,
-    is added (the paper's section 3.4). `balanced`: where the run has a `balance`, unlabelled pixels count by the class
-    of their target too, and not labelled ones alone.
+    is added (the paper's section 3.4).
     """
 
     supervised: Supervised = CrossEntropy()
@@ -93,7 +92,6 @@ class Method:
     normalise: Literal["counted", "batch"] = "counted"
     frame: Literal["student", "source"] = "student"
     logit_distance: Annotated[float, Field(ge=0)] | None = None
-    balanced: bool = False
 
     def __post_init__(self) -> None:
         mixed = any(not isinstance(branch.mix, NoMix) for branch in self.branches)
@@ -177,17 +175,10 @@ class Method:
             return task.target.known
         return task.seen.answered(task.weight).seen_from(task.target).known
 
-    def consistency(
-        self,
-        logits: Sequence[Tensor],
-        tasks: Sequence[Task],
-        counts: Counts | None = None,
-        class_weights: Tensor | None = None,
-    ) -> Tensor:
+    def consistency(self, logits: Sequence[Tensor], tasks: Sequence[Task], counts: Counts | None = None) -> Tensor:
         """The branches' distances, each a mean over its pixels, weighted and summed; without the ramp.
 
-        `counts` are those of the whole batch; None: of these tasks, in all processes. `class_weights` (K,), for a
-        `balanced` method: a pixel counts their mean by its target's probabilities, and divides as one pixel.
+        `counts` are those of the whole batch; None: of these tasks, in all processes.
         """
         cost = torch.zeros((), device=logits[0].device if logits else None)
         if not tasks:
@@ -198,8 +189,6 @@ class Method:
             said = self.compared(values, task)
             distances = (branch.distance or self.distance)(said.data, task.target.data)
             counted, weight = said.known[:, 0], task.weight[:, 0]
-            if self.balanced and class_weights is not None:
-                weight = weight * torch.einsum("bk...,k->b...", task.target.data.float(), class_weights)
             cost = cost + branch.weight * average(distances * weight, counted, over)
         return cost
 

@@ -101,7 +101,7 @@ def _learn(config: Config, state: State, share: Share, counts: Counts, moment: M
     on_tasks = agreeing[labelled:].split(sizes)
 
     supervised = method.supervised(logits[: len(share.label)], share.label, counts.labelled, state.class_weights)
-    consistency = method.consistency(on_tasks, share.tasks, counts, state.class_weights)
+    consistency = method.consistency(on_tasks, share.tasks, counts)
     weight = method.weight_at(moment.step, config.steps)
     heads = method.head_cost(logits, agreeing) / (world() * config.accumulate)
     loss = method.supervised_weight * supervised + weight * consistency + heads

@@ -1,4 +1,4 @@
-"""Balanced classes: what a pixel counts, against counting by hand and torch's own weighted cross-entropy."""
+"""Balanced classes: what a labelled pixel counts, against counting by hand and torch's own weighted cross-entropy."""
 
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -13,12 +13,9 @@ from runs import tiny
 from mtseg.balance import FEWEST, MOST, class_weights, pixels_of, told, weights_for
 from mtseg.config import Config
 from mtseg.data.source import IGNORE, UNKNOWN, Splits
-from mtseg.geometry import View
 from mtseg.losses import CrossEntropy, Dice, Ohem
-from mtseg.method import Method
 from mtseg.restored import restored
 from mtseg.state import build
-from mtseg.task import Task
 from mtseg.trainer import fit
 
 
@@ -180,60 +177,3 @@ def test_labels_that_none_of_the_counted_images_has_are_found_in_the_others() ->
     weights = weights_for(Splits(names, inks, *[cast(Any, Labels(found))] * 4), 0.5)
     assert weights is not None
     assert torch.equal(weights, class_weights(torch.tensor([16, 4, 4]), 0.5))
-
-
-def unlabelled_task(size: tuple[int, ...], *, hard: bool = False) -> tuple[torch.Tensor, Task]:
-    """A student's logits (3, 4, *size), and a task with random targets, weights and unknown pixels."""
-    draw = torch.Generator().manual_seed(5)
-    answer = torch.rand(3, 4, *size, generator=draw).softmax(1)
-    answer = F.one_hot(answer.argmax(1), 4).movedim(-1, 1).float() if hard else answer
-    known = torch.rand(3, 1, *size, generator=draw) < 0.7
-    warp = torch.eye(3).expand(3, 3, 3)
-    seen = View(torch.zeros(3, 3, *(size or (1, 1))), warp, known)
-    weight = torch.rand(3, 1, *size, generator=draw)
-    task = Task(seen, View(answer, warp, known), weight, torch.arange(3), torch.ones(3))
-    return torch.randn(3, 4, *size, generator=draw), task
-
-
-@pytest.mark.parametrize("hard", [False, True])
-@pytest.mark.parametrize("size", [(), (5, 6)])
-def test_an_unlabelled_pixel_counts_the_mean_of_its_targets_classes_and_divides_as_one(size, hard) -> None:
-    logits, task = unlabelled_task(size, hard=hard)
-    weights = [0.2, 3.0, 1.0, 0.7]
-    loss = Method(balanced=True).consistency([logits], [task], class_weights=torch.tensor(weights))
-    total, count = 0.0, 0
-    for place in np.ndindex(3, *size):
-        image, rest = place[0], place[1:]
-        if task.target.known[(image, 0, *rest)]:
-            target = [float(task.target.data[(image, c, *rest)]) for c in range(4)]
-            given = logits[(image, slice(None), *rest)].softmax(0).tolist()
-            counts = float(task.weight[(image, 0, *rest)]) * sum(t * w for t, w in zip(target, weights, strict=True))
-            assert not hard or counts == pytest.approx(
-                float(task.weight[(image, 0, *rest)]) * weights[target.index(1.0)]
-            )
-            total += counts * sum((g - t) ** 2 for g, t in zip(given, target, strict=True))
-            count += 1
-    assert float(loss) == pytest.approx(total / count, rel=1e-5)
-
-
-def test_only_a_balanced_method_takes_class_weights() -> None:
-    logits, task = unlabelled_task((5, 6))
-    weights = torch.tensor([0.2, 3.0, 1.0, 0.7])
-    plain = Method().consistency([logits], [task])
-    assert Method().consistency([logits], [task], class_weights=weights) == plain
-    assert Method(balanced=True).consistency([logits], [task]) == plain
-    torch.testing.assert_close(Method(balanced=True).consistency([logits], [task], class_weights=torch.ones(4)), plain)
-    assert Method(balanced=True).consistency([logits], [task], class_weights=weights) != plain
-
-
-def test_a_balanced_method_changes_what_is_learnt_where_the_run_has_a_balance(tmp_path) -> None:
-    def learnt(*words: str) -> dict[str, torch.Tensor]:
-        config = tiny(tmp_path / "_".join(words), *words)
-        fit(config)
-        return restored(config.out).networks["student"].state_dict()
-
-    def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-        return all(torch.equal(one[name], two[name]) for name in one)
-
-    assert equal(learnt("method.balanced=true"), learnt("method.balanced=false"))
-    assert not equal(learnt("balance=1", "method.balanced=true"), learnt("balance=1", "method.balanced=false"))
