@@ -3,7 +3,8 @@
 Measured at the steps that are logged, on what the step computes anyway; alarms say in words what is usually wrong.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from mtseg.distributed import total
 from mtseg.geometry import View
 from mtseg.losses import average, has_class
+from mtseg.scored import NETWORKS
 from mtseg.tally import headline
 from mtseg.task import Task
 
@@ -127,6 +129,22 @@ class Alarms:
         new = [sentence for key, sentence in found.items() if key not in self._said]
         self._said |= found.keys()
         return new
+
+
+def alarmed(
+    lines: Sequence[Mapping[str, Any]], classes: Sequence[str], *, split: str, steps: int
+) -> list[tuple[int, str]]:
+    """What `Alarms` say of a run of `steps` steps from what it has recorded, evaluated on `split`: (step, sentence).
+
+    Of a run that was stopped and continued, as if it had not been.
+    """
+    alarms, found = Alarms(classes), []
+    for line in lines:
+        told = alarms.train({key: math.nan if value is None else value for key, value in line.items()})
+        if scores := {name: line[f"{split}_{name}"] for name in NETWORKS if f"{split}_{name}" in line}:
+            told += alarms.evaluated(scores)
+        found += [(line["step"], sentence) for sentence in told]
+    return found + [(steps, sentence) for sentence in alarms.ended() if lines[-1]["step"] == steps]
 
 
 def _shares(places: Tensor, weights: Tensor, count: int) -> Tensor:

@@ -21,6 +21,7 @@ from mtseg.config import Config, of_run, written
 from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Splits
+from mtseg.diagnostics import alarmed
 from mtseg.log import Log
 from mtseg.logged import read, score_of, selected, timings
 from mtseg.mute import Mute
@@ -79,6 +80,7 @@ def page(run: Path, config: Config | None = None) -> str:
         [
             f"<h1>{escape(run.name)}</h1>",
             facts(_facts(run, config, lines, scored, newest, score)),
+            *_unless_damaged(lambda: _alarms(config, names, lines), NO_PARTS),
             "<h2>Curves</h2>",
             f'<div class="charts">{"".join(curves(config, trained, scored, score))}</div>' if lines else NONE,
             "<h2>Classes</h2>" if scored else "",
@@ -181,6 +183,14 @@ def _evaluated(run: Path) -> dict[str, str]:
         values = ", ".join(f"{name} {percent(found[name][score])} %" for name in names)
         said[f"{HEADLINES[score]} on {found['split']}, {file}"] = f"{values}; {sentence(found)}"
     return said
+
+
+def _alarms(config: Config, names: Sequence[str], lines: Lines) -> list[str]:
+    """What the trainer asked to look at, as it was said."""
+    return [
+        f'<section class="finding warning"><p><b>look</b>, at step {step}: {escape(sentence)}</p></section>'
+        for step, sentence in alarmed(lines, names, split=config.eval.split, steps=config.steps)
+    ]
 
 
 def _data(pools: Any) -> str:

@@ -1,5 +1,6 @@
 """The run's page: its curves, its classes, its gallery; what it may cost a run; how a browser sees it."""
 
+import html
 import json
 import math
 import re
@@ -221,6 +222,36 @@ def test_a_pages_file_that_is_damaged_leaves_its_part_out(run, tmp_path):
     assert "mIoU on val" in page.text
     assert "worst images" not in page.text
     assert page.links == []
+
+
+HARD = ("method.target={kind: hard, threshold: 0.99}", "method.distance={kind: cross_entropy}")
+
+
+ALONE = ("method.branches=[]",)  # nothing to look at
+
+
+@pytest.mark.parametrize("words", [ALONE, (), HARD, (*HARD, "steps=24", "eval.every=4", "optimizer.lr=0.5")], ids=len)
+def test_the_page_says_what_the_trainer_said_to_look_at_and_when(words, tmp_path, capsys):
+    fit(tiny(tmp_path / "run", *words))
+    told, step = [], 0
+    for line in capsys.readouterr().out.splitlines():
+        step = int(line.partition("/")[0].removeprefix("step ")) if line.startswith("step ") else step
+        if line.startswith("look: "):
+            told.append((step, line.removeprefix("look: ")))
+    text = (tmp_path / "run" / "report.html").read_text()
+    shown = re.findall(r"<b>look</b>, at step (\d+): (.*?)</p>", text)
+    assert [(int(at), html.unescape(sentence)) for at, sentence in shown] == told
+    assert bool(told) == (words != ALONE)
+
+
+def test_what_is_not_finite_on_the_way_hides_nothing_that_is_looked_at(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    lines = [line | {"train/kept": 0.0} if "train/kept" in line else line for line in read(copy)]
+    lines[0]["train/loss_cons"] = None
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli.main(["report", str(copy)]) == 0
+    assert "at step 4: under 1 % of the pixels are kept" in (copy / "report.html").read_text()
 
 
 def test_what_eval_scored_is_in_the_page_with_all_it_depends_on(run, tmp_path):
