@@ -447,6 +447,21 @@ def test_a_fault_is_found_and_nothing_else(fault, root):
     assert any(words in finding.text for finding in findings)
 
 
+@pytest.mark.parametrize("pools", [("val",), ("test",), ("val", "test")])
+def test_scored_files_among_the_unlabelled_ones_are_left_out_by_the_suggestion(pools, root):
+    words = [f"data.unlabelled.images=[unlabelled, {', '.join(f'{pool}/images' for pool in pools)}]"]
+    warned = serious(found(root, *words))
+    assert [finding.code for finding in warned] == [f"unlabelled-in-{pool}" for pool in pools]
+    for finding in warned:
+        assert not serious(found(root, *words, finding.suggestion))
+
+
+def test_a_copy_of_a_scored_picture_is_not_left_out_by_a_setting_and_none_is_suggested(root):
+    as_png(root, V0, U1)
+    (warned,) = serious(found(root))
+    assert (warned.code, warned.suggestion) == ("unlabelled-in-val", "")
+
+
 def test_flat_pictures_of_as_many_pixels_and_other_sides_are_no_duplicates(root):
     for i, size in enumerate([(96, 66), (66, 96), (132, 48)]):  # width, height
         save(root, f"unlabelled/unlabelled_{i}.png", Image.new("RGB", size, (9, 200, 30)))

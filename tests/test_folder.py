@@ -128,6 +128,35 @@ def test_unlabelled_images_may_be_folders_globs_lists_and_several(images, wanted
     assert names(splits.unlabelled) == [f"unlabelled/snap_{i}.png" for i in wanted]
 
 
+@pytest.mark.parametrize("without", [[], ["val"], ["test"], ["val", "test"]])
+@pytest.mark.parametrize(
+    "images", [["labelled/images", "scored/images", "unlabelled"], "**/*[0-9].[jp][pn]g", "all.txt"]
+)
+def test_images_of_val_and_test_are_left_out_of_the_unlabelled_ones_where_that_is_asked(images, without, tmp_path):
+    root = trees.own(tmp_path)
+    scored = also_scored(root)
+    snaps = [f"unlabelled/snap_{i}.png" for i in range(8)]
+    tests = [name.replace("labelled", "scored") for name in photos(*range(8))]
+    (root / "all.txt").write_text("\n".join([*photos(*range(8)), *tests, *snaps]))
+    masks = {"ending": "_m"}  # by which a glob of all files is without them
+    for mask in root.glob("*/masks/*.png"):
+        mask.rename(mask.with_name(f"{mask.stem}_m.png"))
+    words = {"labelled": {**LABELLED, **masks}, "test": {**scored, **masks}}
+    splits = a_folder(root, **words, unlabelled={"images": images, "without": without}).build()
+    wanted = {*photos(*range(8)), *tests, *snaps}
+    wanted -= set(names(splits.val)) if "val" in without else set()
+    wanted -= set(tests) if "test" in without else set()
+    assert sorted(names(splits.unlabelled)) == sorted(wanted)
+    assert (len(splits.val), len(splits.test)) == (2, 8)
+
+
+def test_unlabelled_images_that_are_all_left_out_are_refused(tmp_path):
+    root = trees.own(tmp_path)
+    scored = also_scored(root)
+    with pytest.raises(ValueError, match=r"^data\.unlabelled: all of its 8 images are those of test, which it is"):
+        a_folder(root, test=scored, unlabelled={"images": "scored/images", "without": ["test"]}).build()
+
+
 def test_a_list_of_pairs_needs_no_names_alike(tmp_path):
     root = trees.own(tmp_path)
     scored = also_scored(root)

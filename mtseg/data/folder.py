@@ -1,6 +1,6 @@
 """Anybody's own images: folders, globs or lists, with masks for some of them."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -72,7 +72,7 @@ class Folder:
         whole = masked(tree, self.labelled, "labelled")
         train, val = (whole, masked(tree, self.val, "val")) if isinstance(self.val, Masked) else self._parted(whole)
         test = masked(tree, self.test, "test") if self.test else Pool([], [])
-        others = self._others(tree, {*whole.masks, *val.masks, *test.masks})
+        others = self._others(tree, {*whole.masks, *val.masks, *test.masks}, {"val": val, "test": test})
         layout = Layout(
             name=self.root.name or "folder",
             classes=self.classes,
@@ -95,11 +95,21 @@ class Folder:
             self.classes, self.mask_map, void=self.ignore, other=IGNORE if self.other == "ignore" else NO_CLASS
         )
 
-    def _others(self, tree: Tree, masks: Set[str]) -> list[str]:
-        """The images of `unlabelled`, none of which is a mask."""
+    def _others(self, tree: Tree, masks: Set[str], scored: Mapping[str, Pool]) -> list[str]:
+        """The images of `unlabelled`, none of which is a mask, or of the `scored` pools that it is without."""
+        if self.unlabelled is None:
+            return []
         pools = {"labelled": self.labelled, "val": self.val, "test": self.test}
         named = {key: pool for key, pool in pools.items() if isinstance(pool, Masked)}
-        return unmasked(tree, self.unlabelled, masks, named) if self.unlabelled else []
+        apart = {name for key in self.unlabelled.without for name in scored[key].images}
+        found = unmasked(tree, self.unlabelled, masks, named)
+        left = [name for name in found if name not in apart]
+        if not left:
+            raise ValueError(
+                f"data.unlabelled: all of its {len(found)} images are those of {', '.join(self.unlabelled.without)}, "
+                "which it is without; name others, or null where there are none"
+            )
+        return left
 
     def _parted(self, whole: Pool) -> tuple[Pool, Pool]:
         """Training and validation images: a share of the labelled ones, rounded, at least one of each."""

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Literal
 
 from mtseg.data.files import Pool
 from mtseg.data.lists import read_list
@@ -20,10 +21,12 @@ LISTS = (".txt", ".tsv", ".json")
 class Images:
     """Images without masks: one or several of a folder (searched at any depth), a glob or a list, under the root.
 
-    Hidden ones are left out. Links to folders are followed within the root; those that lead out of it are refused.
+    Hidden ones are left out, and so are images of the pools `without`: where the images of val or test lie among the
+    others. Links to folders are followed within the root; those that lead out of it are refused.
     """
 
     images: str | tuple[str, ...]
+    without: tuple[Literal["val", "test"], ...] = ()
 
 
 @part

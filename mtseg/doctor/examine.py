@@ -8,6 +8,7 @@ from typing import Any
 from mtseg.config import Config
 from mtseg.data.files import Pool, files
 from mtseg.data.masks import in_order
+from mtseg.data.match import Images
 from mtseg.data.palette import voc_colours
 from mtseg.data.provenance import Expected, provenance
 from mtseg.data.search import search
@@ -52,7 +53,8 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
         return Report(_sorted(found))
     read, scored = survey(built, workers=workers), config.eval.split
     found += of_files(read, maps=hasattr(config.data, "mask_map"))
-    found += of_pools(read, scored=scored, unlabelled=bool(config.method.branches))
+    without = isinstance(getattr(config.data, "unlabelled", None), Images)
+    found += of_pools(read, scored=scored, unlabelled=bool(config.method.branches), without=without)
     found += of_channels(config, read)
     cache = kept(read)
     found += of_cache(cache) if cache else []

@@ -35,12 +35,14 @@ class Share:
     images: int
 
 
-def of_pools(survey: Survey, *, scored: str, unlabelled: bool) -> Iterator[Finding]:
-    """The findings. `scored`: the pool that is evaluated; `unlabelled`: whether the method uses unlabelled images."""
+def of_pools(survey: Survey, *, scored: str, unlabelled: bool, without: bool = False) -> Iterator[Finding]:
+    """The findings. `scored`: the pool that is evaluated; `unlabelled`: whether the method uses unlabelled images;
+    `without`: whether a setting leaves those of other pools out of them."""
     yield from _empty(survey, scored, unlabelled)
     yield from _repeated(survey)
+    leaving = _leaving(survey) if without else ""
     for first, second, severity, why in SHARED:
-        yield from _shared(survey, first, second, severity, why)
+        yield from _shared(survey, first, second, severity, why, leaving if first == "unlabelled" else "")
     yield from _twice(survey)
     for first, second in ALIKE:
         yield from _alike(survey, first, second)
@@ -85,7 +87,16 @@ def _repeated(survey: Survey) -> Iterator[Finding]:
             yield Finding("warning", "repeated", text, twice)
 
 
-def _shared(survey: Survey, first: str, second: str, severity: Severity, why: str) -> Iterator[Finding]:
+def _leaving(survey: Survey) -> str:
+    """The word that leaves the very files of val and test out of the unlabelled ones; empty: there are none."""
+    names = {pool: {entry.image.name for entry in survey.of(pool)} for pool in ("unlabelled", "val", "test")}
+    among = [pool for pool in ("val", "test") if names[pool] & names["unlabelled"]]
+    return f"data.unlabelled.without=[{', '.join(among)}]" if among else ""
+
+
+def _shared(
+    survey: Survey, first: str, second: str, severity: Severity, why: str, suggestion: str
+) -> Iterator[Finding]:
     """Pictures, told by their pixels, that are in both pools; named as each pool names them."""
     here, there = _by_digest(survey.of(first)), _by_digest(survey.of(second))
     both = [digest for digest in here if digest in there]
@@ -95,7 +106,7 @@ def _shared(survey: Survey, first: str, second: str, severity: Severity, why: st
         other = "" if here[both[0]][0] == there[both[0]][0] else f" (there {there[both[0]][0]})"
         pictures = "picture" if len(both) == 1 else "pictures"
         text = f"{len(both)} {pictures} of {first} {verb} in {second} too, such as {here[both[0]][0]}{other}; {why}"
-        yield Finding(severity, f"{first}-in-{second}", text, names)
+        yield Finding(severity, f"{first}-in-{second}", text, names, suggestion=suggestion)
 
 
 def _by_digest(entries: list[Entry]) -> dict[str, list[str]]:
