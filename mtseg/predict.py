@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ from mtseg.rows import Rows
 from mtseg.scoring import as_csv
 from mtseg.settings import dump
 from mtseg.trained import Trained
-from mtseg.views import Policy, StudentPolicy
 
 RECORDED = {"name", "image", "size", "uncertainty", "named", "shares"}  # of each image, at the least
 LARGE = 16_000_000  # pixels of an image from which on windows of WINDOW are asked about, where it would be the whole
@@ -217,7 +216,7 @@ def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
         "step": trained.step,
         "classes": list(trained.classes),
         "protocol": trained.predictor.sentence(),
-        "normalisation": dump(replace(trained.views, labelled=Policy(), teacher=Policy(), student=StudentPolicy())),
+        "normalisation": trained.views.normalisation,
         "channels": dump(trained.channels),
         "min_confidence": wishes.min_confidence,
     }

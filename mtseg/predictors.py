@@ -256,8 +256,8 @@ def _resized(images: Tensor, scale: float) -> Tensor:
 
 
 def _asked(augment: Augment, average: Average, *, several: bool) -> str:
-    said = ""
+    scales = ", ".join(f"{scale:g}" for scale in augment.scales)
+    said = "" if augment.scales == (1,) else f", scale {scales}"
     if augment.forwards > 1:
-        scales = ", ".join(f"{scale:g}" for scale in augment.scales)
         said = f", scales {scales}{' and mirrored' if augment.flip else ''} (cost x{augment.cost:.3g})"
     return f"{said}, {average} averaged" if several else said

@@ -315,11 +315,28 @@ def test_lines_of_the_record_that_say_too_little_are_none(run, photos, tmp_path)
     assert len((out / "ranking.csv").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("options", [["--network", "student"], ["--at", "2"], ["--min-confidence", "0.5"]])
-def test_predictions_of_others_are_never_mixed(options, run, photos, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "other"),
+    [
+        (["--network", "student"], "weights"),
+        (["--at", "2"], "weights, step"),
+        (["--min-confidence", "0.5"], "min_confidence"),
+        (["--set", "views.mean=[0.4, 0.5, 0.5]"], "normalisation"),
+        (["--set", "eval.predictor={kind: whole, augment: {scales: [0.5]}}"], "protocol"),
+    ],
+)
+def test_predictions_of_others_are_never_mixed(options, other, run, photos, tmp_path, capsys):
     predicted(run, photos, "--out", tmp_path / "out")
     assert predicted(run, photos, "--out", tmp_path / "out", *options) == 1
-    assert "holds predictions with other" in capsys.readouterr().err
+    assert f"holds predictions with other {other}; choose" in capsys.readouterr().err
+
+
+def test_settings_that_no_prediction_depends_on_make_no_other_predictions(run, photos, tmp_path, capsys):
+    predicted(run, photos, "--out", tmp_path / "out")
+    said = (tmp_path / "out/prediction.json").read_bytes()
+    assert predicted(run, photos, "--out", tmp_path / "out", "--set", "views.crop=[32, 32]") == 0
+    assert (tmp_path / "out/prediction.json").read_bytes() == said
+    assert "3 there already" in capsys.readouterr().out
 
 
 def test_an_image_of_the_same_name_from_elsewhere_is_not_taken_for_the_one_that_is_there(run, photos, tmp_path):

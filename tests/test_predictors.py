@@ -251,6 +251,22 @@ def test_what_is_asked_is_said():
     assert Centre(size=(32, 48)).sentence() == "centre 32x48 only"
 
 
+def test_no_two_ways_of_asking_have_one_sentence():
+    asked = [
+        Augment(scales=scales, flip=flip) for scales in ((1.0,), (0.5,), (2.0,), (0.5, 1.0)) for flip in (False, True)
+    ]
+    ways = [Whole(augment=augment) for augment in asked]
+    ways += [Centre(size=(32, side), augment=augment) for augment in asked for side in (32, 48)]
+    ways += [
+        Slide(window=(32, side), stride=stride, augment=augment)
+        for augment in asked
+        for side in (32, 48)
+        for stride in (0.5, 1.0)
+    ]
+    assert len({way.sentence() for way in ways}) == len(ways)
+    assert "scale 0.5" in Whole(augment=Augment(scales=(0.5,))).sentence()
+
+
 def test_a_network_is_asked_about_normalised_pixels():
     views = Views(crop=(16, 16), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     pixels = picture(5, 7)
