@@ -14,6 +14,7 @@ from mtseg.data.channels import visible
 from mtseg.data.provenance import Provenance, provenance, refuse_others
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
+from mtseg.duration import on_cpu
 from mtseg.estimate import estimate
 from mtseg.evaluate import source_of
 from mtseg.fits import refuse_uneven, refuse_useless
@@ -48,7 +49,7 @@ def facts(config: Config) -> dict[str, str]:
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
     branches, (own, asking) = len(config.method.branches), config.batch.forward
     crops = own + branches * asking if branches else config.batch.labelled
-    data = provenance(splits)
+    data, duration = provenance(splits), on_cpu(config, network, channels=splits.channels)
     return {
         "data": data.sentence(),
         **({"channels": f"{splits.channels}"} if splits.channels != 3 else {}),
@@ -65,6 +66,7 @@ def facts(config: Config) -> dict[str, str]:
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step",
         "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
+        **({"time": f"{duration.sentence()}, on this CPU"} if duration else {}),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
         "folder": _folder(config, splits, data),

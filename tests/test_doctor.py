@@ -22,7 +22,7 @@ from PIL import Image
 from runs import TINY, tiny
 from trees import BY_KIND, SIZE
 
-from mtseg import cli
+from mtseg import cli, duration
 from mtseg.config import Config
 from mtseg.data.files import Files
 from mtseg.data.kinds import data_of
@@ -941,13 +941,6 @@ def test_the_checkpoints_of_a_run_take_about_what_is_said(tmp_path):
     assert taken == pytest.approx(needs.checkpoints * config.keep / (config.keep + 1), rel=0.3)
 
 
-def test_a_network_that_fails_on_a_crop_is_said_with_the_crop():
-    with pytest.raises(ValueError, match="fails on a crop of 16 x 24"):
-        plan_module._try(torch.nn.Conv2d(4, 1, 1), (16, 24))
-    plan_module._try(torch.nn.Conv2d(3, 1, 1), (16, 24))
-    assert torch.is_grad_enabled()
-
-
 def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
     from mtseg.report import facts as of_dry_run
 
@@ -955,10 +948,21 @@ def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
     assert examine(config, HEALTHY).facts["a step"] == of_dry_run(config)["memory in a step"]
 
 
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_the_doctor_and_the_dry_run_say_one_time_on_a_cpu(device, root, monkeypatch):
+    from mtseg.report import facts as of_dry_run
+
+    monkeypatch.setattr(duration, "tried", lambda *_, **__: 0.5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = config_of(root, f"device={device}", "steps=700")
+    said = examine(config, HEALTHY).facts["on this CPU"]
+    assert of_dry_run(config)["time"] == f"{said}, on this CPU"
+
+
 @pytest.mark.parametrize(("steps", "days"), [(86400 // 31, []), (86400 // 31 + 1, ["days-on-a-cpu"])])
 def test_a_run_of_over_a_day_on_a_cpu_is_warned_of(steps, days, root, monkeypatch):
     """A step asks about 8 labelled crops and 2 branches of 1 each, at 3 forwards' time, and the teacher about 1."""
-    monkeypatch.setattr(plan_module, "_try", lambda *_, **__: 1.0)
+    monkeypatch.setattr(duration, "tried", lambda *_, **__: 1.0)
     words = ("batch={labelled: 8, unlabelled: 1}", "method.branches=[{}, {}]", f"steps={steps}", "device=cpu")
     report = examine(config_of(root, *words), HEALTHY)
     assert [finding.code for finding in report.findings if finding.code == "days-on-a-cpu"] == days
@@ -973,32 +977,13 @@ def test_a_gpu_that_is_not_here_is_a_warning_and_no_time_is_said_for_it(root):
     assert "on this CPU" not in report.facts
 
 
-def test_a_forwards_time_is_the_median_of_half_a_second_without_the_first(monkeypatch):
-    clock, takes = [0.0], iter([7.0, 0.2, 0.1, 0.125, 0.1, 9.0])  # over half a second after the fifth
-
-    def slow(_: object, images: torch.Tensor) -> torch.Tensor:
-        clock[0] += next(takes)
-        return images
-
-    monkeypatch.setattr(plan_module.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(torch.nn.Identity, "forward", slow)
-    assert plan_module._try(torch.nn.Identity(), (16, 24)) == pytest.approx((0.1 + 0.125) / 2)
-    assert next(takes) == 9.0
-
-
-def test_a_fast_forward_is_tried_some_times_and_not_for_half_a_second(monkeypatch):
-    tries = []
-    monkeypatch.setattr(torch.nn.Identity, "forward", lambda _, images: tries.append(images) or images)
-    plan_module._try(torch.nn.Identity(), (16, 24))
-    assert len(tries) == 1 + plan_module.TRIES
-
-
 @pytest.mark.parametrize(("branches", "forwards"), [("[]", 3 * 8), ("[{}, {}]", 3 * (8 + 2 * 1) + 1)])
 def test_the_time_of_a_run_is_that_of_its_crops(branches, forwards, root, monkeypatch):
-    monkeypatch.setattr(plan_module, "_try", lambda *_, **__: 2.0)
+    monkeypatch.setattr(duration, "tried", lambda *_, **__: 2.0)
     config = config_of(root, "batch={labelled: 8, unlabelled: 1}", f"method.branches={branches}", "device=cpu")
     needs = plan_module.plan(config, survey(config.data.build(), workers=0))
-    assert needs.seconds == 2.0 * forwards * config.steps
+    assert needs.duration is not None
+    assert needs.duration.steps == 2.0 * forwards * config.steps
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without a GPU")
