@@ -1,14 +1,13 @@
 """A run's page, report.html: all of it is drawn from the run's folder, so it can be drawn again at any time."""
 
 import base64
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from statistics import mean, median
-from typing import Any, TypeVar
+from statistics import mean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +20,13 @@ from mtseg.config import Config, of_run, written
 from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Splits
-from mtseg.diagnostics import alarmed
 from mtseg.log import Log
-from mtseg.logged import read, score_of, selected, timings
+from mtseg.logged import read, score_of
 from mtseg.mute import Mute
 from mtseg.page import document, facts, folded, image, name_cell, share, table
 from mtseg.report import percent
-from mtseg.scored import kept, sentence
-from mtseg.tally import HEADLINES, Tally, headline
+from mtseg.run_facts import NO_FACTS, Lines, alarms_of, computed_by, facts_of, unless_damaged
+from mtseg.tally import HEADLINES, Tally
 
 FILE = "report.html"
 RECENT = 10  # logged steps over which the classes' shares are meaned
@@ -36,10 +34,7 @@ NONE = "<p>None yet.</p>"
 COUNTED = {"mIoU": "pixels", "top1": "images"}  # by the score
 MANY = 30  # classes from which on their table is folded
 NO_PARTS: list[str] = []
-NO_FACTS: dict[str, str] = {}
 NO_CLASSES: tuple[tuple[str, ...], NDArray[np.uint8]] = ((), np.zeros((0, 3), np.uint8))
-T = TypeVar("T")
-Lines = Sequence[dict[str, Any]]
 
 
 def show(
@@ -74,32 +69,24 @@ def page(run: Path, config: Config | None = None) -> str:
     config, lines = config or of_run(run), read(run)
     score = scored_by(config, lines)
     trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/{score}")
-    newest, (names, palette) = seen.kept(run), _unless_damaged(lambda: named(run / CLASSES), NO_CLASSES)
+    newest, (names, palette) = seen.kept(run), unless_damaged(lambda: named(run / CLASSES), NO_CLASSES)
     return document(
         f"mtseg: {run.name}",
         [
             f"<h1>{escape(run.name)}</h1>",
-            facts(_facts(run, config, lines, scored, newest, score)),
-            *_unless_damaged(lambda: _alarms(config, names, lines), NO_PARTS),
+            facts(facts_of(run, config, lines, scored, newest, score)),
+            *unless_damaged(lambda: alarms_of(config, names, lines), NO_PARTS),
             "<h2>Curves</h2>",
             f'<div class="charts">{"".join(curves(config, trained, scored, score))}</div>' if lines else NONE,
             "<h2>Classes</h2>" if scored else "",
             _by_class(config, names, list(palette), trained, scored) if scored else "",
-            *_unless_damaged(lambda: [*confusing(newest["confusion"]["teacher"], names, of=COUNTED[score])], NO_PARTS),
-            *_unless_damaged(lambda: _worst(newest["gallery"], score), NO_PARTS),
+            *unless_damaged(lambda: [*confusing(newest["confusion"]["teacher"], names, of=COUNTED[score])], NO_PARTS),
+            *unless_damaged(lambda: _worst(newest["gallery"], score), NO_PARTS),
             "<h2>What computed it</h2>",
-            facts(_unless_damaged(lambda: _environment(run), NO_FACTS)),
+            facts(unless_damaged(lambda: computed_by(run), NO_FACTS)),
             folded("the config", f"<pre>{escape(written(config))}</pre>"),
         ],
     )
-
-
-def _unless_damaged(draw: Callable[[], T], otherwise: T) -> T:
-    """What `draw` makes of a file; `otherwise` where the file is damaged, or not there: its part is left out."""
-    try:
-        return draw()
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return otherwise
 
 
 def scored_by(config: Config, lines: Lines) -> str:
@@ -154,72 +141,6 @@ def _spread(shares: Sequence[float] | None) -> float | None:
     return float(np.exp(-(known * np.log(known)).sum())) if len(known) else None
 
 
-def _facts(
-    run: Path, config: Config, lines: Lines, scored: Lines, newest: Mapping[str, Any], score: str
-) -> dict[str, str]:
-    step = max((line["step"] for line in lines), default=0)
-    split, said = config.eval.split, {"step": f"{step} of {config.steps}"}
-    for name in ("teacher", "student"):
-        values = [(line.get(f"{split}_{name}/{score}"), line["step"]) for line in scored]
-        known = [(value, at) for value, at in values if value is not None]
-        if known:
-            best, at = max(known)
-            last = f"{percent(values[-1][0])} %"
-            said[f"{name}, {HEADLINES[score]} on {split}"] = f"{last}; best {percent(best)} % at step {at}"
-            if chosen := selected(lines, split, name):
-                said[f"{name}, chosen by images held out"] = f"{percent(chosen[0])} % at step {chosen[1]}"
-    said |= _unless_damaged(lambda: {"data": _data(_json(run / "splits.json"))}, NO_FACTS)
-    on = "labels of their own size" if score == "mIoU" else "a class an image"
-    said["protocol"] = f"{config.eval.predictor.sentence()}, scored on {on}"
-    return said | _evaluated(run) | _unless_damaged(lambda: _times(run, newest), NO_FACTS)
-
-
-def _evaluated(run: Path) -> dict[str, str]:
-    """What `tools/eval.py` scored, of any images and in any way, by file."""
-    said = {}
-    for file, found in kept(run).items():
-        names = [name for name in ("teacher", "student") if name in found]
-        score = headline(found[names[0]])
-        values = ", ".join(f"{name} {percent(found[name][score])} %" for name in names)
-        said[f"{HEADLINES[score]} on {found['split']}, {file}"] = f"{values}; {sentence(found)}"
-    return said
-
-
-def _alarms(config: Config, names: Sequence[str], lines: Lines) -> list[str]:
-    """What the trainer asked to look at, as it was said."""
-    return [
-        f'<section class="finding warning"><p><b>look</b>, at step {step}: {escape(sentence)}</p></section>'
-        for step, sentence in alarmed(lines, names, split=config.eval.split, steps=config.steps)
-    ]
-
-
-def _data(pools: Any) -> str:
-    counts = (f"{v['images']} {k} ({v['sha256'][:12]})" for k, v in pools.items() if isinstance(v, dict))
-    return f"{pools['name']}: {', '.join(counts)}"
-
-
-def _times(run: Path, newest: Mapping[str, Any]) -> dict[str, str]:
-    lines = timings(run)
-    speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    asked = [line["evaluation_seconds"] for line in lines if "evaluation_seconds" in line]
-    said = {}
-    if speeds:
-        said["training"] = f"{median(speeds):.1f} images a second (median; least {min(speeds):.1f})"
-    if asked:
-        said["evaluations"] = f"{len(asked)}, {mean(asked):.1f} s each"
-        said["worst images"] = f"drawn in {newest.get('seconds', 0):.2f} s after the newest evaluation"
-    return said
-
-
-def _environment(run: Path) -> dict[str, str]:
-    entries = _json(run / "versions.json")
-    found = {}
-    for entry in entries if isinstance(entries, list) else []:
-        rest = ", ".join(f"{key} {value}" for key, value in entry.items() if key != "from_step")
-        found[f"from step {entry.get('from_step')}"] = rest
-    return found
-
-
 def _by_class(
     config: Config, names: Sequence[str], palette: Sequence[np.ndarray], trained: Lines, scored: Lines
 ) -> str:
@@ -261,10 +182,3 @@ def _row(row: Mapping[str, Any], score: str) -> str:
         for title, data in row["panels"].items()
     )
     return f'<h3>{escape(name)}</h3><p class="quiet">{escape(scores)}</p><div class="panels">{"".join(panels)}</div>'
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

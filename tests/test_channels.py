@@ -32,13 +32,14 @@ from mtseg.data.stream import Stream
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
 from mtseg.doctor.pictures import of_views
-from mtseg.geometry import Geometry, draw_image, pixels
+from mtseg.geometry import Geometry, pixels
 from mtseg.merge import merge
 from mtseg.models import Smp
 from mtseg.randomness import generator
 from mtseg.settings import dump, validate
 from mtseg.trainer import fit
 from mtseg.views import Views
+from mtseg.warping import draw_image
 from mtseg.weights import of_channels
 
 HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21"}, "", 2**40, 2**20)

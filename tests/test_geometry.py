@@ -19,12 +19,11 @@ from mtseg.geometry import (
     Size,
     View,
     content,
-    draw_image,
-    draw_label,
     pixels,
     resample,
     source_frame,
 )
+from mtseg.warping import draw_image, draw_label
 
 Reals = NDArray[np.float64]
 

@@ -11,8 +11,9 @@ from mtseg.data.held import Held
 from mtseg.data.resident import Resident, moves
 from mtseg.data.source import UNKNOWN
 from mtseg.data.stream import Stream
-from mtseg.geometry import Geometry, draw_image
+from mtseg.geometry import Geometry
 from mtseg.state import batches_of
+from mtseg.warping import draw_image
 
 CPU = torch.device("cpu")
 TWO_STREAMS = ["batch={labelled: 3, unlabelled: 5, consistency: all}", "data.unlabelled=rest"]

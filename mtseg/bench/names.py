@@ -19,7 +19,7 @@ from mtseg.data.files import Files, Pool, files
 from mtseg.data.folder import Folder
 from mtseg.data.masks import in_order
 from mtseg.data.match import Images, Masked
-from mtseg.geometry import draw_image
+from mtseg.warping import draw_image
 
 Facts = dict[str, Any]
 WORKERS, FOLDERS = 8, 100

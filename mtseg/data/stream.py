@@ -15,9 +15,10 @@ from mtseg.colour import Painter
 from mtseg.data.batch import Batch, BatchSizes, Crops, nothing_like
 from mtseg.data.in_hand import InHand
 from mtseg.data.source import IGNORE, UNKNOWN, Label, Pixels, Source, Splits, shared
-from mtseg.geometry import Matrix, draw_image, draw_label
+from mtseg.geometry import Matrix
 from mtseg.randomness import generator
 from mtseg.views import Views
+from mtseg.warping import draw_image, draw_label
 
 Shot = tuple[int, int, Pixels]  # a slot of the whole batch, the image's index in its pool, (H, W, C)
 
