@@ -8,7 +8,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -65,17 +65,24 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     return place
 
 
-def chosen(folder: Path, by: str) -> tuple[Path, float, str] | None:
-    """The checkpoint under `folder` that is the choice `by` (of CHOICES): the one with the highest score, that score,
-    and the split it is of; None: none is known."""
+class Chosen(NamedTuple):
+    """A checkpoint that was chosen by its score on images of `split`, the highest; and how these were `asked`, in
+    words, which runs of before do not say."""
+
+    place: Path
+    score: float
+    split: str
+    asked: str
+
+
+def chosen(folder: Path, by: str) -> Chosen | None:
+    """The checkpoint under `folder` that is the choice `by` (of CHOICES); None: none is known."""
     try:
         said = json.loads((folder / f"{by}.json").read_text())
         place = folder / name_of(int(said["step"]))
-        return (
-            (place, float(said.get("score", said.get("mIoU"))), str(said["split"]))
-            if (place / MANIFEST).is_file()
-            else None
-        )
+        score = float(said.get("score", said.get("mIoU")))
+        found = Chosen(place, score, str(said["split"]), str(said.get("asked", "")))
+        return found if (place / MANIFEST).is_file() else None
     except (
         OSError,
         ValueError,
@@ -87,12 +94,12 @@ def chosen(folder: Path, by: str) -> tuple[Path, float, str] | None:
         return None
 
 
-def choose(folder: Path, by: str, step: int, score: float, split: str, *, keep: int) -> None:
+def choose(folder: Path, by: str, step: int, *, score: float, split: str, asked: str, keep: int) -> None:
     """From now on the checkpoint of `step`, which is there, is the choice `by`: it is kept until another one is.
 
     Raises OSError as `save` does.
     """
-    write_whole(folder / f"{by}.json", json.dumps({"step": step, "score": score, "split": split}))
+    write_whole(folder / f"{by}.json", json.dumps({"step": step, "score": score, "split": split, "asked": asked}))
     _prune(folder, keep)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mtseg import hub
-from mtseg.config import Config
+from mtseg.config import Config, of_run
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.logged import read
 from mtseg.models import Padded
@@ -84,7 +84,7 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
     facts = _facts(trained, weights_of(run, trained.step, network))
     out.mkdir(parents=True, exist_ok=True)
     if "hf" in formats:
-        scores = _scores(run, config, trained.step, network)
+        scores = _scores(run, of_run(run), trained.step, network)
         _read_back(hub.write(trained, config, out / "hf", network=network, scores=scores), trained)
     if set(formats) & {"torch", "onnx"}:
         ready = _ready(trained)

@@ -1,6 +1,7 @@
 """A folder that `mtseg export` made, with data to score it on: the folder says how to ask, words say which images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from mtseg.data.source import Splits
 from mtseg.hub import Handed
 from mtseg.merge import merge
 from mtseg.settings import dump, validate
-from mtseg.views import Views
+from mtseg.views import Policy, StudentPolicy, Views
 from mtseg.words import gather
 
 
@@ -42,7 +43,8 @@ def opened(folder: Path, words: Sequence[str], *, at: str, networks: Sequence[st
     trained, handed = hub.laid(folder, given)
     if at not in ("last", str(handed.step)) or handed.network not in networks:
         raise hub.nothing_else(folder, handed)
-    if validate(Views, merge(dump(handed.views), views)) != handed.views:
+    said = validate(Views, merge(dump(handed.views), views))
+    if replace(said, labelled=Policy(), teacher=Policy(), student=StudentPolicy()) != handed.views:
         raise ValueError(
             f"views: the words say others than {folder / hub.FILE}, by which the network was trained; leave them out, "
             "or give the same"

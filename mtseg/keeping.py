@@ -63,31 +63,45 @@ def is_better(config: Config, found: Found) -> bool:
     return bool(_better(config, found))
 
 
-def choose(config: Config, state: State, log: Log | Mute, found: Found | None) -> None:
+def choose(config: Config, state: State, log: Log | Mute, found: Found | None, *, again: bool = False) -> None:
     """Note whose choice the checkpoint of this step is, where it is there and is one; a disk that does not take the
-    note is said."""
+    note is said.
+
+    `again`: these are scores of before the run was stopped, which may have been asked for otherwise than now.
+    """
     if found is None or not is_saved(config, state):
         return
-    for by, score in _better(config, found).items():
+    for by, score in _better(config, found, again=again).items():
         from_first(partial(_noted, config, state, log, by, score))
 
 
 def _noted(config: Config, state: State, log: Log | Mute, by: str, score: float) -> None:
-    folder, split = config.out / "checkpoints", config.eval.chosen_on[by]
+    folder, asked = config.out / "checkpoints", config.eval.predictor.sentence()
     try:
-        checkpoint.choose(folder, by, state.step, score, split, keep=config.keep)
+        split = config.eval.chosen_on[by]
+        checkpoint.choose(folder, by, state.step, score=score, split=split, asked=asked, keep=config.keep)
     except checkpoint.Unpruned as error:
         log.warn([str(error)])
     except OSError as error:
         log.warn([f"the checkpoint of step {state.step} is NOT noted as the {by}, the one before stays it: {error}"])
 
 
-def _better(config: Config, found: Found) -> dict[str, float]:
-    """The choices (`best`, `holdout`) for which the teacher's score on their images is the highest, and that score."""
-    better = {}
+def _better(config: Config, found: Found, *, again: bool = False) -> dict[str, float]:
+    """The choices (`best`, `holdout`) for which the teacher's score on their images is the highest, and that score.
+
+    Scores that were asked for otherwise, or of other images, are none to compare with: the first of a kind is highest,
+    but for one from before the run was stopped (`again`).
+    """
+    better, asked = {}, config.eval.predictor.sentence()
     for by, pool in config.eval.chosen_on.items():
         score = found[pool]["teacher"][headline(found[pool]["teacher"])]
         before = from_first(partial(checkpoint.chosen, config.out / "checkpoints", by))
-        if score is not None and (before is None or before[2] != pool or score > before[1]):
+        if before is None:
+            higher = True
+        elif before.split == pool and before.asked in ("", asked):
+            higher = score is not None and score > before.score
+        else:
+            higher = not again
+        if score is not None and higher:
             better[by] = score
     return better

@@ -173,7 +173,8 @@ class Slide:
 
     def sentence(self) -> str:
         size = f"{self.window[0]}x{self.window[1]}"
-        return f"windows of {size}, stride {self.stride:.2g}{_asked(self.augment, self.average, several=True)}"
+        stride = "2/3" if self.stride == 2 / 3 else f"{self.stride:g}"
+        return f"windows of {size}, stride {stride}{_asked(self.augment, self.average, several=True)}"
 
     def _places(self, axis: int, whole: int) -> tuple[int, list[int]]:
         """A window's side in an image whose side is `whole`, and where windows begin."""

@@ -37,7 +37,7 @@ def classes_kept(out: Path, classes: Sequence[str]) -> dict[str, float]:
     """Of the pixels that have a class in the masks in `out`, the share of each class, the commonest first."""
     counts = np.zeros(256, np.int64)
     for name in recorded(out):
-        path = out / "mask" / f"{name}.png"
+        path = out / _written(out, "mask", name)
         if path.is_file():
             with Image.open(path) as mask:
                 counts += np.bincount(np.asarray(mask).ravel(), minlength=256)[:256]
@@ -45,18 +45,25 @@ def classes_kept(out: Path, classes: Sequence[str]) -> dict[str, float]:
     return {classes[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
 
 
+def _written(out: Path, kind: str, name: str) -> str:
+    """The file in `out` that `predict` wrote: a TIFF where the image has a place on the ground, else a PNG."""
+    tiff = f"{kind}/{name}.tif"
+    return tiff if (out / tiff).is_file() else f"{kind}/{name}.png"
+
+
 def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
     """Write data.yaml, and the lists that it names, for the folders `image` and `mask` in `out`; says what is in it.
 
-    `splits`: the run's data, whose labelled images are labelled here too, and whose val and test images are scored;
-    all are copied into `out`. Without it, a tenth of the pseudo-labels is scored. A mask without any class is no label:
-    its image is one of the unlabelled.
+    `splits`: the run's data, whose labelled images (those held out too) are labelled here, and whose val and test
+    images are scored; all are copied into `out`. Without it, a tenth of the pseudo-labels is scored. A mask without any
+    class is no label: its image is one of the unlabelled.
     """
     found = {name: line["named"] for name, line in sorted(recorded(out).items())}
-    pairs = {name: (f"image/{name}.png", f"mask/{name}.png") for name in found}
+    pairs = {name: (_written(out, "image", name), _written(out, "mask", name)) for name in found}
     there = [name for name, pair in pairs.items() if all((out / path).is_file() for path in pair)]
     sure = [pairs[name] for name in there if found[name] > 0]
     real = _copied(trained, out, splits.labelled, "labelled") if splits else []
+    real += _copied(trained, out, splits.holdout, "holdout") if splits else []
     _listed(out, "labelled", [*real, *sure])
     _listed(out, "unlabelled", [(pairs[name][0], "None") for name in there])
     scored = {pool: _copied(trained, out, getattr(splits, pool), pool) for pool in ("val", "test")} if splits else {}

@@ -39,8 +39,23 @@ def restored_at(run: Path, words: Sequence[str], ats: Sequence[str]) -> Iterator
     """`restored` at each of `ats`, with the data read once."""
     config = configured(run, words)
     splits = splits_of(config)
+    _refuse_others(run, config, splits)
     for at in ats:
         yield _with(run, config, splits, at)
+
+
+def _refuse_others(run: Path, config: Config, splits: Splits) -> None:
+    """Raises ValueError where words give a run other classes, or a normalisation, than those that it learnt by."""
+    path, views = run / CLASSES, of_run(run).views
+    if path.is_file() and splits.classes != (learnt := named(path)[0]):
+        raise ValueError(
+            f"data: its classes are {', '.join(splits.classes)}, and those that {run} learnt are {', '.join(learnt)}; "
+            "give data of the same classes in the same order"
+        )
+    if config.views.normalisation != views.normalisation:
+        raise ValueError(
+            f"views: {config.views.normalisation}; {run} was trained with {views.normalisation}; leave the words out"
+        )
 
 
 def configured(run: Path, words: Sequence[str]) -> Config:
@@ -81,7 +96,7 @@ def _chosen(run: Path, by: str) -> Path:
     if pointed is None:
         needs = " (only a run with eval.select=holdout has one)" if by == "holdout" else ""
         raise ValueError(f"{run}: checkpoints/{by}.json names no checkpoint{needs}; use --at last, or a step")
-    return pointed[0]
+    return pointed.place
 
 
 def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:

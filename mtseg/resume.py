@@ -64,13 +64,20 @@ def _accepted(config: Config, changed: Sequence[str]) -> list[str]:
     refused = [line for line, key in zip(changed, keys, strict=True) if not _under(key, config.accept_changes)]
     if fixed or refused:
         lines = "\n  ".join(dict.fromkeys([*fixed, *refused]))
-        names = ", ".join([*config.accept_changes, *(line.partition(":")[0] for line in refused)])
+        others = dict.fromkeys(_named(line.partition(":")[0], keys) for line in refused)
+        names = ", ".join([*config.accept_changes, *others])
         remedy = "" if fixed else f'; or, to continue it with the new ones, give "accept_changes=[{names}]"'
         raise ValueError(
             f"out: {config.out} holds a run with other settings; choose another out=, or restore them{remedy}:\n"
             f"  {lines}"
         )
     return list(changed)
+
+
+def _named(key: str, changed: Sequence[str]) -> str:
+    """What accepts the change of `key`: the part that is of another kind, some of whose keys are there no more."""
+    kinds = [name.removesuffix(".kind") for name in changed if name.endswith(".kind")]
+    return next((part for part in sorted(kinds, key=len) if _under(key, [part])), key)
 
 
 def _under(key: str, names: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtseg import checkpoint
 from mtseg.config import of_run
 from mtseg.tally import headline
 
@@ -33,6 +34,11 @@ def scored(runs: Sequence[Path], name: str) -> dict[Path, Scored]:
                 f"--scores {name}: {first} and {run} were not scored alike: {unlike} {begun[unlike]} and "
                 f"{scores[unlike]}; score them again with the same words"
             )
+        if (now := _chosen_now(run, str(scores["at"]))) not in (None, scores["step"]):
+            raise ValueError(
+                f"--scores {name}: {run}'s {scores['at']} checkpoint is that of step {now} by now, and the scores are "
+                f"of step {scores['step']}; score it again"
+            )
         if scores["at"] == "last" and scores["step"] != (steps := of_run(run).steps):
             raise ValueError(
                 f"--scores {name}: {run} has trained on since step {scores['step']} of {steps}; score it again"
@@ -48,10 +54,19 @@ def kept(run: Path) -> dict[str, Scored]:
 
 def sentence(scores: Scored) -> str:
     """All that scores depend on, in a line."""
+    keys = [line.partition(":")[0] for line in scores.get("changed", ())]
+    otherwise = f", with other {', '.join(keys)} than the run" if keys else ""
     return (
         f"step {scores['step']} ({scores['at']}), {scores['images']} {scores['split']} images of {scores['data']} "
         f"({scores['sha256'][:12]}), {scores['protocol']}, scored on labels of {scores['resolution']}"
+        f"{otherwise}"
     )
+
+
+def _chosen_now(run: Path, at: str) -> int | None:
+    """The step of the run's checkpoint that is called `at`; None for one that is not chosen, or not there."""
+    found = checkpoint.chosen(run / "checkpoints", at) if at in checkpoint.CHOICES else None
+    return None if found is None else int(found.place.name.removeprefix("step-"))
 
 
 def when(scores: Scored, steps: int) -> str:

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from rich.text import Text
 
 from mtseg import exported, hub
 from mtseg.config import of_run
-from mtseg.data.provenance import names_of
+from mtseg.data.provenance import names_of, sha256_of
+from mtseg.differences import differences
 from mtseg.evaluate import evaluate, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
@@ -71,8 +73,14 @@ def score_checkpoints(run: Path, words: Sequence[str], wanted: Wanted, ats: Sequ
     found: dict[str, dict[str, Any]] = {}
     for at, there in zip(ats, restored_at(run, words, ats), strict=True):
         same = next((other for other in found.values() if other["step"] == there.step), None)
-        found[at] = same | {"at": at} if same else _scored(run, there, replace(wanted, at=at))
+        found[at] = same | {"at": at} if same else _scored(run, there, replace(wanted, at=at)) | _changed(run, there)
     return found
+
+
+def _changed(run: Path, there: Restored) -> dict[str, list[str]]:
+    """The settings of the data that are not as the run's, each with both; nothing where all are."""
+    lines = [line for line in differences(of_run(run), there.config) if line.startswith("data.")]
+    return {"changed": lines} if lines else {}
 
 
 def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dict[str, Any]:
@@ -107,14 +115,25 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
 
 
 def file_name(run: Path, found: dict[str, Any]) -> str:
-    """What a run's evaluation is called: by split and checkpoint; by what differs from the run's own, where it does."""
+    """What a run's evaluation is called: by split and checkpoint; by what differs from the run's own (images, as their
+    names' hash, way of asking, networks), where it does."""
     exports = hub.holds(run)
     own = (hub.described(run, {}) if exports else of_run(run)).eval.predictor.sentence()
     protocol, networks = str(found["protocol"]), [name for name in NETWORKS if name in found]
     parts = ["eval", found["split"]]
+    parts += [] if exports else _other_images(run, found)
     parts += [] if found["at"] == "last" or exports else [found["at"]]
     parts += [] if protocol == own else [re.sub(r"[^\w.]+", "-", protocol).strip("-")]
     return "_".join(parts + (networks if len(networks) == 1 and not exports else []))
+
+
+def _other_images(run: Path, found: dict[str, Any]) -> list[str]:
+    """By what scores of other images than the run's own of that split, or of images that are read otherwise, are told
+    from those; nothing, for its own."""
+    own, changed = sha256_of(run, found["split"]), found.get("changed")
+    if own not in ("", found["sha256"]):
+        return [found["sha256"][:12]]
+    return [sha256("\n".join(changed).encode()).hexdigest()[:12]] if changed else []
 
 
 def print_table(found: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mtseg import checkpoint, hub
+from mtseg.data.provenance import sha256_of
 from mtseg.report import percent
 from mtseg.restored import configured
 from mtseg.scored import NETWORKS
@@ -32,7 +33,7 @@ def called(run: Path, words: Sequence[str]) -> tuple[str, ...]:
 def chosen_by(run: Path, at: str) -> str:
     """By what a checkpoint was chosen: `teacher's mIoU 41.20 on holdout`; nothing for the last and for a step."""
     found = checkpoint.chosen(run / "checkpoints", at) if at in checkpoint.CHOICES else None
-    return "" if found is None else f"teacher {percent(found[1])} on {found[2]}"
+    return "" if found is None else f"teacher {percent(found.score)} on {found.split}"
 
 
 def print_side_by_side(run: Path, found: Found) -> None:
@@ -48,7 +49,8 @@ def print_side_by_side(run: Path, found: Found) -> None:
         table.add_row(at, str(of["step"]), *(percent(of[name][score]) for name in networks), chosen_by(run, at) or "-")
     console = Console()
     console.print(table)
-    flatters = [at for at in found if chosen_by(run, at).endswith(f" on {first['split']}")]
+    own = sha256_of(run, first["split"]) in ("", first["sha256"])
+    flatters = [at for at in found if own and chosen_by(run, at).endswith(f" on {first['split']}")]
     if flatters:
         sentence = f"{flatters[0]} was chosen on the images that are scored here, which flatters it"
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)

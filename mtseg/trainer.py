@@ -120,7 +120,7 @@ def _run(
     elif state.step > 0 and found is None and _due(config.eval.every, state.step, config):
         found = evaluated()  # it was stopped before this, or in it
         keeping.amend(config, state, log)
-    keeping.choose(config, state, log, found)
+    keeping.choose(config, state, log, found, again=True)
     alarms = Alarms(splits.classes)
     for batch in log.awaited(together(lambda: next(batches)) for _ in range(state.step, config.steps)):
         with memory_told(config, state.device, f"in step {state.step + 1}", Broken):

@@ -462,6 +462,28 @@ def test_a_copy_of_a_scored_picture_is_not_left_out_by_a_setting_and_none_is_sug
     assert (warned.code, warned.suggestion) == ("unlabelled-in-val", "")
 
 
+def test_the_doctor_counts_what_trains_where_images_are_held_out_and_reads_those_too(root):
+    from mtseg.report import facts as of_dry_run
+
+    config = config_of(root, "eval.select=holdout", "eval.holdout=1/2")
+    report = examine(config, HEALTHY)
+    assert report.read is not None
+    count = len(report.read.pools["labelled"])
+    assert count + len(report.read.pools["holdout"]) == len(config.data.build().labelled)
+    assert report.facts["passes"].startswith(f"labelled images {config.steps * config.batch.labelled / count:.1f}")
+    assert of_dry_run(config)["data"] == report.facts["data"]
+    (root / report.read.pools["holdout"][0].image.name).write_bytes(b"")
+    assert [finding.severity for finding in serious(examine(config, HEALTHY).findings)] == ["error"]
+
+
+def test_images_that_cannot_be_held_out_are_told_as_the_run_tells_it(root):
+    config = config_of(root, "eval.select=holdout", "eval.holdout=99")
+    (error,) = [finding for finding in examine(config, HEALTHY).findings if finding.code == "holdout"]
+    assert error.severity == "error"
+    with pytest.raises(ValueError, match=f"^{re.escape(error.text)}$"):
+        config.eval.apart(config.data.build(), config.seed)
+
+
 def test_flat_pictures_of_as_many_pixels_and_other_sides_are_no_duplicates(root):
     for i, size in enumerate([(96, 66), (66, 96), (132, 48)]):  # width, height
         save(root, f"unlabelled/unlabelled_{i}.png", Image.new("RGB", size, (9, 200, 30)))

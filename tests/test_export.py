@@ -326,6 +326,25 @@ def test_the_card_has_what_was_scored_of_the_network_that_is_handed_on(run, tmp_
     assert str(copy) not in card
 
 
+def test_the_cards_own_score_is_said_as_it_was_asked_for_whatever_is_handed_on(run, tmp_path):
+    otherwise = "eval.predictor={kind: whole, augment: {scales: [0.5, 1]}}"
+    assert cli.main(["export", str(run), otherwise, "eval.split=test", "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out/hf/README.md").read_text()
+    own = next(line for line in card.splitlines() if line.startswith("mIoU") and " on val of " in line)
+    assert of_run(run).eval.predictor.sentence() in own
+    assert "scales 0.5, 1" not in own
+    assert "scales 0.5, 1" in card
+
+
+def test_a_data_file_with_the_views_of_training_describes_data_for_an_exported_folder(run, tmp_path):
+    data = {"data": dump(of_run(run).data), "views": {"labelled": {"colour": "student"}, "crop": [32, 32]}}
+    (tmp_path / "data.yaml").write_text(to_yaml(data))
+    folder = Path(shutil.copytree(run / "export/hf", tmp_path / "hf"))
+    assert (
+        cli.main(["eval", str(folder), str(tmp_path / "data.yaml"), f"views.crop={list(of_run(run).views.crop)}"]) == 0
+    )
+
+
 def test_the_card_says_how_pixels_are_normalised_where_it_is_by_each_image(tmp_path):
     fit(tiny(tmp_path / "run", "views.standard={kind: image}", "steps=1", "eval.every=1"), quiet=True)
     assert cli.main(["export", str(tmp_path / "run"), "--to", "hf"]) == 0

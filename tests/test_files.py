@@ -14,6 +14,7 @@ from mtseg.data.batch import BatchSizes
 from mtseg.data.files import Files, Pool, files, packed
 from mtseg.data.loading import loader
 from mtseg.data.masks import in_order
+from mtseg.data.source import IGNORE, Splits
 from mtseg.data.stream import Stream
 from mtseg.views import Views
 
@@ -95,6 +96,29 @@ def test_skip_takes_the_next_readable_image_and_its_own_label_whatever_was_read_
 def a_source_of(root: Path, count: int) -> Files:
     pool = Pool([f"i/{i}.png" for i in range(count)], [f"m/{i}.png" for i in range(count)])
     return files(root, pool, in_order(256, void=None), "skip")
+
+
+def test_a_batch_of_all_images_labels_what_it_shows_where_one_was_passed_over(tmp_path, capsys):
+    """The next image of the pool, and not the next labelled one."""
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
+    for folder in "im":
+        (tmp_path / folder).mkdir()
+    for n, colour in enumerate(colours):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"i/{n}.png")
+        Image.new("L", (32, 32), n).save(tmp_path / f"m/{n}.png")
+    spoil(tmp_path, 2)
+    labelled = Pool([f"i/{n}.png" for n in (0, 2, 5)], [f"m/{n}.png" for n in (0, 2, 5)])
+    pool = Pool([f"i/{n}.png" for n in range(6)], [])
+    own, every = (files(tmp_path, of, in_order(6, void=None), "skip") for of in (labelled, pool))
+    splits = Splits(tuple("abcdef"), np.zeros((6, 3), np.uint8), own, every, own, own)
+    views = Views(crop=(32, 32), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    sizes = BatchSizes(labelled=0, unlabelled=6, consistency="all")
+    stream = Stream(splits, views=views, sizes=sizes, students=1, seed=0)
+    (student,) = stream[0].students
+    seen = [colours.index(tuple(image.reshape(-1, 3)[500].tolist())) for image in student.image]
+    assert sorted(seen) == [0, 1, 3, 3, 4, 5]
+    truths = [{int(v) for v in label.unique()} for label in student.label]
+    assert [truth - {IGNORE} for truth in truths] == [{n} if n in (0, 5) else set() for n in seen]
 
 
 def test_skip_gives_up_past_one_percent_with_the_list(tmp_path):

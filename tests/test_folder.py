@@ -150,6 +150,29 @@ def test_images_of_val_and_test_are_left_out_of_the_unlabelled_ones_where_that_i
     assert (len(splits.val), len(splits.test)) == (2, 8)
 
 
+def test_what_is_left_out_is_no_unlabelled_image_by_whatever_way_it_comes(tmp_path):
+    root = trees.own(tmp_path)
+    listed = {"images": ["labelled/images/photo_0.jpg", "labelled/images/photo_1.jpg"], "masks": "labelled/masks"}
+    for seed in range(20):  # of which those that label an image of val are refused where a run begins
+        words = {"val": listed, "labels": 3, "split_seed": seed, "unlabelled": {"images": "unlabelled"}}
+        apart = {**words, "unlabelled": {"images": "unlabelled", "without": ["val"]}}
+        with_them, without = (names(a_folder(root, **some).build().unlabelled) for some in (words, apart))
+        assert without == [name for name in with_them if name not in photos(0, 1)]
+    (root / "lists").mkdir()
+    (root / "lists/labelled.txt").write_text("labelled/images/photo_5.jpg labelled/masks/photo_5.png\n")
+    (root / "lists/unlabelled.txt").write_text("".join(f"{name}\n" for name in photos(0, 1, 2, 3)))
+    words = {"val": listed, "split": "lists", "unlabelled": {"images": "unlabelled", "without": ["val"]}}
+    found = names(a_folder(root, **words).build().unlabelled)
+    assert [name for name in found if name in photos(*range(8))] == photos(2, 3)
+
+
+@pytest.mark.parametrize("labels", ["all", "1/1", 8])
+def test_all_labels_are_all_however_they_are_written(labels, tmp_path):
+    root = trees.own(tmp_path)
+    splits = a_folder(root, val=also_scored(root), labels=labels).build()
+    assert sorted(names(splits.unlabelled)) == sorted(names(splits.labelled)) == photos(*range(8))
+
+
 def test_unlabelled_images_that_are_all_left_out_are_refused(tmp_path):
     root = trees.own(tmp_path)
     scored = also_scored(root)

@@ -16,7 +16,7 @@ from PIL import Image
 from runs import tiny
 
 from mtseg import cli, predict, rasters
-from mtseg.config import Config
+from mtseg.config import Config, load
 from mtseg.data import geotiff
 from mtseg.data.channels import PLAIN, Channels, Layer
 from mtseg.data.geotiff import georeference, in_bands
@@ -167,6 +167,21 @@ def test_what_is_there_and_whole_is_kept_and_a_damaged_tile_is_made_again(run, t
     assert asked(*words) == 0
     assert "1 predicted" in capsys.readouterr().out
     assert mask.read_bytes() == before
+
+
+def test_pseudo_labels_of_georeferenced_images_are_a_data_set_too(run, tmp_path, capsys):
+    for n in range(3):
+        written(tmp_path / f"in/{n}.tif", noise(64, 96, seed=n), GEO)
+    how = ["--save", "mask,image", "--min-confidence", "0.01"]
+    assert asked(run, tmp_path / "in", "--out", tmp_path / "out", *how) == 0
+    assert "3 pseudo-labels" in capsys.readouterr().out
+    splits = load([str(ROOT / "configs/demo.yaml"), str(tmp_path / "out/data.yaml"), "out=x"]).data.build()
+    assert (len(splits.labelled) + len(splits.val), len(splits.unlabelled)) == (3, 3)
+    for pool in (splits.labelled, splits.val):
+        for i in range(len(pool)):
+            name = Path(pool.name(i)).name
+            assert np.array_equal(pool.image(i), np.array(Image.open(tmp_path / "in" / name)))
+            assert np.array_equal(pool.label(i), np.array(Image.open(tmp_path / "out/mask" / name)))
 
 
 def test_other_tiffs_are_predicted_as_pictures(run, tmp_path):

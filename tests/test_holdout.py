@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -194,11 +195,37 @@ def test_the_checkpoint_that_was_best_on_the_images_held_out_is_kept_beside_the_
     fit(config, quiet=True)
     folder = tmp_path / "checkpoints"
     assert [place.name[-2:] for place in checkpoint.steps(folder)] == ["04", "06", "10"]
-    assert checkpoint.chosen(folder, "best") == (folder / "step-00000004", 0.6, "val")
-    assert checkpoint.chosen(folder, "holdout") == (folder / "step-00000006", 0.7, "holdout")
+    assert checkpoint.chosen(folder, "best") == (folder / "step-00000004", 0.6, "val", "whole images")
+    assert checkpoint.chosen(folder, "holdout") == (folder / "step-00000006", 0.7, "holdout", "whole images")
     (folder / "holdout.json").unlink()  # as if killed between checkpoint and pointer
     fit(config, quiet=True)
-    assert checkpoint.chosen(folder, "holdout") == (folder / "step-00000010", 0.7, "holdout")
+    assert checkpoint.chosen(folder, "holdout") == (folder / "step-00000010", 0.7, "holdout", "whole images")
+
+
+def test_images_that_choose_a_checkpoint_are_none_that_it_is_scored_on(tmp_path):
+    """Whatever the seed draws: to be learnt from, or to be held out."""
+    root = trees.own(tmp_path / "own")
+    both = {"images": "labelled/images", "masks": "labelled/masks"}
+    data = {"kind": "folder", "root": str(root), "classes": ["a", "b", "c"], "labelled": both}
+    data |= {"val": {"images": "labelled/images/photo_0.jpg", "masks": "labelled/masks"}}
+    said = set()
+    for seed in range(12):
+        config = tiny(tmp_path / "run", *APART[:1], "eval.holdout=1/2", f"seed={seed}", f"data={json.dumps(data)}")
+        with pytest.raises(ValueError, match=r"^data\.val: 1 of 1 images are (labelled|held out) too") as refused:
+            fit(config, quiet=True)
+        said.add("held out too" in str(refused.value))
+    assert said == {True, False}
+
+
+def test_a_bad_file_among_the_images_held_out_is_an_error_though_others_are_passed_over(tmp_path):
+    trees.own(tmp_path)
+    both = Masked(images="labelled/images", masks="labelled/masks")
+    data = Folder(root=tmp_path, classes=("a", "b", "c"), labelled=both, val=0.25, on_bad_image="skip")
+    apart = held_out(data.build(), "1/2", 0).holdout
+    (tmp_path / apart.name(1)).write_bytes(b"")
+    assert apart.image(0).shape
+    with pytest.raises(ValueError, match=re.escape(apart.name(1))):
+        apart.image(1)
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +233,8 @@ def run(tmp_path_factory) -> Path:
     """A run whose three checkpoints are of three steps, with evaluations of steps 2, 4, 6 and 8."""
     out = tmp_path_factory.mktemp("runs") / "run"
     fit(tiny(out, *APART, "steps=8", "checkpoint_every=2", "keep=9", "data.val=3"), quiet=True)
-    checkpoint.choose(out / "checkpoints", "best", 2, 0.5, "val", keep=9)
-    checkpoint.choose(out / "checkpoints", "holdout", 6, 0.25, "holdout", keep=9)
+    checkpoint.choose(out / "checkpoints", "best", 2, score=0.5, split="val", asked="", keep=9)
+    checkpoint.choose(out / "checkpoints", "holdout", 6, score=0.25, split="holdout", asked="", keep=9)
     return out
 
 

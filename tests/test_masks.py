@@ -135,6 +135,8 @@ def test_one_channel_and_three_are_told_apart_with_a_remedy():
         ({"#80408": 0}, "'#80408' is neither"),
         ({"1,2,300": 0}, "'1,2,300' is neither"),
         ({"": 0}, "'' is neither"),
+        ({"7": 0, "07": 1}, "'7' and '07' are the same; leave one out"),
+        ({"#804080": 0, "128, 64, 128": 0}, "'#804080' and '128, 64, 128' are the same"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(words, says):

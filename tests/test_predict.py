@@ -483,6 +483,34 @@ def test_the_next_round_has_the_persons_labels_beside_and_is_laid_on_their_own_c
     assert demo.views.colours("labelled") == of_run(run).views.colours("labelled") == ((), None)
 
 
+def test_the_next_round_of_a_run_that_held_images_out_has_their_labels_too(own_run, tmp_path):
+    (_, words), out = own_run, tmp_path / "next"
+    mtseg.fit([*words, "eval.select=holdout", "eval.holdout=1/3", f"out={tmp_path / 'run'}"], quiet=True)
+    before = restored(tmp_path / "run").splits
+    assert len(before.holdout)
+    assert predicted(tmp_path / "run", "--pool", "unlabelled", "--out", out, "--save", "mask,image") == 0
+    assert (
+        predicted(
+            tmp_path / "run",
+            "--pool",
+            "unlabelled",
+            "--out",
+            tmp_path / "sure",
+            "--save",
+            "mask,image",
+            "--min-confidence",
+            "0.999999",
+        )
+        == 0
+    )
+    after = load([*words, str(tmp_path / "sure/data.yaml"), f"out={tmp_path / 'x'}"]).data.build()
+    pools = (before.labelled, before.holdout)
+    wanted = {hash_of(pool.image(i)): pool.label(i) for pool in pools for i in range(len(pool))}
+    found = {hash_of(after.labelled.image(i)): after.labelled.label(i) for i in range(len(after.labelled))}
+    assert wanted.keys() <= found.keys()
+    assert all((found[key] == wanted[key]).all() for key in wanted)
+
+
 def hash_of(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 

@@ -243,7 +243,7 @@ def test_scales_that_cannot_be_are_refused(scales):
 def test_what_is_asked_is_said():
     many = Augment(scales=(0.75, 1.25), flip=True)
     assert Whole().sentence() == "whole images"
-    assert Slide(window=(64, 96)).sentence() == "windows of 64x96, stride 0.67, softmax averaged"
+    assert Slide(window=(64, 96)).sentence() == "windows of 64x96, stride 2/3, softmax averaged"
     assert (
         Whole(augment=many, average="logits").sentence()
         == "whole images, scales 0.75, 1.25 and mirrored (cost x4.25), logits averaged"
@@ -261,7 +261,7 @@ def test_no_two_ways_of_asking_have_one_sentence():
         Slide(window=(32, side), stride=stride, augment=augment)
         for augment in asked
         for side in (32, 48)
-        for stride in (0.5, 1.0)
+        for stride in (0.12, 0.125, 0.5, 2 / 3, 0.67, 1.0)
     ]
     assert len({way.sentence() for way in ways}) == len(ways)
     assert "scale 0.5" in Whole(augment=Augment(scales=(0.5,))).sentence()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trees
 import yaml
 from runs import tiny
 
@@ -44,7 +46,7 @@ def logged(run: Path, step: int) -> dict:
 
 
 def make_best(run: Path, step: int) -> None:
-    checkpoint.choose(run / "checkpoints", "best", step, 0.9, "val", keep=9)
+    checkpoint.choose(run / "checkpoints", "best", step, score=0.9, split="val", asked="", keep=9)
 
 
 @pytest.mark.parametrize(("at", "step"), [("last", 4), ("2", 2), ("4", 4), ("best", 2)])
@@ -98,7 +100,7 @@ def test_another_way_of_asking_and_one_network_alone_have_files_of_their_own(run
     names = [{path.stem for path in after - before} for before, after in pairwise(seen)]
     assert [len(new) for new in names] == [1] * len(ways) + [0] * (1 + len(ways))
     assert names[0] == {"eval_val"}
-    assert names[1] == {"eval_val_windows-of-32x32-stride-0.67-softmax-averaged"}
+    assert names[1] == {"eval_val_windows-of-32x32-stride-2-3-softmax-averaged"}
     assert names[3] == {"eval_val_student"}
     protocols = [json.loads((run / f"{name}.json").read_text())["protocol"] for (name,) in names[: len(ways)]]
     assert len(set(protocols)) == 3
@@ -123,7 +125,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_named_and_not_passed_over(ru
 
 def test_a_score_stands_beside_all_that_it_depends_on(run, capsys):
     assert cli.main(["eval", str(run), "eval.predictor={kind: slide, window: [32, 48]}", "--network", "teacher"]) == 0
-    name = "eval_val_windows-of-32x48-stride-0.67-softmax-averaged_teacher"
+    name = "eval_val_windows-of-32x48-stride-2-3-softmax-averaged_teacher"
     shown, said = capsys.readouterr().out, json.loads((run / f"{name}.json").read_text())
     splits = of_run(run).data.build()
     names = [splits.val.name(i) for i in range(3)]
@@ -133,7 +135,7 @@ def test_a_score_stands_beside_all_that_it_depends_on(run, capsys):
         "images": 3,
         "data": splits.name,
         "sha256": digest(names),
-        "protocol": "windows of 32x48, stride 0.67, softmax averaged",
+        "protocol": "windows of 32x48, stride 2/3, softmax averaged",
         "resolution": "64x64, their own size",
     }
     assert {key: said[key] for key in facts} == facts
@@ -254,3 +256,51 @@ def test_runs_of_any_teacher_load(teacher, tmp_path):
     fit(tiny(tmp_path / "run", f"method.teacher={teacher}", "batch.unlabelled=4", "steps=2"), quiet=True)
     image = np.zeros((40, 50, 3), np.uint8)
     assert load(tmp_path / "run").predict(image).classes.shape == (40, 50)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["data.val=5", "data.seed=3"], ["data.size=[64, 96]"], ["data.val=1"]],
+)
+def test_scores_of_other_images_lie_beside_the_runs_own_and_say_so(words, run, capsys):
+    assert cli.main(["eval", str(run)]) == 0
+    own = (run / "eval_val.json").read_bytes()
+    before = set(run.glob("eval_*.json"))
+    assert cli.main(["eval", str(run), *words]) == 0
+    assert (run / "eval_val.json").read_bytes() == own
+    (other,) = set(run.glob("eval_*.json")) - before
+    said = capsys.readouterr().out
+    keys = {word.partition("=")[0] for word in words}
+    assert set(re.findall(r"data\.\w+", said.partition("with other ")[2].partition(" than the run")[0])) == keys
+    assert json.loads(other.read_text())["images"] != json.loads(own)["images"] or "data.size" in words[0]
+
+
+def test_no_choice_flatters_on_images_that_chose_nothing(run, capsys):
+    make_best(run, 2)
+    assert cli.main(["eval", str(run), "--at", "last,best"]) == 0
+    assert "which flatters it" in capsys.readouterr().out
+    assert cli.main(["eval", str(run), "--at", "last,best", "data.seed=77"]) == 0
+    assert "which flatters it" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("views.mean=[0.1, 0.1, 0.1]", "was trained with values in [0, 1], minus [0.485, 0.456, 0.406]"),
+        ("views.standard={kind: image}", "leave the words out"),
+    ],
+)
+def test_a_run_is_not_scored_by_another_normalisation(word, says, run, capsys):
+    assert cli.main(["eval", str(run), word]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_is_not_scored_on_classes_of_another_order(tmp_path, capsys):
+    root = trees.own(tmp_path / "own")
+    both = {"images": "labelled/images", "masks": "labelled/masks"}
+    data = {"kind": "folder", "root": str(root), "classes": ["a", "b", "c"], "labelled": both, "val": 0.25}
+    fit(tiny(tmp_path / "run", f"data={json.dumps(data)}"), quiet=True)
+    assert cli.main(["eval", str(tmp_path / "run"), "data.classes=[b, a, c]"]) == 1
+    said = capsys.readouterr().err
+    assert "data: its classes are b, a, c, and those that" in said
+    assert "learnt are a, b, c" in said

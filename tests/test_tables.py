@@ -163,6 +163,27 @@ def test_scores_of_a_chosen_checkpoint_are_not_called_those_of_the_last(scored, 
         assert f"{when}, %" in plot.read_text()
 
 
+def test_scores_of_a_checkpoint_that_is_the_best_no_more_are_no_table(scored, capsys):
+    for run in scored:
+        assert cli.main(["eval", str(run), "--at", "best"]) == 0
+    words = ["table", *map(str, scored), "--scores", "eval_val_best.json"]
+    assert cli.main(words) == 0
+    path = scored[1] / "checkpoints/best.json"
+    said = json.loads(path.read_text())
+    other = {2: 4, 4: 2}[said["step"]]
+    shutil.copytree(
+        scored[1] / f"checkpoints/step-0000000{said['step']}",
+        scored[1] / f"checkpoints/step-0000000{other}",
+        dirs_exist_ok=True,
+    )
+    path.write_text(json.dumps(said | {"step": other}))
+    assert cli.main(words) == 1
+    assert (
+        f"best checkpoint is that of step {other} by now, and the scores are of step {said['step']}"
+        in capsys.readouterr().err
+    )
+
+
 def test_the_share_of_the_gap_is_of_the_files_scores_too(scored, capsys):
     values = {"supervised": (0.25, 0.125), "method": (0.25, 0.5), "full": (0.75, 0.625)}
     runs = [*scored, scored[0].parents[1] / "full" / "0"]

@@ -5,19 +5,22 @@ from mtseg.data.source import Source, Splits
 from mtseg.data.tree import first
 
 LEARNT = "a score of images that were learnt says nothing: take them out of one of the two"
+HELD = "the checkpoint that they choose would be scored on the same images: take them out of one of the two"
 CHOSEN = "what is chosen on val would be scored on the same images: take them out of one of the two"
 
 
 def refuse_learnt_and_scored(splits: Splits) -> None:
-    """Raises ValueError for files that are labelled and in val or test, or in val and in test, told by their names.
+    """Raises ValueError for files that are labelled, or held out, and in val or test, or in val and in test.
 
-    A test pool of exactly the images of val is no slip, and is let be. Images that are no files have names of their
-    pools' own, and are not compared.
+    They are told by their names. A test pool of exactly the images of val is no slip, and is let be. Images that are no
+    files have names of their pools' own, and are not compared.
     """
-    labelled, val, test = map(_names, (splits.labelled, splits.val, splits.test))
+    labelled, val, test, holdout = map(_names, (splits.labelled, splits.val, splits.test, splits.holdout))
     for key, pool, what, other, why in (
         ("val", val, "labelled", labelled, LEARNT),
         ("test", test, "labelled", labelled, LEARNT),
+        ("val", val, "held out", holdout, HELD),
+        ("test", test, "held out", holdout, HELD),
         ("test", test, "in val", val, CHOSEN),
     ):
         known = set(other)

@@ -1,6 +1,6 @@
 """From the keys that all readers of files share to pools: which images are labelled, which are not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +67,7 @@ class Layout:
     """What a data set's files are: its classes, its pools, and the images that a list may name by their id.
 
     extra: images without masks that join the unlabelled ones
+    without: the pools whose images are no unlabelled ones
     channels: what an image consists of
     known: the images of the data set, with masks, among which a list's ids are looked up; None: those of `train`
     depth: of how many last parts of its path, without suffix and `endings`, an image's id is made
@@ -80,6 +81,7 @@ class Layout:
     val: Callable[[], Pool]
     test: Callable[[], Pool] = lambda: Pool([], [])
     extra: tuple[str, ...] = ()
+    without: tuple[Literal["val", "test"], ...] = ()
     channels: Channels = PLAIN
     known: Callable[[], Pool] | None = None
     depth: int = 1
@@ -105,6 +107,7 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
         tree.missing(pool.masks, what)
     if not unlabelled:
         raise ValueError("data.unlabelled: 'rest' leaves nothing where every image is labelled; use 'all'")
+    unlabelled = _left(unlabelled, {"val": val, "test": test}, layout.without)
     for names in (labelled.images, unlabelled, val.images, test.images):
         _complete(layout, tree, names)
 
@@ -126,6 +129,18 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
         rgb=layout.channels.rgb,
     )
     return checked(splits, choice.expect)
+
+
+def _left(unlabelled: list[str], scored: Mapping[str, Pool], without: Sequence[str]) -> list[str]:
+    """The unlabelled images that are in none of the pools `without`. Raises ValueError where that is none."""
+    apart = {name for key in without for name in scored[key].images}
+    left = [name for name in unlabelled if name not in apart]
+    if not left:
+        raise ValueError(
+            f"data.unlabelled: all of its {len(unlabelled)} images are those of {', '.join(without)}, which it is "
+            "without; name others, or null where there are none"
+        )
+    return left
 
 
 def _cache(folder: Path, tree: Tree) -> Cache:

@@ -79,6 +79,11 @@ class Files:
         same_size(self.root / self.name(index), path, (mask.shape[0], mask.shape[1]))
         return self.classes(mask, str(path))
 
+    def shown_at(self, index: int) -> int:
+        """Which image `image(index)` has shown: the next one, where that of `index` cannot be read."""
+        turn = ((index + step) % len(self) for step in range(len(self)))
+        return next(place for place in turn if self._state[place] != BAD)
+
     def only(self, indices: Sequence[int] | NDArray[np.int64]) -> "Files":
         """The images at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64)

@@ -1,6 +1,6 @@
 """Anybody's own images: folders, globs or lists, with masks for some of them."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from mtseg.data.match import Images, Masked, masked, unmasked
 from mtseg.data.palette import check_named, distinct, inks
 from mtseg.data.provenance import Expected
 from mtseg.data.source import IGNORE, Splits
-from mtseg.data.splits import Labels
+from mtseg.data.splits import Labels, number_of
 from mtseg.data.tree import Tree
 from mtseg.part import part
 from mtseg.randomness import generator
@@ -72,7 +72,7 @@ class Folder:
         whole = masked(tree, self.labelled, "labelled")
         train, val = (whole, masked(tree, self.val, "val")) if isinstance(self.val, Masked) else self._parted(whole)
         test = masked(tree, self.test, "test") if self.test else Pool([], [])
-        others = self._others(tree, {*whole.masks, *val.masks, *test.masks}, {"val": val, "test": test})
+        others = self._others(tree, {*whole.masks, *val.masks, *test.masks})
         layout = Layout(
             name=self.root.name or "folder",
             classes=self.classes,
@@ -82,10 +82,12 @@ class Folder:
             val=lambda: val,
             test=lambda: test,
             extra=tuple(others),
+            without=self.unlabelled.without if self.unlabelled else (),
             endings=(self.labelled.ending,),
             channels=self.channels,
         )
-        which: Which = "all" if self.labels == "all" and not others and self.split is None else "rest"
+        every = self.split is None and number_of(len(train.images), self.labels, "data.labels") == len(train.images)
+        which: Which = "all" if every and not others else "rest"
         keys = (self.root, self.labels, self.split_seed, self.split, which, self.expect, self.on_bad_image, self.cache)
         return assemble(_Chosen(*keys), layout, tree)
 
@@ -95,21 +97,11 @@ class Folder:
             self.classes, self.mask_map, void=self.ignore, other=IGNORE if self.other == "ignore" else NO_CLASS
         )
 
-    def _others(self, tree: Tree, masks: Set[str], scored: Mapping[str, Pool]) -> list[str]:
-        """The images of `unlabelled`, none of which is a mask, or of the `scored` pools that it is without."""
-        if self.unlabelled is None:
-            return []
+    def _others(self, tree: Tree, masks: Set[str]) -> list[str]:
+        """The images of `unlabelled`, none of which is a mask."""
         pools = {"labelled": self.labelled, "val": self.val, "test": self.test}
         named = {key: pool for key, pool in pools.items() if isinstance(pool, Masked)}
-        apart = {name for key in self.unlabelled.without for name in scored[key].images}
-        found = unmasked(tree, self.unlabelled, masks, named)
-        left = [name for name in found if name not in apart]
-        if not left:
-            raise ValueError(
-                f"data.unlabelled: all of its {len(found)} images are those of {', '.join(self.unlabelled.without)}, "
-                "which it is without; name others, or null where there are none"
-            )
-        return left
+        return unmasked(tree, self.unlabelled, masks, named) if self.unlabelled else []
 
     def _parted(self, whole: Pool) -> tuple[Pool, Pool]:
         """Training and validation images: a share of the labelled ones, rounded, at least one of each."""

@@ -33,9 +33,14 @@ def held_out(splits: Splits, share: Labels, seed: int) -> Splits:
         splits,
         labelled=_only(splits.labelled, rest),
         unlabelled=_only(splits.unlabelled, np.array(others)),
-        holdout=_only(splits.labelled_to_score or splits.labelled, apart),
+        holdout=_strict(_only(splits.labelled_to_score or splits.labelled, apart)),
         labelled_to_score=None,
     )
+
+
+def _strict(source: Source) -> Source:
+    """Images that are scored: none is passed over."""
+    return replace(source, on_bad_image="error") if isinstance(source, Files) else source
 
 
 def _only(source: Source, indices: NDArray[np.int64]) -> Source:

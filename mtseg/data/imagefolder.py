@@ -65,9 +65,12 @@ class ImageFolder:
             val=Pictures(val.root, val.names, val.classes, self.side),
             test=Pictures(test.root, test.names, test.classes, self.side),
             labelled_to_score=Subset(replace(train, side=self.side), chosen),
-            name=f"{self.root.name} {self.split or (self.labels if self.per_class is None else self.per_class)}",
+            name=f"{self.root.name} {self.split or self._choice(len(chosen), len(train))}",
         )
         return checked(splits, self.expect)
+
+    def _choice(self, labelled: int, every: int) -> str:
+        return "all" if labelled == every else f"{labelled} seed {self.split_seed}"
 
     def _chosen(self, train: "Pictures", classes: tuple[str, ...]) -> NDArray[np.int64]:
         labels = np.array(train.classes, np.int64)

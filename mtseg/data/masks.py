@@ -115,8 +115,12 @@ def by_words(classes: Sequence[str], words: Mapping[str, int | str], *, void: in
     plain = {} if void is None else {void: IGNORE}
     plain |= {} if words else {index: index for index in range(len(classes))}
     colours: dict[int, int] = {}
+    spelt: dict[tuple[bool, int], str] = {}
     for key, meaning in words.items():
-        (colours if _COLOUR.fullmatch(key) else plain)[_raw(key)] = _class(classes, key, meaning)
+        is_colour, raw = _COLOUR.fullmatch(key) is not None, _raw(key)
+        if (other_key := spelt.setdefault((is_colour, raw), key)) != key:
+            raise ValueError(f"mask_map: {other_key!r} and {key!r} are the same; leave one out")
+        (colours if is_colour else plain)[raw] = _class(classes, key, meaning)
     table = np.full(max(plain, default=-1) + 2, other, np.int16)
     table[list(plain)] = list(plain.values())
     codes = sorted(colours)

@@ -107,6 +107,14 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     return here
 
 
+def sha256_of(folder: Path, pool: str) -> str:
+    """The hash of the images of a pool, as the run in `folder` recorded it; empty where it did not."""
+    try:
+        return str(json.loads((folder / FILE).read_text(encoding="utf-8"))[pool]["sha256"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return ""
+
+
 def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
     """Raises ValueError where the run in `folder` was begun with other images than `splits`, whose `here` is."""
     path = folder / FILE

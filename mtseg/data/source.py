@@ -150,13 +150,18 @@ def refuse_blank(splits: Splits, pools: Mapping[str, str]) -> None:
 
 
 def refuse_one_class(splits: Splits) -> None:
-    """Raises ValueError where the labelled images show one class alone, of several: a constant would be learnt.
+    """Raises ValueError where the labelled images show one class alone: a constant would be learnt.
 
     Reads labels up to the first that has a second one.
     """
     count, found, maps = len(splits.classes), set[int](), False
     classes: set[int] = set()
-    for index in range(len(splits.labelled) if count > 1 else 0):
+    if count == 1:
+        raise ValueError(
+            f"data.classes: {splits.classes[0]!r} alone, whose probability is 1 whatever a network says; name what is "
+            "around it as a class too, as in data.classes=[background, thing]"
+        )
+    for index in range(len(splits.labelled)):
         label = np.asarray(splits.labelled.label(index))
         maps = label.ndim > 0
         found.update(np.unique(label).tolist())

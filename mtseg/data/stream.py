@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
 from mtseg.data.batch import Batch, BatchSizes, Crops, nothing_like
+from mtseg.data.files import Files
 from mtseg.data.in_hand import InHand
 from mtseg.data.source import IGNORE, UNKNOWN, Label, Pixels, Source, Splits, shared
 from mtseg.geometry import Matrix
@@ -67,7 +68,7 @@ class Stream(Dataset[Batch]):
         """A batch whose consistency is asked of all images, the labelled ones of which are numbered after the pool."""
         pool = len(self.splits.unlabelled)
         own = self._read("labelled", self.splits.labelled, self.sizes.labelled, step) if self.sizes.labelled else []
-        known = [i for _, i, _ in own] + [self.labelled_at.get(i) for _, i, _ in shots]
+        known = [i for _, i, _ in own] + [self.labelled_at.get(_shown(self.splits.unlabelled, i)) for _, i, _ in shots]
         after = self.sizes.labelled
         shots = [(slot, pool + i, image) for slot, i, image in own] + [(after + slot, i, im) for slot, i, im in shots]
         teacher = self._crops("teacher", shots, self._warps("teacher", shots, step), step)
@@ -177,6 +178,11 @@ class Stream(Dataset[Batch]):
         if view not in self._painters:
             self._painters[view] = Painter(*self.views.colours(view))
         return self._painters[view]
+
+
+def _shown(source: Source, index: int) -> int:
+    """Which image was read for that of `index`, which need not be readable."""
+    return source.shown_at(index) if isinstance(source, Files) else index
 
 
 def in_turn(seed: int, pool: str, count: int, size: int, step: int) -> list[int]:

@@ -46,7 +46,8 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
     workers = config.workers if workers is None else workers
     found = list(of_installation(here))
     built, wrong = (splits, []) if splits is not None else _built(config)
-    found += wrong
+    built, unfit = _apart(config, built)
+    found += [*wrong, *unfit]
     found += of_unread(config.data) if splits is None else ()
     if built is None:
         found += [*_loose(config, workers), *of_loading(here, workers=config.workers, waiting=0)]
@@ -87,6 +88,14 @@ def _built(config: Config) -> tuple[Splits | None, list[Finding]]:
     if not message.startswith("data.expect."):
         return None, [Finding("error", "data", message)]
     return replace(data, expect=Expected()).build(), [Finding("error", "expect", message)]
+
+
+def _apart(config: Config, built: Splits | None) -> tuple[Splits | None, list[Finding]]:
+    """The data set with the images held out that a checkpoint is chosen by, where they can be."""
+    try:
+        return (None if built is None else config.eval.apart(built, config.seed)), []
+    except ValueError as error:
+        return built, [Finding("error", "holdout", str(error))]
 
 
 def _needs(config: Config, read: Survey) -> tuple[Plan | None, list[Finding]]:

@@ -14,7 +14,7 @@ from mtseg.data.files import Files
 from mtseg.data.source import Source, Splits
 from mtseg.doctor.facts import Entry, look
 
-POOLS = ("labelled", "val", "test", "unlabelled")  # the first three have masks
+POOLS = ("labelled", "val", "test", "holdout", "unlabelled")  # all but the last have masks
 
 
 @dataclass(frozen=True)
