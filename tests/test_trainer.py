@@ -664,17 +664,23 @@ def test_images_that_are_all_of_one_class_are_refused_too(tmp_path):
         fit(config, splits=replace(splits, labelled=Only(splits.labelled, ignored=0)), quiet=True)
 
 
-@pytest.mark.parametrize("classes", [1, 2])
-def test_of_two_classes_or_of_a_set_with_one_labels_are_read_to_the_first_that_settles_it(classes):
+def test_of_two_classes_labels_are_read_to_the_first_that_has_both():
     splits = tiny(Path()).data.build()
     labelled = Only(splits.labelled, classes=2, ignored=0)
-    refuse_one_class(replace(splits, labelled=labelled, classes=splits.classes[:classes]))
-    assert labelled.read == ([0] if classes == 2 else [])
+    refuse_one_class(replace(splits, labelled=labelled, classes=splits.classes[:2]))
+    assert labelled.read == [0]
 
 
-def test_the_only_class_of_a_data_set_is_no_fault(tmp_path):
+def test_a_data_set_of_one_class_is_refused_before_a_label_is_read(tmp_path):
     config = tiny(tmp_path / "run", "steps=1")
     splits = config.data.build()
     pools = {pool: Only(getattr(splits, pool)) for pool in ("labelled", "unlabelled", "val", "test")}
     one = replace(splits, classes=splits.classes[:1], palette=splits.palette[:1], **pools)
-    assert fit(config, splits=one, quiet=True)["teacher"]["mIoU"] == 1
+    with pytest.raises(
+        ValueError, match=r"^data\.classes: 'background' alone, .* name what is around it as a class too"
+    ):
+        refuse_one_class(one)
+    assert pools["labelled"].read == []
+    with pytest.raises(ValueError, match=r"^data\.classes: 'background' alone"):
+        fit(config, splits=one, quiet=True)
+    assert not (tmp_path / "run").exists()
