@@ -93,7 +93,9 @@ def standings(
     first = runs[0][1]
     one = of_run(first)
     called = HEADLINES[score_of(read(first), one.eval.split, "teacher").rpartition("/")[2]]
-    whole = Standings(found, baseline, full, called, one.eval.split, f"after {one.steps} steps")
+    lengths = sorted({of_run(run).steps for _, run in runs})
+    steps = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
+    whole = Standings(found, baseline, full, called, one.eval.split, f"after {steps} steps")
     whole = whole if scores is None else _rescored(whole, runs, scores)
     best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in whole.histories[name].values()))
     return replace(whole, histories={name: whole.histories[name] for name in best})

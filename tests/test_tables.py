@@ -263,7 +263,9 @@ def test_runs_of_different_lengths_are_each_taken_at_their_end(order, tmp_path, 
         a_run(tmp_path / "longer/0", 0, 0.7, [0.4, 0.5, 0.6, 0.7]),
     ]
     assert cli.main(["table", *runs[order], "--vary", "steps"]) == 0
-    assert "| longer | 70.0 | 70.0 | 70.0 | +30.0 |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| longer | 70.0 | 70.0 | 70.0 | +30.0 |" in shown
+    assert shown.startswith("mIoU on val in percent after 4 to 8 steps, seed 0")
 
 
 @pytest.mark.parametrize("words", [[], ["batch={labelled: 0, unlabelled: 4, consistency: all}", "data.unlabelled=all"]])
