@@ -13,8 +13,7 @@ from torch import Tensor
 from mtseg.distributed import total
 from mtseg.geometry import View
 from mtseg.losses import average, has_class
-from mtseg.scored import NETWORKS
-from mtseg.tally import headline
+from mtseg.tally import NETWORKS, headline
 from mtseg.task import Task
 
 BINS = 10  # of the histogram of confidence, equal parts of [0, 1]

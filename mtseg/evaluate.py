@@ -103,6 +103,7 @@ def evaluate(
     answer = asked(network, views, device)
 
     def count() -> None:
+        """Add all images of this process to `tally`."""
         for indices, images in _batches(source, batch):
             size = (images.shape[1], images.shape[2])
             with _naming(source, indices[0]):

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from mtseg import hub
 from mtseg.config import Config, of_run
 from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.provenance import recorded
 from mtseg.logged import read
 from mtseg.models import Padded
 from mtseg.report import percent
@@ -161,22 +162,16 @@ def _facts(trained: Trained, weights: str) -> dict[str, Any]:
 def _scores(run: Path, config: Config, step: int, network: str) -> str:
     """What the run's evaluation of that step says, and what `tools/eval.py` has scored of it."""
     split = config.eval.split
+    name, sha256 = recorded(run, split)
+    images = f" of {name} ({sha256[:12]})" if sha256 else ""
     lines = [line for line in read(run) if line["step"] == step]
     own = [score for line in lines if (score := line.get(f"{split}_{network}/mIoU")) is not None]
     asked = f"{config.eval.predictor.sentence()}, labels of their own size"
-    said = [f"mIoU {percent(own[-1])} % on {split}{_sha256(run, split)}, {asked}."] if own else []
+    said = [f"mIoU {percent(own[-1])} % on {split}{images}, {asked}."] if own else []
     for found in kept(run).values():
         if found["step"] == step and network in found:
             said.append(f"mIoU {percent(found[network]['mIoU'])} % on {found['split']}: {sentence(found)}.")
     return "\n\n".join(said) or "It was not scored at this step."
-
-
-def _sha256(run: Path, split: str) -> str:
-    try:
-        said = json.loads((run / "splits.json").read_text(encoding="utf-8"))
-        return f" of {said['name']} ({said[split]['sha256'][:12]})"
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
 
 
 def _ready(trained: Trained) -> Pixels:

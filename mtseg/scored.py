@@ -8,11 +8,10 @@ from typing import Any
 
 from mtseg import checkpoint
 from mtseg.config import of_run
-from mtseg.tally import headline
+from mtseg.tally import NETWORKS, headline
 
 # What the scores of runs that stand in one table have in common.
 FACTS = ("split", "sha256", "classes", "resolution", "protocol", "at")
-NETWORKS = ("student", "teacher")
 CHECKPOINTS = "checkpoints"  # in the names of files that hold several evaluations side by side
 Scored = Mapping[str, Any]  # what `score_run` gives
 

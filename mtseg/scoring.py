@@ -17,15 +17,15 @@ from rich.text import Text
 
 from mtseg import exported, hub
 from mtseg.config import of_run
-from mtseg.data.provenance import names_of, sha256_of
+from mtseg.data.provenance import names_of, recorded
 from mtseg.differences import differences
 from mtseg.evaluate import evaluate, source_of
 from mtseg.metrics import interval
 from mtseg.report import percent
 from mtseg.restored import Restored, restored_at
-from mtseg.scored import NETWORKS, sentence
+from mtseg.scored import sentence
 from mtseg.state import pick_device
-from mtseg.tally import Also, Tally, by_class, plain, scores
+from mtseg.tally import NETWORKS, Also, Tally, by_class, plain, scores
 
 SUMMARY = {
     "top1": "accuracy",
@@ -130,7 +130,7 @@ def file_name(run: Path, found: dict[str, Any]) -> str:
 def _other_images(run: Path, found: dict[str, Any]) -> list[str]:
     """By what scores of other images than the run's own of that split, or of images that are read otherwise, are told
     from those; nothing, for its own."""
-    own, changed = sha256_of(run, found["split"]), found.get("changed")
+    (_, own), changed = recorded(run, found["split"]), found.get("changed")
     if own not in ("", found["sha256"]):
         return [found["sha256"][:12]]
     return [sha256("\n".join(changed).encode()).hexdigest()[:12]] if changed else []

@@ -11,12 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mtseg import checkpoint, hub
-from mtseg.data.provenance import sha256_of
+from mtseg.data.provenance import recorded
 from mtseg.report import percent
 from mtseg.restored import configured
-from mtseg.scored import NETWORKS
 from mtseg.scoring import SUMMARY, as_csv
-from mtseg.tally import HEADLINES, headline
+from mtseg.tally import HEADLINES, NETWORKS, headline
 
 Found = Mapping[str, dict[str, Any]]  # what `score_run` gives, by what the checkpoint is called
 
@@ -49,7 +48,7 @@ def print_side_by_side(run: Path, found: Found) -> None:
         table.add_row(at, str(of["step"]), *(percent(of[name][score]) for name in networks), chosen_by(run, at) or "-")
     console = Console()
     console.print(table)
-    own = sha256_of(run, first["split"]) in ("", first["sha256"])
+    own = recorded(run, first["split"])[1] in ("", first["sha256"])
     flatters = [at for at in found if own and chosen_by(run, at).endswith(f" on {first['split']}")]
     if flatters:
         sentence = f"{flatters[0]} was chosen on the images that are scored here, which flatters it"

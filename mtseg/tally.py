@@ -14,6 +14,7 @@ from mtseg.distributed import shown, total, world
 from mtseg.metrics import Boundary, Calibration, Confusion
 from mtseg.predictors import FIRST, Band
 
+NETWORKS = ("student", "teacher")  # of a run, as its scores name them
 HEADLINES = {"mIoU": "mIoU", "top1": "accuracy"}  # the scores by which networks are compared, and what they are called
 
 

@@ -36,6 +36,8 @@ def _watched(state: State, spent: dict[str, float], clock: Clock) -> Iterator[No
     inside: list[str] = []
 
     def counting(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work`, whose time is added to that of `name`."""
+
         def counted(*given: Any, **named: Any) -> Any:
             if inside:
                 return work(*given, **named)

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from mtseg.data.assemble import Layout, Which, assemble
+from mtseg.data.assemble import Which, assemble
 from mtseg.data.files import OnBadImage, Pool
+from mtseg.data.layout import Layout
 from mtseg.data.masks import in_order
 from mtseg.data.palette import voc_colours
 from mtseg.data.provenance import Expected

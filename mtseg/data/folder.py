@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mtseg.data.assemble import Layout, Which, assemble
+from mtseg.data.assemble import Which, assemble
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import OnBadImage, Pool
+from mtseg.data.layout import Layout
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
 from mtseg.data.match import Images, Masked, masked, unmasked
 from mtseg.data.palette import check_named, distinct, inks

@@ -107,12 +107,13 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     return here
 
 
-def sha256_of(folder: Path, pool: str) -> str:
-    """The hash of the images of a pool, as the run in `folder` recorded it; empty where it did not."""
+def recorded(folder: Path, pool: str) -> tuple[str, str]:
+    """The split's name and the hash of a pool's images, as the run in `folder` recorded them; empty: it did not."""
     try:
-        return str(json.loads((folder / FILE).read_text(encoding="utf-8"))[pool]["sha256"])
+        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return str(said["name"]), str(said[pool]["sha256"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return ""
+        return "", ""
 
 
 def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
