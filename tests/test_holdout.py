@@ -269,17 +269,29 @@ def test_on_other_images_no_choice_flatters(run, capsys):
     assert cli.main(["eval", str(run), "eval.split=test", "--at", "best,holdout"]) == 0
     assert "flatters" not in capsys.readouterr().out
     assert json.loads((run / "eval_test_best.json").read_text())["step"] == 2
-    assert list(json.loads((run / "eval_test_checkpoints.json").read_text())) == ["best", "holdout"]
+    assert list(json.loads((run / "eval_test_checkpoints_best-holdout.json").read_text())) == ["best", "holdout"]
 
 
 def test_checkpoints_side_by_side_that_were_asked_in_another_way_are_in_files_of_another_name(run):
-    assert cli.main(["eval", str(run), "--at", "last,best"]) == 0
+    assert cli.main(["eval", str(run)]) == 0
     plain = (run / "eval_val_checkpoints.json").read_bytes()
-    assert cli.main(["eval", str(run), "--at", "last,best", "eval.predictor.augment.flip=true"]) == 0
+    assert cli.main(["eval", str(run), "eval.predictor.augment.flip=true"]) == 0
     assert (run / "eval_val_checkpoints.json").read_bytes() == plain
     (other,) = run.glob("eval_val_checkpoints_*mirrored*.json")
     assert other.with_suffix(".csv").is_file()
     assert json.loads(other.read_text())["best"]["protocol"] != json.loads(plain)["best"]["protocol"]
+
+
+def test_other_checkpoints_side_by_side_are_in_files_of_another_name(run):
+    assert cli.main(["eval", str(run)]) == 0
+    usual = (run / "eval_val_checkpoints.json").read_bytes()
+    for ats in ("last,2", "best,2"):
+        assert cli.main(["eval", str(run), "--at", ats]) == 0
+    assert (run / "eval_val_checkpoints.json").read_bytes() == usual
+    for ats in ("last,2", "best,2"):
+        name = f"eval_val_checkpoints_{ats.replace(',', '-')}"
+        assert list(json.loads((run / f"{name}.json").read_text())) == ats.split(",")
+        assert (run / f"{name}.csv").is_file()
 
 
 def test_the_checkpoint_held_out_chose_predicts_where_it_is_asked_for(run):

@@ -45,7 +45,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     networks = ("student", "teacher") if parsed.network == "both" else (parsed.network,)
     wanted = Wanted(networks=networks, also=Also(parsed.boundary, parsed.images))
     run = Path(parsed.run)
-    ats = tuple(parsed.at.split(",")) if parsed.at else called(run, parsed.words)
+    usual = called(run, parsed.words)
+    ats = tuple(parsed.at.split(",")) if parsed.at else usual
     checkpoints = score_checkpoints(run, parsed.words, wanted, ats)
     found = checkpoints[ats[0]]
     print_table(found)
@@ -53,7 +54,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}
     if len(checkpoints) > 1:
         print_side_by_side(run, checkpoints)
-        beside = file_name(run, found | {"at": CHECKPOINTS})
+        which = CHECKPOINTS if ats == usual else f"{CHECKPOINTS}_{'-'.join(checkpoints)}"
+        beside = file_name(run, found | {"at": which})
         texts |= {f"{beside}{suffix}": text for suffix, text in files(run, checkpoints).items()}
     if parsed.images:
         texts[f"{name}_images.csv"] = images_csv(found)
