@@ -36,10 +36,10 @@ def on_cpu(config: Config, network: nn.Module, *, channels: int) -> Duration | N
     return Duration(forward, forward * config.steps * forwards(config))
 
 
-def forwards(config: Config) -> int:
+def forwards(config: Config) -> float:
     """Of single crops in a step, with backwards counted as such."""
     labelled, asked = config.batch.forward if config.method.branches else (config.batch.labelled, 0)
-    return (1 + BACKWARD) * (labelled + len(config.method.branches) * asked) + asked
+    return (1 + BACKWARD) * (labelled + len(config.method.branches) * asked) + asked * config.method.teacher.cost
 
 
 def tried(network: nn.Module, crop: tuple[int, int], *, channels: int) -> float:

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from mtseg.geometry import View
 from mtseg.part import part
 from mtseg.task import Task
+from mtseg.tta import ONCE, Augment
 
 Decay = Annotated[float, Field(ge=0, le=1)]
 
@@ -30,6 +31,9 @@ class Ema:
     or `eval` (running statistics). `buffers`, its batch-norm statistics: `average` them like parameters,
     `copy` the student's, or keep its `own` (gathered by its own forwards, so with `train` only). Integer
     buffers are copied. Evaluation always uses running statistics.
+
+    `augment`: its targets are the mean of what it says of its view at several scales, mirrored too (multi-transform
+    inference, Radosavovic et al. 2018), which costs forwards.
     """
 
     kind: Literal["ema"] = "ema"
@@ -39,6 +43,7 @@ class Ema:
     span: Annotated[float, Field(gt=0, le=1)] = 1.0
     mode: Literal["train", "eval"] = "eval"
     buffers: Literal["average", "copy", "own"] = "average"
+    augment: Augment = ONCE
 
     def __post_init__(self) -> None:
         if self.mode == "eval" and self.buffers == "own":
@@ -57,6 +62,11 @@ class Ema:
         early = self.early_decay is not None and update < self.early_steps
         limit = self.early_decay if early and self.early_decay is not None else self.decay
         return min(1 - 1 / (self.span * update + 1), limit)
+
+    @property
+    def cost(self) -> float:
+        """How many pixels an answer makes networks see, for each pixel asked about."""
+        return self.augment.cost
 
     def averaging(self) -> "Ema":
         """How weights are averaged, without a say in how answers are given."""
@@ -78,8 +88,9 @@ class EmaTeacher:
     @torch.no_grad()
     def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
         """Its probabilities for normalised images `asked`, in their view; no gradient."""
-        aside = self.rule.buffers != "own"
-        return asked.answered(probabilities(self.module, asked.data, mode=self.rule.mode, aside=aside))
+        rule = self.rule
+        aside = rule.buffers != "own"
+        return asked.answered(probabilities(self.module, asked.data, mode=rule.mode, aside=aside, augment=rule.augment))
 
     @torch.no_grad()
     def update(self, student: nn.Module, tasks: Sequence[Task] = (), logits: Sequence[Tensor] = ()) -> None:
@@ -108,20 +119,34 @@ class EmaTeacher:
         self.updates = int(state["updates"])
 
 
-def probabilities(network: nn.Module, images: Tensor, *, mode: Literal["train", "eval"], aside: bool) -> Tensor:
+def probabilities(
+    network: nn.Module,
+    images: Tensor,
+    *,
+    mode: Literal["train", "eval"],
+    aside: bool,
+    augment: Augment = ONCE,
+) -> Tensor:
     """Class probabilities (B, K, *S) in float32 of normalised `images` (B, C, *S); `network` is left in `mode`.
 
-    `aside`: what train mode writes into the buffers of batch normalisation goes into copies.
+    `aside`: what train mode writes into the buffers of batch normalisation goes into copies. `augment`: the
+    probabilities are the mean of those of several forwards.
     """
     network.train(mode == "train")
     copies = {name: buffer.clone() for name, buffer in network.named_buffers()} if aside and mode == "train" else {}
-    logits: Tensor = functional_call(network, copies, (images,))
-    return logits.float().softmax(1)
+
+    def ask(given: Tensor) -> Tensor:
+        logits: Tensor = functional_call(network, copies, (given,))
+        return logits.float()
+
+    return ask(images).softmax(1) if augment == ONCE else augment(ask, images, "softmax") / augment.forwards
 
 
 def check_average(average: Ema) -> None:
     if average.mode == "train":
         raise ValueError("average.mode: 'train' is how a teacher answers, and the average gives none; leave it out")
+    if average.augment != ONCE:
+        raise ValueError("average.augment: is how a teacher answers, and the average gives none; leave it out")
 
 
 class _Followed:

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.data.source import IGNORE
 from mtseg.part import HEIGHT_WIDTH, part
+from mtseg.tta import Augment, Average
 from mtseg.views import Side, Views
 
 Answer = Callable[[Tensor], Tensor]  # pixels (B, h, w, C) in [0, 255] -> logits (B, K, *S), S = (h, w) or ()
-Average = Literal["softmax", "logits"]
 FIRST = 5  # answers for a whole image, as ImageNet counts them
-LEAST_SCALE = 0.1  # at which an image is asked about
 ROWS = 64  # of finished scores that become classes at a time
 
 
@@ -47,42 +45,6 @@ class Canvas(Protocol):
 
 
 @part
-class Augment:
-    """Each image, or window of it, is asked about at all `scales`, and mirrored too with `flip`."""
-
-    scales: Annotated[tuple[Annotated[float, Field(ge=LEAST_SCALE, le=8)], ...], Field(min_length=1)] = (1.0,)
-    flip: bool = False
-
-    @property
-    def forwards(self) -> int:
-        """How often the network is asked about a pixel."""
-        return len(self.scales) * (2 if self.flip else 1)
-
-    @property
-    def cost(self) -> float:
-        """How many times as many pixels the network sees."""
-        return sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
-
-    def __call__(self, answer: Answer, pixels: Tensor, average: Average) -> Tensor:
-        """The scores (B, K, *S) of `pixels` (B, h, w, 3), summed over all forwards."""
-        total: Tensor | None = None
-        for scale in self.scales:
-            scaled = pixels if scale == 1 else _resized(pixels.permute(0, 3, 1, 2).float(), scale).permute(0, 2, 3, 1)
-            for mirrored in (False, True) if self.flip else (False,):
-                logits = answer(scaled.flip(2) if mirrored else scaled)
-                logits = logits.flip(3) if mirrored and logits.dim() > 2 else logits
-                if logits.dim() > 2 and logits.shape[-2:] != pixels.shape[1:3]:
-                    logits = F.interpolate(logits, pixels.shape[1:3], mode="bilinear", align_corners=False)
-                scores = logits.softmax(1) if average == "softmax" else logits
-                if total is None:
-                    total = scores.clone() if self.forwards > 1 else scores  # the network's own answer stays as it is
-                else:
-                    total += scores
-        assert total is not None
-        return total
-
-
-@part
 class Whole:
     """The image at once; the network pads it to its stride.
 
@@ -96,7 +58,7 @@ class Whole:
     def __call__(self, answer: Answer, pixels: Canvas) -> Iterator[Band]:
         forwards = self.augment.forwards
         average = self.average if forwards > 1 else "logits"  # of one there is no average
-        scores = self.augment(answer, pixels[:, :, :], average)
+        scores = _summed(self.augment, answer, pixels[:, :, :], average)
         yield _band(scores, forwards, average, top=0, left=0)
 
     def sentence(self) -> str:
@@ -153,7 +115,8 @@ class Slide:
             for first in range(0, len(lefts), together):
                 some = lefts[first : first + together]
                 windows = [pixels[:, top : top + height, left : left + width] for left in some]
-                scores = self.augment(answer, windows[0] if len(some) == 1 else torch.cat(windows), self.average)
+                given = windows[0] if len(some) == 1 else torch.cat(windows)
+                scores = _summed(self.augment, answer, given, self.average)
                 if scores.dim() == 2:
                     raise ValueError(
                         "eval.predictor.kind: 'slide' puts windows together, and this network answers for whole "
@@ -221,6 +184,11 @@ def joined(bands: Iterable[Band], size: tuple[int, int]) -> tuple[Tensor, Tensor
     return classes, confidence
 
 
+def _summed(augment: Augment, answer: Answer, pixels: Tensor, average: Average) -> Tensor:
+    """The scores (B, K, *S) of `pixels` (B, h, w, C), summed over all forwards."""
+    return augment(lambda images: answer(images.permute(0, 2, 3, 1)), pixels.permute(0, 3, 1, 2), average)
+
+
 def _band(total: Tensor, times: Tensor | int, average: Average, *, top: int, left: int) -> Band:
     """The rows `total` (B, K, h, w), each pixel of which is a sum over `times` scores; may change `total`."""
     ranked = total.topk(min(FIRST, total.shape[1]), dim=1).indices if total.dim() == 2 else None
@@ -249,11 +217,6 @@ def _cover(places: list[int], side: int, whole: int) -> Tensor:
     for place in places:
         count[place : place + side] += 1
     return count
-
-
-def _resized(images: Tensor, scale: float) -> Tensor:
-    size = [max(1, round(side * scale)) for side in images.shape[-2:]]
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _asked(augment: Augment, average: Average, *, several: bool) -> str:

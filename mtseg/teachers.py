@@ -16,6 +16,7 @@ from mtseg.ema import Ema, EmaTeacher, check_average, probabilities
 from mtseg.geometry import View, source_frame
 from mtseg.part import part
 from mtseg.task import Task
+from mtseg.tta import ONCE, Augment
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -41,15 +42,21 @@ class Itself:
     `mode`: in `train` (its own batch statistics and dropout, which leave its running statistics alone) or `eval`.
     `gradient`: to the `student`'s side alone, or to `both` sides of the distance (the Pi-model of Laine & Aila
     2017; `squared` only: the others are not symmetric). `average` says how the evaluated weights are averaged.
+    `augment`: as for `ema`.
     """
 
     kind: Literal["itself"] = "itself"
     mode: Literal["train", "eval"] = "train"
     gradient: Literal["student", "both"] = "student"
     average: Ema = Ema()
+    augment: Augment = ONCE
 
     def __post_init__(self) -> None:
         check_average(self.average)
+
+    @property
+    def cost(self) -> float:
+        return self.augment.cost
 
     def averaging(self) -> Ema:
         return self.average.averaging()
@@ -77,6 +84,10 @@ class Memory:
     def __post_init__(self) -> None:
         check_average(self.average)
 
+    @property
+    def cost(self) -> float:
+        return 0  # no network is asked
+
     def averaging(self) -> Ema:
         return self.average.averaging()
 
@@ -99,6 +110,10 @@ class Ensemble:
     answer: Literal["mean", "current"] = "mean"
     of: Ema = Ema()
 
+    @property
+    def cost(self) -> float:
+        return self.of.cost * (self.count if self.answer == "mean" else 1)
+
     def averaging(self) -> Ema:
         return self.of.averaging()
 
@@ -118,7 +133,8 @@ class ItselfTeacher:
 
     def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
         with torch.set_grad_enabled(self.rule.gradient == "both"):
-            return asked.answered(probabilities(student, asked.data, mode=self.rule.mode, aside=True))
+            said = probabilities(student, asked.data, mode=self.rule.mode, aside=True, augment=self.rule.augment)
+            return asked.answered(said)
 
     def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
         self.ema.update(student)

@@ -25,7 +25,7 @@ from mtseg.geometry import View
 from mtseg.merge import merge
 from mtseg.mix import CutMix
 from mtseg.optim import Adam
-from mtseg.predictors import Augment, Slide, Whole
+from mtseg.predictors import Slide, Whole
 from mtseg.report import facts
 from mtseg.restored import load as load_network
 from mtseg.schedules import Cosine, Ramps, Rampup
@@ -36,6 +36,7 @@ from mtseg.tally import Also, scores
 from mtseg.task import Task, paste, sureness
 from mtseg.teachers import Memory
 from mtseg.trainer import fit
+from mtseg.tta import Augment
 from mtseg.views import Views
 from mtseg.words import gather
 

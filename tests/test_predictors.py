@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtseg.data.source import IGNORE
-from mtseg.predictors import Augment, Band, Centre, Predictor, Slide, Whole, asked, joined
+from mtseg.predictors import Band, Centre, Predictor, Slide, Whole, asked, joined
+from mtseg.tta import Augment
 from mtseg.views import Views
 
 K = 4

@@ -90,8 +90,9 @@ def test_a_path_is_told_of_with_what_is_in_it_and_a_kind_alone():
         *(f"method.target: {kind}" for kind in ("soft", "sharpen", "hard", "low_entropy", "adaptive")),
     ]
     assert titles("cutmix") == titles("method.branches.mix.cutmix") == ["method.branches.mix: cutmix"]
-    inside = [*(f"eval.predictor: {kind}" for kind in ("whole", "slide", "centre")), "eval.predictor.augment"]
+    inside = [f"eval.predictor: {kind}" for kind in ("whole", "slide", "centre")]
     assert titles("eval") == ["run", "eval", *inside]
+    assert titles("eval.predictor.augment") == [*inside, "method.teacher.augment"]
     assert titles("run") == ["run"]
     assert asked(["cutmix", "cutmix"]) == asked(["cutmix"])
 

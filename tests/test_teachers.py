@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.transforms.functional import resize
 
 from mtseg.ema import Ema, EmaTeacher
 from mtseg.geometry import View
 from mtseg.losses import Squared
 from mtseg.task import Task
 from mtseg.teachers import Ensemble, Itself, Memory, MemoryTeacher, Panel
+from mtseg.tta import Augment
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -307,6 +309,81 @@ def test_mode_train_predicts_with_statistics_of_the_batch_and_with_dropout(buffe
     torch.manual_seed(3)
     torch.testing.assert_close(ours, student.train()(images()).softmax(1))
     assert not torch.equal(ours, predict(teacher, images()))  # dropout draws anew
+
+
+class Sides(nn.Module):
+    """Two classes: a kernel's answer, which mirroring changes, and the width that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Conv2d(3, 1, 3, padding=1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        width = torch.full((len(images), 1, *images.shape[2:]), images.shape[3] / 10)
+        return torch.cat([self.kernel(images), width], 1)
+
+
+@pytest.mark.parametrize("of", [Ema, Itself, lambda **settings: Ensemble(every=1, of=Ema(**settings))])
+def test_augmented_targets_are_the_mean_of_the_answers_to_each_scale_and_its_mirror_image(of: Any) -> None:
+    """The oracle asks one by one, resizes by torchvision, and turns rows around in numpy."""
+    torch.manual_seed(0)
+    student, data = Sides(), images()
+    found = predict(built(of(augment=Augment(scales=(1.0, 0.5, 2.0), flip=True)), student), data, student)
+    answers = []
+    for size in ((6, 7), (3, 4), (12, 14)):
+        scaled = resize(data, list(size), antialias=True)
+        for step in (1, -1):
+            turned = torch.from_numpy(scaled.numpy()[..., ::step].copy())
+            logits = torch.from_numpy(student(turned).detach().numpy()[..., ::step].copy())
+            answers.append(resize(logits, [6, 7], antialias=False).softmax(1))
+    torch.testing.assert_close(found, torch.stack(answers).mean(0))
+    assert all(not torch.allclose(found, answer, atol=1e-3) for answer in answers)
+
+
+def test_an_augmented_answer_for_images_as_wholes_is_the_mean_of_both_sides() -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 7, 5))
+    found = predict(built(Ema(augment=Augment(flip=True)), student), images())
+    both = [student(images()).softmax(1), student(images().flip(-1)).softmax(1)]
+    torch.testing.assert_close(found, sum(both) / 2)
+    assert not torch.allclose(*both)
+
+
+def test_the_gradient_to_both_sides_passes_through_each_augmented_answer() -> None:
+    """By finite differences: the distance's slope along the gradient."""
+    torch.manual_seed(0)
+    student = Sides()
+    rule, data = Itself(gradient="both", augment=Augment(scales=(1.0, 2.0), flip=True)), images()
+    drawn = torch.rand(4, 2, 6, 7, generator=torch.Generator().manual_seed(1))
+
+    def cost() -> Tensor:
+        return (predict(built(rule, student), data, student) * drawn).sum()
+
+    cost().backward()
+    weight = student.kernel.weight
+    slope = weight.grad.clone()
+    values = []
+    for step in (1e-2, -1e-2):
+        with torch.no_grad():
+            weight += step * slope
+            values.append(float(cost()))
+            weight -= step * slope
+    assert (values[0] - values[1]) / 2e-2 == pytest.approx(float((slope**2).sum()), rel=1e-3)
+
+
+def test_cost_is_the_number_of_pixels_that_networks_see() -> None:
+    seen: list[int] = []
+    student = network()
+    student.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-2:].numel()))
+    asked = images()
+    many = Augment(scales=(1.0, 2.0), flip=True)
+    for rule in (
+        *(Ema(), Ema(augment=many), Itself(), Itself(augment=many), Memory(size=(6, 7))),
+        *(Ensemble(every=1, answer=answer, of=Ema(augment=many)) for answer in ("mean", "current")),
+    ):
+        seen.clear()
+        predict(built(rule, student), asked, student)
+        assert rule.cost == sum(seen) / asked.shape[-2:].numel()
 
 
 def test_teacher_never_requires_or_gets_a_gradient() -> None:
@@ -762,6 +839,8 @@ def test_state_dict_keeps_the_turn_of_an_ensemble_and_the_warmup_of_each(stop: i
         (Itself, {"mode": "own"}, "mode"),
         (Itself, {"gradient": "teacher"}, "gradient"),
         (Itself, {"average": Ema(mode="train")}, r"average.*mode"),
+        (Itself, {"average": Ema(augment=Augment(flip=True))}, r"average.*augment"),
+        (Memory, {"size": (4, 4), "augment": {"flip": True}}, "augment"),
         (Memory, {}, "size"),
         (Memory, {"size": (0, 4)}, "size"),
         (Memory, {"size": (4, 4), "decay": 1.0}, "decay"),

@@ -10,7 +10,7 @@ from mtseg.config import Config
 from mtseg.doctor.finding import Finding, amount
 from mtseg.doctor.survey import Survey
 from mtseg.geometry import Geometry
-from mtseg.predictors import LEAST_SCALE
+from mtseg.tta import LEAST_SCALE
 
 CORNER = 0.5  # of an image's side: the crops of published recipes show more, at the smallest scale
 HALF = 0.5  # of a crop's area
