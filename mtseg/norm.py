@@ -69,7 +69,10 @@ def normed(network: nn.Module, norm: Norm, device: torch.device) -> nn.Module:
     if norm == "sync" and world() > 1:
         if device.type != "cuda":
             raise ValueError("norm: 'sync' is for GPUs only; use norm=group or norm=frozen, or process")
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        from timm.layers import convert_sync_batchnorm  # torch's would drop the activations that timm puts into them
+
+        converted: nn.Module = convert_sync_batchnorm(network)
+        return converted
     if norm in ("frozen", "group"):
         _replace(network, Frozen if norm == "frozen" else Grouped)
     return network

@@ -10,6 +10,7 @@ from test_trainer import METHODS, begin
 from torch import Tensor, nn
 
 from mtseg.config import Config
+from mtseg.models import Smp
 from mtseg.norm import Frozen, Grouped, normed
 from mtseg.precision import GROWS_AFTER, Scale, scale_for
 from mtseg.running import running
@@ -230,6 +231,22 @@ def test_sync_is_refused_between_cpus_and_is_plain_in_one_process(tmp_path, monk
     monkeypatch.setattr("mtseg.norm.world", lambda: 2)
     with pytest.raises(ValueError, match=r"norm: 'sync' .*norm=group"):
         normed(network, "sync", CPU)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "timm-tf_efficientnet_lite0", "tu-mobilenetv3_small_050"])
+def test_batch_normalisation_over_processes_keeps_what_a_layer_does_beside_normalising(encoder, monkeypatch):
+    """timm's have dropout and activation in them. In eval mode the answers are the same, and no GPU is needed."""
+    monkeypatch.setattr("mtseg.norm.world", lambda: 2)
+    torch.manual_seed(0)
+    network = Smp(arch="fpn", encoder=encoder, weights="none").build(3).eval()
+    layers = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    images, names = torch.randn(2, 3, 64, 64), list(network.state_dict())
+    with torch.no_grad():
+        before = network(images)
+        after = normed(network, "sync", torch.device("cuda"))(images)
+    assert torch.equal(before, after)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in network.modules()) == layers > 0
+    assert list(network.state_dict()) == names
 
 
 @pytest.mark.parametrize("name", ["mean teacher", "unimatch", "two heads", "vat"])
