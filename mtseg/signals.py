@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from types import FrameType
 
 RESUMABLE = 75  # exit code: stopped on request, saved, to be continued by the same command (EX_TEMPFAIL)
@@ -51,5 +52,6 @@ def leave_to_parent() -> None:
 
     for number in ASKING:
         signal.signal(number, once if number == signal.SIGTERM else signal.SIG_IGN)
-    if os.getppid() == 1:  # the parent died before this was set
+    parent = parent_process()  # whose number says nothing: in a container the training process may be the first
+    if parent is not None and not parent.is_alive():  # it died before this was set
         os._exit(1)

@@ -21,6 +21,7 @@ Tests elsewhere inject the others:
 """
 
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -51,7 +52,7 @@ from mtseg.data.stream import Stream
 from mtseg.log import Log
 from mtseg.logged import read
 from mtseg.replay import replay
-from mtseg.signals import Stopped
+from mtseg.signals import Stopped, leave_to_parent
 from mtseg.state import State
 from mtseg.step import train_step
 from mtseg.trainer import fit
@@ -450,8 +451,6 @@ def test_14_no_loading_process_stays_behind_one_that_hangs(tmp_path):
     stream = Stream(splits, views=config.views, sizes=config.batch, students=1, seed=0)
     with pytest.raises(ValueError, match="loader_timeout"):
         list(loader(stream, range(16), workers=2, pin=False, timeout=2))
-    import multiprocessing
-
     for process in multiprocessing.active_children():
         process.join(10)
     assert multiprocessing.active_children() == []
@@ -459,7 +458,6 @@ def test_14_no_loading_process_stays_behind_one_that_hangs(tmp_path):
 
 def test_14_no_loading_process_outlives_a_run_that_is_interrupted(tmp_path, monkeypatch):
     """While the interruption still travels, frames and all: one that waited at the exit would wait for ever."""
-    import multiprocessing
 
     def interrupted(config: Config, state: State, batch: Any, **options: bool) -> Any:
         assert len(multiprocessing.active_children()) == 2
@@ -479,8 +477,6 @@ def test_14_no_loading_process_outlives_a_run_that_is_interrupted(tmp_path, monk
 
 def test_14_a_death_in_the_middle_of_a_step_does_not_tear_it(tmp_path):
     """All workers die while the step is computed: it is finished, and the death told where the next is waited for."""
-    import multiprocessing
-
     config = tiny(tmp_path, "steps=50")
     stream = Stream(config.data.build(), views=config.views, sizes=config.batch, students=1, seed=0)
     batches = loader(stream, range(50), workers=2, pin=False, timeout=60)
@@ -493,6 +489,40 @@ def test_14_a_death_in_the_middle_of_a_step_does_not_tear_it(tmp_path):
     with pytest.raises(ValueError, match="SIGKILL"):
         list(batches)
     assert time.monotonic() - until < 30  # not the time-out
+
+
+def test_16_loading_processes_stay_where_the_training_process_is_the_first_of_a_container(monkeypatch, tmp_path):
+    """Number 1 is then their parent and no sign that it died."""
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    config = tiny(tmp_path, "steps=4")
+    stream = Stream(config.data.build(), views=config.views, sizes=config.batch, students=1, seed=0)
+    assert len(list(loader(stream, range(4), workers=2, pin=False, timeout=60))) == 4
+
+
+def test_16_a_loading_process_whose_parent_died_before_it_had_begun_ends(tmp_path):
+    begun, stayed = tmp_path / "begun", tmp_path / "stayed"
+
+    def late(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        begun.touch()
+        leave_to_parent()
+        stayed.touch()
+
+    def training() -> None:
+        context.Process(target=late, args=(os.getpid(),)).start()
+        os._exit(0)
+
+    context = multiprocessing.get_context("fork")
+    first = context.Process(target=training)
+    first.start()
+    first.join(10)
+    wait_until = time.monotonic() + 10
+    while not begun.exists():
+        assert time.monotonic() < wait_until
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert not stayed.exists()
 
 
 # 17: disks that are full
