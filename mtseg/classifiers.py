@@ -15,6 +15,7 @@ from mtseg.weights import downloaded, load_encoder, of_timm, read_weights
 from mtseg.whole import whole_of_timm
 
 Heads = Literal[1, 2]
+Disturb = Callable[[list[Tensor]], list[Tensor]]  # of maps (B, C, h, w)
 
 
 @part
@@ -110,7 +111,7 @@ class Timm:
         if pretrained and str(self.weights) != "none":
             whole = None if self.downloads() else whole_of_timm(plain)
             load_encoder(body.network, self._weights(), source=str(self.weights), whole=whole)
-        return Classifier(body, lambda: nn.Linear(body.network.num_features, classes), self.heads)
+        return Classifier(body, lambda: nn.Linear(body.width, classes), self.heads)
 
     def downloads(self) -> bool:
         return str(self.weights) == "imagenet"
@@ -136,16 +137,14 @@ class Classifier(nn.Module):
         self.encoder, self.head = encoder, head()
         self.second = head() if heads == 2 else None
 
-    def forward(
-        self, images: Tensor, disturb: Callable[[list[Tensor]], list[Tensor]] | None = None, *, both: bool = False
-    ) -> Any:
+    def forward(self, images: Tensor, disturb: Disturb | None = None, *, both: bool = False) -> Any:
         """Logits (B, K) of `images` (B, 3, H, W); of `both` heads, a pair of them, where there are two.
 
         `disturb` is done to the encoder's maps before they are meaned.
         """
         maps = self.encoder(images)
         if disturb is not None:
-            (maps,) = disturb([maps])
+            maps = self.encoder.disturbed(maps, disturb)
         features = self.encoder.pooled(maps)
         logits = self.head(features)
         return logits if self.second is None or not both else (logits, self.second(features))
@@ -153,6 +152,9 @@ class Classifier(nn.Module):
 
 class Body(nn.Sequential):
     """Layers from images to maps (B, C, h, w)."""
+
+    def disturbed(self, maps: Tensor, disturb: Disturb) -> Tensor:
+        return disturb([maps])[0]
 
     def pooled(self, maps: Tensor) -> Tensor:  # (B, C)
         return maps.mean((2, 3))
@@ -165,9 +167,29 @@ class TimmBody(nn.Module):
         super().__init__()
         self.network = network
 
+    @property
+    def width(self) -> int:
+        """How many features there are of an image: some networks have a layer between the maps and the classes."""
+        return int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
+
     def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.network.forward_features(images)
         return maps
+
+    def disturbed(self, maps: Tensor, disturb: Disturb) -> Tensor:
+        """`maps` as the network has them, channels first or last, after what is done to them channels first.
+
+        Raises ValueError where they are none, but tokens.
+        """
+        channels = self.network.num_features
+        if maps.dim() != 4 or channels not in (maps.shape[1], maps.shape[3]):
+            raise ValueError(
+                f"method.branches.features: disturbs maps of features, and {type(self.network).__name__} gives "
+                f"{tuple(maps.shape)} in their place; leave it out, or choose a model.name with maps, such as resnet50"
+            )
+        last = maps.shape[1] != channels
+        (after,) = disturb([maps.permute(0, 3, 1, 2) if last else maps])
+        return after.permute(0, 2, 3, 1) if last else after
 
     def pooled(self, maps: Tensor) -> Tensor:  # (B, C)
         features: Tensor = self.network.forward_head(maps)

@@ -44,6 +44,7 @@ def test_the_papers_residual_networks_have_the_published_sizes(model, classes, m
         (ResNeXt(blocks=(1, 1, 1, 1), groups=2, width=4), 64),
         (Timm(name="resnet10t", weights="none"), 64),
         (Timm(name="vit_tiny_patch16_224", weights="none"), 224),
+        (Timm(name="mobilenetv3_small_050", weights="none"), 64),  # a layer between its maps and the classes
     ],
     ids=lambda value: getattr(value, "kind", value),
 )
@@ -96,6 +97,37 @@ def literal(maps, direction, gain, shift, mean, padding):
                 out[:, o, y, x] = (padded[:, :, y : y + k, x : x + k] * weight).sum((1, 2, 3))
     raw = out.mean((0, 2, 3))
     return out - (raw if mean is None else mean)[:, None, None] + shift[:, None, None], raw
+
+
+@pytest.mark.parametrize(("name", "last"), [("mobilenetv3_small_050", False), ("swin_tiny_patch4_window7_224", True)])
+def test_channels_are_disturbed_where_a_network_has_them(name, last):
+    """Channel 3 of the first image is raised: the head sees just that, be channels first or last in the network."""
+    torch.manual_seed(0)
+    network, seen = Timm(name=name, weights="none").build(5).eval(), []
+    size = 224 if last else 64
+
+    def raised(features):
+        (maps,) = features
+        assert maps.shape[:2] == (2, network.encoder.network.num_features)
+        maps = maps.clone()
+        maps[0, 3] += 1000
+        return [maps]
+
+    pooled = network.encoder.pooled
+    network.encoder.pooled = lambda maps: (seen.append(maps.clone()), pooled(maps))[1]
+    with torch.no_grad():
+        images = torch.randn(2, 3, size, size)
+        network(images)
+        network(images, raised)
+    expected = torch.zeros_like(seen[0])
+    expected[(0, ..., 3) if last else (0, 3)] = 1000
+    torch.testing.assert_close(seen[1] - seen[0], expected, atol=1e-3, rtol=0)
+
+
+def test_a_network_of_tokens_has_no_maps_to_disturb():
+    network = Timm(name="vit_tiny_patch16_224", weights="none").build(5).eval()
+    with pytest.raises(ValueError, match=r"method.branches.features: .* VisionTransformer gives \(1, 197, 192\)"):
+        network(torch.randn(1, 3, 224, 224), lambda features: features)
 
 
 @pytest.mark.parametrize("padding", [0, 1])
