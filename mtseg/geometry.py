@@ -187,8 +187,8 @@ def content(warp: Tensor, size: Size, source: Tensor, device: torch.device) -> T
     the CPU. Returns (B, 1, *size) bool on `device`.
     """
     h, w = size
-    limit = (1 - (1 - 1e-2) / source.flip(1)).to(device, torch.float32)  # (B, 2): x, y of the outermost centres
-    matrix = warp.to(device, torch.float32)
+    limit = 1 - (1 - 1e-2) / source.flip(1)  # (B, 2): x, y of the outermost centres
+    limit, matrix = (of.to(device, torch.float32, non_blocking=True) for of in (limit, warp))
     y = torch.linspace(1 / h - 1, 1 - 1 / h, h, device=device)[:, None]
     x = torch.linspace(1 / w - 1, 1 - 1 / w, w, device=device)[None, :]
     inside = torch.ones((warp.shape[0], h, w), dtype=torch.bool, device=device)

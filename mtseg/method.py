@@ -161,7 +161,7 @@ class Method:
         """
         if self.normalise == "batch":
             sizes = [values[0].numel() for values in (label, *(task.target.known for task in tasks))]
-            all_of = images * world() * torch.tensor(sizes, dtype=torch.float64, device=label.device)
+            all_of = images * world() * torch.tensor(sizes, dtype=torch.float64).to(label.device, non_blocking=True)
             return Counts(all_of[0], all_of[1:], all_of[1:])
         known = [self._known(task)[:, 0] for task in tasks]
         kept = [torch.where(of, task.weight[:, 0], 0).sum() for of, task in zip(known, tasks, strict=True)]

@@ -132,7 +132,7 @@ class Vat:
         here = rows(len(images))
         drawn = np.random.default_rng(rng.integers(2**63))
         noise = drawn.standard_normal((here.whole, *images.shape[1:]), dtype=np.float32)
-        direction = _unit(torch.from_numpy(here.of(noise)).to(images.device))
+        direction = _unit(torch.from_numpy(here.of(noise)).to(images.device, non_blocking=True))
         with torch.no_grad(), _same_noise(images.device):
             clean = probabilities(network, images, mode="train", aside=True)
         for _ in range(self.iterations):

@@ -120,8 +120,9 @@ class Views:
             raise ValueError(f"an image of {image.shape[3]} channels, and views.mean is of {self.channels}; {_REMEDY}")
         if self.standard is not None:
             return self.standard(image)
-        mean = torch.tensor(self.mean, device=image.device)[:, None, None] * 255
-        std = torch.tensor(self.std, device=image.device)[:, None, None] * 255
+        mean, std = (
+            (torch.tensor(of)[:, None, None] * 255).to(image.device, non_blocking=True) for of in (self.mean, self.std)
+        )
         # Bytes are moved before they are four times as many, and the maps are then written once.
         return image.permute(0, 3, 1, 2).contiguous().to(torch.float32, copy=True).sub_(mean).div_(std)
 

@@ -12,17 +12,20 @@ import torch.nn.functional as F
 from runs import tiny
 from test_trainer import METHODS
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtseg import geometry
 from mtseg.bench.networks import forwards
 from mtseg.data import scenes
+from mtseg.data.batch import Crops
 from mtseg.data.stream import Stream
 from mtseg.ema import Ema
 from mtseg.geometry import View
 from mtseg.losses import CrossEntropy, Kl, SoftCrossEntropy, Squared
 from mtseg.state import build
 from mtseg.step import train_step
+from mtseg.views import Views
 
 CPU = torch.device("cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")  # of aten, on a GPU
@@ -163,6 +166,33 @@ def test_a_step_waits_for_the_device_once_to_see_that_all_is_finite(method, tmp_
         train_step(config, state, batch, watch=True)
     waits = {name: counted.calls[name] for name in WAITS if counted.calls[name]}
     assert waits == {"_local_scalar_dense": 1 + len(on_a_cpu)}
+
+
+class Copies(TorchDispatchMode):
+    """Notes, of each copy from the CPU to a GPU, whether it waits for all that the GPU was given before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        there = torch.device(kwargs.get("device") or "cpu").type
+        if there == "cuda" and any(tensor.device.type == "cpu" for tensor in _tensors(args)):
+            self.waits.append(not kwargs.get("non_blocking"))
+        return func(*args, **kwargs)
+
+
+def test_views_copy_what_they_are_made_of_to_a_gpu_without_waiting_for_it():
+    """On a GPU that is not there: fake tensors say where they would be."""
+    turned = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    turned[:, 0, 1] = 0.2
+    with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
+        pixels = torch.zeros(2, 24, 32, 3, dtype=torch.uint8, device="cuda")
+        crops = Crops(pixels, turned, torch.tensor([[48, 64], [24, 32]]), torch.arange(2))
+        crops.view(Views(crop=(24, 32)))
+    assert len(copies.waits) >= 4
+    assert not any(copies.waits)
 
 
 # --- buffers

@@ -168,7 +168,7 @@ class _Pool:
 
     def show(self, shown: Sequence[int]) -> None:
         """Let only the labels of the images `shown` be known."""
-        here = self.places[torch.tensor(shown, dtype=torch.int64).to(self.places.device)]
+        here = self.places[torch.tensor(shown, dtype=torch.int64).to(self.places.device, non_blocking=True)]
         self.labels = torch.full_like(self._truth, UNKNOWN)
         self.labels[here] = self._truth[here]
 
