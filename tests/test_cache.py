@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -144,6 +145,35 @@ def test_a_process_that_dies_while_it_writes_leaves_no_entry_and_is_swept_up(tmp
     os.utime(left, (0, time.time() - 2 * cache_module.ABANDONED))
     source.cache.sweep()
     assert not left.exists()
+
+
+def test_a_machine_that_dies_while_it_writes_harms_no_entry_that_another_is_writing(tmp_path, monkeypatch):
+    """Their processes have one number, as those of containers do."""
+    first, second = (a_source(tmp_path / "data", tmp_path / "cache") for _ in range(2))
+    save, number = np.save, os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: number)
+
+    def dying(file, *_, **__):
+        file.write(b"no array")
+        file.flush()
+        signal.raise_signal(signal.SIGKILL)
+
+    def half(file, values, **_):
+        whole = io.BytesIO()
+        save(whole, values)
+        file.write(whole.getvalue()[:200])
+        file.flush()
+        monkeypatch.setattr(cache_module.np, "save", dying)
+        child = multiprocessing.get_context("fork").Process(target=second.image, args=(0,))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        file.write(whole.getvalue()[200:])
+
+    monkeypatch.setattr(cache_module.np, "save", half)
+    read = first.image(0)
+    (place,) = arrays(tmp_path / "cache")
+    np.testing.assert_array_equal(np.load(place), read)
 
 
 def _read(source: Files, turn: int, barrier, queue) -> None:

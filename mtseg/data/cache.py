@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -71,7 +72,8 @@ class Cache:
                     path.unlink()
 
     def _keep(self, place: Path, values: NDArray[Any]) -> None:
-        aside = self.folder / UNFINISHED / f"{os.getpid()}-{place.name}"
+        # Processes of several machines, or containers, may have one number.
+        aside = self.folder / UNFINISHED / f"{secrets.token_hex(8)}-{place.name}"
         try:
             for folder in (place.parent, aside.parent):
                 folder.mkdir(parents=True, exist_ok=True)
