@@ -109,6 +109,13 @@ class Config:
     boards: tuple[Board, ...] = ("tensorboard",)
     device: Device = "auto"
 
+    @property
+    def crops(self) -> tuple[int, int]:
+        """In a step, over all processes: the crops that the student sees, and those that the teacher is asked about."""
+        labelled, asked = self.batch.forward
+        branches = len(self.method.branches)
+        return (labelled + branches * asked, asked) if branches else (self.batch.labelled, 0)
+
     def __post_init__(self) -> None:
         if (self.model.heads == 2) != (self.method.logit_distance is not None):
             raise ValueError(

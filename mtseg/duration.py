@@ -38,8 +38,8 @@ def on_cpu(config: Config, network: nn.Module, *, channels: int) -> Duration | N
 
 def forwards(config: Config) -> float:
     """Of single crops in a step, with backwards counted as such."""
-    labelled, asked = config.batch.forward if config.method.branches else (config.batch.labelled, 0)
-    return (1 + BACKWARD) * (labelled + len(config.method.branches) * asked) + asked * config.method.teacher.cost
+    crops, asked = config.crops
+    return (1 + BACKWARD) * crops + asked * config.method.teacher.cost
 
 
 def tried(network: nn.Module, crop: tuple[int, int], *, channels: int) -> float:

@@ -45,9 +45,8 @@ def estimate(config: Config, classes: int, images: int, *, processes: int = 1) -
     """
     method, (h, w) = config.method, config.views.crop
     branches, teacher = len(method.branches), method.teacher
-    sizes = config.batch.forward if branches else (config.batch.labelled, 0)
-    labelled, asked = (count // processes for count in sizes)
-    crops, channels = labelled + branches * asked, config.views.channels
+    crops, asked = (count // processes for count in config.crops)
+    channels = config.views.channels
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     student = _built(config, classes, fake)
     with fake:

@@ -20,7 +20,7 @@ def memory_told(
         if not _is_memory(cause):
             raise
         crop, batch, branches = config.views.crop, config.batch, len(config.method.branches)
-        crops = -(-(batch.labelled + branches * batch.unlabelled) // (world() * config.accumulate))
+        crops = -(-config.crops[0] // (world() * config.accumulate))
         raise error(
             f"memory ran out on {device} {doing}: {crops} crops of {crop[0]}x{crop[1]} in a forward "
             f"(batch.labelled {batch.labelled} + {branches} branches x batch.unlabelled {batch.unlabelled}, "

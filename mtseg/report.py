@@ -47,8 +47,7 @@ def facts(config: Config) -> dict[str, str]:
     network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
-    branches, (own, asking) = len(config.method.branches), config.batch.forward
-    crops = own + branches * asking if branches else config.batch.labelled
+    branches, crops = len(config.method.branches), config.crops[0]
     data, duration = provenance(splits), on_cpu(config, network, channels=splits.channels)
     return {
         "data": data.sentence(),

@@ -52,12 +52,12 @@ class Run:
 
 def page(folders: Sequence[Path]) -> str:
     """The page of at least two runs. Raises ValueError for a folder without a run, and for a folder named twice."""
-    paths = [str(folder.resolve()) for folder in folders]
+    paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         raise ValueError(f"{', '.join(map(str, folders))}: a run is named twice; name each once")
-    shared = commonpath([path.rpartition("/")[0] for path in paths])
+    shared = commonpath([path.parent for path in paths])
     runs = [
-        Run(path.removeprefix(f"{shared}/"), of_run(folder), read(folder))
+        Run(str(path.relative_to(shared)), of_run(folder), read(folder))
         for path, folder in zip(paths, folders, strict=True)
     ]
     groups, called = grouped(runs), " or ".join(_called_scores(runs))

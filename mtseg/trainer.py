@@ -129,7 +129,7 @@ def _run(
         capture.refuse_skipping(config, splits, state, batch, log.warn)
         if _due(config.log_every, state.step, config):
             values = _read(terms)
-            log.train(state.step, values, images_per_step=_images(config))
+            log.train(state.step, values, images_per_step=config.crops[0])
             log.warn(alarms.train(values))
         stop()  # an evaluation that is due now is made when the run continues
         better = False
@@ -158,12 +158,6 @@ def _batches(config: Config, splits: Splits, state: State) -> Generator[Batch, N
         timeout=config.loader_timeout,
         prefetch=config.prefetch,
     )
-
-
-def _images(config: Config) -> int:
-    own, asked = config.batch.forward
-    branches = len(config.method.branches)
-    return own + branches * asked if branches else config.batch.labelled
 
 
 def _due(every: int, step: int, config: Config) -> bool:

@@ -49,6 +49,7 @@ from mtseg.data.loading import loader
 from mtseg.data.sound import LOOKED_AT
 from mtseg.data.source import Splits, Subset
 from mtseg.data.stream import Stream
+from mtseg.exhausted import memory_told
 from mtseg.log import Log
 from mtseg.logged import read
 from mtseg.replay import replay
@@ -805,6 +806,27 @@ def test_27_memory_that_runs_out_is_answered_with_what_decides_it_and_the_torn_s
             fit(config, quiet=True)
     assert "\n" not in str(caught.value)
     assert checkpoint.steps(tmp_path / "checkpoints")[-1].name == "step-00000002"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method.branches=[{}, {}]",),
+        ("batch.consistency=all", "method.branches=[{}, {}]"),
+        ("batch={labelled: 0, unlabelled: 6, consistency: all}",),
+        ("method.branches=[]",),
+    ],
+    ids=str,
+)
+def test_27_the_crops_that_are_named_are_those_that_the_student_saw(words, tmp_path, monkeypatch):
+    seen = []
+    config = tiny(tmp_path, *words)
+    state, stream = begin(config)
+    state.student.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    train_step(config, state, stream[0])
+    said = rf": {sum(seen)} crops of 48x64 in a forward"
+    with pytest.raises(ValueError, match=said), memory_told(config, state.device, "here"):
+        raise MemoryError
 
 
 def test_27_memory_that_runs_out_in_an_evaluation_loses_no_step(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from runs import tiny
 
-from mtseg import cli, run_page, seen
+from mtseg import cli, run_page, runs_page, seen
 from mtseg.charts import BOTTOM, HEIGHT, TOP, Curve, chart, short, thinned, ticks, told_apart
 from mtseg.checkpoint import load_newest
 from mtseg.config import written
@@ -331,10 +331,13 @@ def test_several_runs_have_their_mean_and_sample_deviation_over_seeds_and_what_d
     assert "method.weight: 2.0 -> 9.0" in page.text
     assert "other/0" in page.text
     teacher = text.split("mIoU of the teacher, %</h3>")[1].split("</figure>")[0]
-    assert (teacher.count("<path"), teacher.count("<polygon")) == (
-        2,
-        1,
-    )  # three seeds are a mean in a band
+    assert (teacher.count("<path"), teacher.count("<polygon")) == (2, 1)  # three seeds are a mean in a band
+
+
+def test_a_run_beside_the_root_of_the_disk_has_a_name_of_its_own(tmp_path, monkeypatch):
+    places = {Path(made(tmp_path / name, 0, [0.5])): Path(place) for name, place in (("a", "/one"), ("b", "/data/two"))}
+    monkeypatch.setattr(Path, "resolve", lambda self: places[self])
+    assert {"one", "data/two"} <= set(Page(runs_page.page(list(places))).text.split())
 
 
 @pytest.mark.parametrize(
