@@ -30,7 +30,9 @@ PRESENT = st.integers(0, 2**32 - 1).map(
 
 @given(PRESENT, st.integers(0, 5))
 @settings(max_examples=25, deadline=None)
-def test_balanced_choices_are_nested_and_each_step_serves_a_class_with_the_fewest_images(present, seed):
+def test_balanced_choices_are_nested_and_each_serves_a_class_with_the_fewest_images_and_the_most_of_the_others(
+    present, seed
+):
     order = balanced(present, 40, seed)
     assert sorted(order) == list(range(40))
     for count in range(39):
@@ -39,7 +41,13 @@ def test_balanced_choices_are_nested_and_each_step_serves_a_class_with_the_fewes
         left = np.delete(present, order[:count], axis=0)
         on_offer = left.any(0)
         if on_offer.any():
-            assert present[order[count]][have == have[on_offer].min()].any()
+            picked = present[order[count]]
+            served = np.flatnonzero(picked & (have == have[on_offer].min()))
+            assert len(served)
+            # Of the images that have the class that is served, none has more of the other rare ones.
+            worth = np.where(left, 1 / (have + 1), 0).sum(1)
+            best = [worth[left[:, of]].max() for of in served]
+            assert min(best) <= (picked / (have + 1)).sum() + 1e-9
 
 
 def test_balanced_finds_the_rare_class_that_chance_misses():

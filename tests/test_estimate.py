@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import trees
 from runs import TINY, tiny
 from test_trainer import begin
 from torch.profiler import ProfilerActivity, profile
 
 from mtseg.cli.train import main
 from mtseg.config import Config
+from mtseg.data.drawing import SCENE_CLASSES
 from mtseg.estimate import estimate
 from mtseg.settings import validate
 from mtseg.step import train_step
@@ -41,13 +43,21 @@ def peak(config: Config) -> int:
 )
 def test_the_estimate_is_what_a_step_holds_within_a_third(words, tmp_path):
     config = tiny(tmp_path, *LARGER, *words)
-    assert estimate(config, 6, 8).total == pytest.approx(peak(config), rel=1 / 3)
+    assert estimate(config, len(SCENE_CLASSES), 8).total == pytest.approx(peak(config), rel=1 / 3)
+
+
+def test_the_estimate_is_right_too_where_the_answers_for_many_classes_outweigh_the_network(tmp_path):
+    root = trees.ade20k(tmp_path / "data")
+    config = tiny(tmp_path, f"data={{kind: ade20k, root: {root}}}")
+    found = estimate(config, 150, 34)
+    assert found.total == pytest.approx(peak(config), rel=1 / 3)
+    assert found.answers > 0.7 * found.total
 
 
 def test_a_transformer_that_cannot_be_built_without_content_is_estimated_too(tmp_path):
     tree = {**TINY, "model": {"arch": "dpt", "encoder": "tu-test_vit", "weights": "none"}, "out": str(tmp_path)}
     config = validate(Config, tree)
-    assert estimate(config, 6, 8).total == pytest.approx(peak(config), rel=1 / 3)
+    assert estimate(config, len(SCENE_CLASSES), 8).total == pytest.approx(peak(config), rel=1 / 3)
 
 
 def test_processes_parts_and_recomputing_ask_for_less_and_optimizers_and_memories_for_more(tmp_path):

@@ -413,9 +413,9 @@ def test_a_label_is_its_nearest_neighbour_and_ignored_outside(image: Size, crop:
         assert tie.mean() < 0.05
 
 
-@pytest.mark.parametrize("scale", [0.21, 0.25, 0.27, 0.4])
+@pytest.mark.parametrize("scale", [0.21, 0.25, 0.27, 0.4, 0.55, 0.79])
 @pytest.mark.parametrize("rotation", [0, 45])
-def test_a_fine_checkerboard_shrinks_to_even_grey(scale: float, rotation: float) -> None:
+def test_a_fine_checkerboard_shrinks_to_grey_as_even_as_averaging_makes_it(scale: float, rotation: float) -> None:
     board = (np.indices((400, 380)).sum(axis=0) % 2 * 255).astype(np.uint8)
     for warp in warps(Geometry(scale=(scale, scale), rotation=rotation), (60, 70), (400, 380), seed=21):
         drawn = draw_image(np.dstack([board] * 3), warp, (60, 70)).astype(float)
@@ -436,6 +436,14 @@ def test_a_shrunken_view_that_lies_wholly_outside_is_drawn_of_the_image_all_the_
 # Geometry.sample -----------------------------------------------------------------------------------------------------
 
 
+def assert_uniform(part: Reals) -> None:
+    """Whether draws, as parts of their range, are uniform on [0, 1]."""
+    assert part.min() >= -1e-9
+    assert part.max() <= 1 + 1e-9
+    # The largest gap to a uniform distribution exceeds 2 / sqrt(count) once in 1500 draws (Kolmogorov).
+    assert np.abs(np.sort(part) - (np.arange(len(part)) + 0.5) / len(part)).max() < 2 / len(part) ** 0.5
+
+
 def test_samples_lie_uniformly_within_the_bounds() -> None:
     count, crop, image = 4000, (50, 70), (200, 130)
     geometry = Geometry(scale=(0.4, 2.0), rotation=40, shear=50, flip=0.3, flip_vertical=0)
@@ -451,13 +459,29 @@ def test_samples_lie_uniformly_within_the_bounds() -> None:
         assert np.allclose([upper[0, 0], upper[1, 0], upper[1, 1]], [1, 0, 1])
         lean[n] = np.degrees(np.arctan(upper[0, 1]))
     for values, low, high in ((scale, 0.4, 2.0), (angle, -40, 40), (lean, -50, 50)):
-        part = (values - low) / (high - low)
-        assert part.min() >= -1e-9
-        assert part.max() <= 1 + 1e-9
-        # The largest gap to a uniform distribution exceeds 2 / sqrt(count) once in 1500 draws (Kolmogorov).
-        assert np.abs(np.sort(part) - (np.arange(count) + 0.5) / count).max() < 2 / count**0.5
+        assert_uniform((values - low) / (high - low))
     assert abs(mirror.mean() - 0.3) < 4 * (0.3 * 0.7 / count) ** 0.5
     assert np.abs(np.corrcoef([scale, angle, lean, mirror]) - np.eye(4)).max() < 4.5 / count**0.5
+
+
+def test_a_share_of_the_area_is_uniform_and_its_width_over_height_log_uniform() -> None:
+    image = (200, 130)
+    geometry = Geometry(area=(0.05, 0.2), aspect=3, flip=0)  # at most 125 pixels long, so that no side is cut
+    drawn = warps(geometry, (50, 70), image, seed=28, count=1000)
+    across, down = drawn[:, 0, 0], drawn[:, 1, 1]  # the shares of the image's sides
+    assert_uniform((across * down - 0.05) / 0.15)
+    assert_uniform((np.log(across * image[1] / (down * image[0])) / np.log(3) + 1) / 2)
+
+
+def test_a_crop_is_moved_by_every_whole_number_of_pixels_up_to_the_bound_as_often_along_each_side() -> None:
+    count, size, bound = 2000, (32, 48), 2
+    drawn = warps(Geometry(scale=(1, 1), flip=0, translate=bound), size, size, seed=29, count=count)
+    moves = drawn[:, :2, 2] * np.array(size[::-1]) / 2  # the crop is as large as the image: nothing else moves it
+    assert np.abs(moves - np.rint(moves)).max() < 1e-9
+    pairs, found = np.unique(np.rint(moves), axis=0, return_counts=True)
+    assert {(x, y) for x, y in pairs} == set(product(range(-bound, bound + 1), repeat=2))
+    p = 1 / (2 * bound + 1) ** 2
+    assert np.abs(found / count - p).max() < 4.5 * (p * (1 - p) / count) ** 0.5
 
 
 def test_flips_turn_up_with_their_own_probability() -> None:

@@ -883,15 +883,17 @@ def test_unsure_images_are_mixed_by_the_teachers_confidence_also_where_targets_a
     assert mixed["unsure"] > 30  # each of two images with chance 1 - 1 / K
 
 
-def test_a_step_is_remembered_once_whatever_the_number_of_branches() -> None:
-    batch = unlabelled(crops(*HERE), crops(*THERE), crops(*THERE), crops(*THERE))
-    after = [
-        Method(target=Adaptive(momentum=0.5), branches=(Branch(),) * count)
-        .plan(batch, student=nn.Identity(), teacher=Says(answers()), views=VIEWS, moment=MOMENT, memory={})
-        .memory["threshold"]
-        for count in (1, 3)
-    ]
-    assert torch.equal(*after)
+def test_a_step_is_remembered_once_as_the_first_branch_sees_it_whatever_the_number_of_branches() -> None:
+    def threshold(*students: tuple[NDArray[np.float64], ...]) -> Tensor:
+        batch = unlabelled(crops(*HERE), *(crops(*warps) for warps in students))
+        method = Method(target=Adaptive(momentum=0.5), branches=(Branch(),) * len(students))
+        made = method.plan(batch, student=nn.Identity(), teacher=Says(answers()), views=VIEWS, moment=MOMENT, memory={})
+        return made.memory["threshold"]
+
+    one, other = threshold(THERE), threshold(BEYOND)
+    assert not torch.equal(one, other)
+    assert torch.equal(threshold(THERE, BEYOND, BEYOND), one)
+    assert torch.equal(threshold(BEYOND, BEYOND, THERE), other)
 
 
 def test_two_plain_branches_drop_channels_of_their_own_and_a_pair_of_halves_the_same() -> None:

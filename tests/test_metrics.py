@@ -201,6 +201,19 @@ def test_ignored_pixels_do_not_count_in_the_calibration_and_none_is_nan() -> Non
     assert found.error() == pytest.approx(0.1)
 
 
+def test_calibration_bins_are_open_below_and_closed_above_as_guos() -> None:
+    """Half of the confidences, multiples of an eighth, are the very edges of four bins."""
+    rng = np.random.default_rng(0)
+    confidence, right = rng.integers(1, 9, 500) / 8, rng.random(500) < 0.6
+    oracle = 0.0
+    for low in (0, 0.25, 0.5, 0.75):
+        inside = (confidence > low) & (confidence <= low + 0.25)
+        oracle += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    found = Calibration(bins=4)
+    found.update(torch.tensor(confidence), torch.tensor(right).long(), torch.ones(500, dtype=torch.uint8))
+    assert found.error() == pytest.approx(oracle, rel=1e-12)
+
+
 @pytest.mark.parametrize("classes", [2, 11])
 def test_frequency_weighted_iou_is_torchmetrics_weighted_by_the_labels(classes: int) -> None:
     prediction, label = maps(3, classes)

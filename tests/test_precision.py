@@ -95,10 +95,13 @@ def test_the_scale_is_doubled_after_many_updates_and_halved_to_one():
     assert scale.value == 8
     scale.fits()
     assert scale.value == 16
+    for _ in range(GROWS_AFTER - 1):
+        scale.fits()  # all but one of those that it takes, none of which counts after an overflow
     assert [scale.overflows() for _ in range(5)] == [True] * 4 + [False]
-    assert scale.value == 1
-    for _ in range(GROWS_AFTER):
+    for _ in range(GROWS_AFTER - 1):
         scale.fits()
+    assert scale.value == 1
+    scale.fits()
     assert scale.value == 2  # and up again from 1, as torch.amp's
 
 
