@@ -118,7 +118,8 @@ class Vat:
 
     `size` is the root mean square of the change over the values of a normalised image (the paper's epsilon, an L2
     norm, is sqrt(C H W) times that: its 8 for 32x32x3 is 0.144); its direction is found by `iterations` of the power
-    method from random noise, by finite differences of root mean square `step`.
+    method from random noise, by finite differences of root mean square `step`; in full precision, since a difference
+    so small is mostly rounding in half of it.
     """
 
     kind: Literal["vat"] = "vat"
@@ -133,14 +134,15 @@ class Vat:
         drawn = np.random.default_rng(rng.integers(2**63))
         noise = drawn.standard_normal((here.whole, *images.shape[1:]), dtype=np.float32)
         direction = _unit(torch.from_numpy(here.of(noise)).to(images.device, non_blocking=True))
-        with torch.no_grad(), _same_noise(images.device):
-            clean = probabilities(network, images, mode="train", aside=True)
-        for _ in range(self.iterations):
-            direction.requires_grad_()
-            with _same_noise(images.device):
-                changed = probabilities(network, images + self.step * direction, mode="train", aside=True)
-            divergence = F.kl_div(changed.clamp_min(1e-20).log(), clean, reduction="sum")
-            direction = _unit(torch.autograd.grad(divergence, direction)[0].detach())
+        with torch.autocast(images.device.type, enabled=False):
+            with torch.no_grad(), _same_noise(images.device):
+                clean = probabilities(network, images, mode="train", aside=True)
+            for _ in range(self.iterations):
+                direction.requires_grad_()
+                with _same_noise(images.device):
+                    changed = probabilities(network, images + self.step * direction, mode="train", aside=True)
+                divergence = F.kl_div(changed.clamp_min(1e-20).log(), clean, reduction="sum")
+                direction = _unit(torch.autograd.grad(divergence, direction)[0].detach())
         network.train(training)
         return images + self.size * direction
 

@@ -516,6 +516,14 @@ def test_dropout_is_the_same_for_all_that_is_compared(iterations: int) -> None:
     torch.testing.assert_close(change(vat, nn.Sequential(nn.Dropout(0.5), network), images), fixed)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_change_is_found_in_full_precision_in_a_step_of_half(dtype: torch.dtype) -> None:
+    network, images = convolutional(), torch.randn(2, 3, 16, 16)
+    full = change(Vat(), network, images)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(change(Vat(), network, images), full)
+
+
 @pytest.mark.parametrize("classes", [3, 6])
 def test_many_iterations_find_the_dominant_eigenvector_of_the_divergences_hessian(classes: int) -> None:
     network, images = Linear(classes, seed=1), small_images()

@@ -236,7 +236,7 @@ def test_sync_is_refused_between_cpus_and_is_plain_in_one_process(tmp_path, monk
         normed(network, "sync", CPU)
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "timm-tf_efficientnet_lite0", "tu-mobilenetv3_small_050"])
+@pytest.mark.parametrize("encoder", ["mobilenet_v2", "tu-efficientnet_lite0", "tu-mobilenetv3_small_050"])
 def test_batch_normalisation_over_processes_keeps_what_a_layer_does_beside_normalising(encoder, monkeypatch):
     """timm's have dropout and activation in them. In eval mode the answers are the same, and no GPU is needed."""
     monkeypatch.setattr("mtseg.norm.world", lambda: 2)
