@@ -59,9 +59,7 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
         state = build(config, splits, device, pretrained=saved is None)
         length = 0 if saved is None else restore(state, saved, config.out)
         sentences = from_first(lambda: _written(config, splits, state, continued=saved is not None, said=sentences))
-        log: Log | Mute = Mute()
-        if rank() == 0:
-            log = within.enter_context(_log(config, state, length, quiet))
+        log = together(partial(_log, config, state, within, length=length, quiet=quiet))
         asked_by = within.enter_context(listening())
         for sentence in sentences:
             log.say(sentence)
@@ -72,8 +70,12 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
             log.attempt(run_page.FILE, lambda: run_page.refresh(config.out, config), errors=Exception)
 
 
-def _log(config: Config, state: State, length: int, quiet: bool) -> Log:
-    return Log(config.out, total=config.steps, start=state.step, length=length, boards=config.boards, quiet=quiet)
+def _log(config: Config, state: State, within: ExitStack, *, length: int, quiet: bool) -> Log | Mute:
+    """The run's log, which the first process writes."""
+    if rank() > 0:
+        return Mute()
+    log = Log(config.out, total=config.steps, start=state.step, length=length, boards=config.boards, quiet=quiet)
+    return within.enter_context(log)
 
 
 def _written(config: Config, splits: Splits, state: State, *, continued: bool, said: list[str]) -> list[str]:

@@ -356,6 +356,27 @@ def test_what_one_process_meets_ends_all_after_the_same_step_saved_and_one_proce
     assert_runs_equal(tmp_path / "one", tmp / how)
 
 
+def without_a_board(folder: Path) -> str:
+    """What a process says where the first one's board cannot begin."""
+
+    def begun(*_: object) -> None:
+        raise ValueError("no board here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtseg.log.begun", begun)
+        try:
+            fit(tiny(folder / "boardless", *RUN, "boards=[tensorboard]"), quiet=True)
+        except ValueError as error:
+            return str(error)
+    return "nothing"
+
+
+def test_all_processes_hear_why_the_first_cannot_open_its_log(tmp_path):
+    first, second = each(2, tmp_path / "each", lambda: without_a_board(tmp_path))
+    assert first == "no board here"
+    assert "process 0 could not go on: ValueError: no board here" in second
+
+
 LOST = """
 import os, torch
 from mtseg.distributed import highest, joined, losses_told
