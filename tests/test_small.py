@@ -238,6 +238,39 @@ def test_svhn_is_read_with_ten_for_zero_and_extra_images_behind_drawn_last(tmp_p
     assert names == [f"train-{i}" for i in range(60)] + [f"extra-{i}" for i in np.flatnonzero(mask)]
 
 
+def test_the_digit_zero_may_be_its_own_label(tmp_path):
+    root = svhn_tree(tmp_path / "svhn", {"train": 20, "test": 10})
+    digits = np.arange(20) % 10
+    savemat(root / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 20), np.uint8), "y": digits[:, None]})
+    splits = Small(set="svhn", root=root).build()
+    assert [int(splits.labelled.label(i)) for i in range(20)] == digits.tolist()
+
+
+@pytest.mark.parametrize("side", ["train", "test", "extra"])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"y": np.arange(20)[:, None] % 10 + 6}, "y holds 11; .* 1 to 9, and 10"),
+        ({"y": np.arange(20)[:, None] % 10 - 9}, "y holds -9;"),
+        ({"y": np.arange(20)[:, None] % 10 + 0.5}, r"y holds 0\.5;"),
+        ({"y": np.full((20, 1), np.nan)}, "y holds nan;"),
+        ({"y": np.arange(19)[:, None] % 10}, "19 labels y of 20 images X"),
+        ({"y": np.arange(21)[:, None] % 10}, "21 labels y of 20 images X"),
+        ({"y": np.arange(20).reshape(2, 10) % 10}, "row of values"),
+        ({"X": np.zeros((32, 32, 3, 20))}, r"X is float64 \(32, 32, 3, 20\); .* uint8 \(32, 32, 3, N\)"),
+        ({"X": np.zeros((20, 32, 32, 3), np.uint8)}, r"X is uint8 \(20, 32, 32, 3\)"),
+        ({"X": np.zeros((24, 24, 3, 20), np.uint8)}, r"X is uint8 \(24, 24, 3, 20\)"),
+        ({"X": np.zeros((32, 32, 3, 0), np.uint8), "y": np.zeros((0, 1))}, "X is uint8 .*at least one"),
+    ],
+)
+def test_a_file_of_svhn_whose_arrays_are_not_svhns_is_refused_by_name(wrong, says, side, tmp_path):
+    root = svhn_tree(tmp_path / "svhn", {"train": 20, "test": 10, "extra": 20})
+    given = {"X": np.zeros((32, 32, 3, 20), np.uint8), "y": np.arange(20)[:, None] % 10 + 1} | wrong
+    savemat(root / f"{side}_32x32.mat", given)
+    with pytest.raises(ValueError, match=rf"{side}_32x32\.mat: .*{says}"):
+        Small(set="svhn", root=root, extra=5).build()
+
+
 def test_a_missing_data_set_is_answered_with_its_guide(tmp_path):
     for name in ("cifar10", "cifar100", "svhn"):
         (tmp_path / name).mkdir()

@@ -199,7 +199,10 @@ def cifar(root: Path, name: Literal["CIFAR10", "CIFAR100"]) -> Arrays:
 
 
 def svhn(root: Path, side: str) -> tuple[Pixels, NDArray[np.int64]]:
-    """Images and digits of train, test or extra; the file's label 10 is the digit 0."""
+    """Images (N, 32, 32, 3) uint8 and digits (N,) of train, test or extra; the file's label 10 is the digit 0.
+
+    Raises ValueError for a file that is missing or damaged, or whose arrays are not those of SVHN.
+    """
     from scipy.io import loadmat
 
     path = root / f"{side}_32x32.mat"
@@ -207,10 +210,23 @@ def svhn(root: Path, side: str) -> tuple[Pixels, NDArray[np.int64]]:
         raise ValueError(f"{path}: no such file; datasets/svhn/README.md says how to get it")
     try:
         found = loadmat(str(path))
-        images, labels = found["X"].transpose(3, 0, 1, 2), found["y"].reshape(-1).astype(np.int64) % 10
+        images, labels = found["X"], _column(found["y"])
     except Exception as error:  # what a damaged file raises is up to its reader
         raise ValueError(f"{path}: not a file of SVHN ({type(error).__name__}: {error}); get it again") from error
-    return np.ascontiguousarray(images), labels
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3) or not images.size:
+        raise ValueError(
+            f"{path}: X is {images.dtype} {images.shape}; the images of SVHN are uint8 (32, 32, 3, N), at least one: "
+            "get the file again, or give arrays of your own as data.set: npz"
+        )
+    if len(labels) != images.shape[3]:
+        raise ValueError(f"{path}: {len(labels)} labels y of {images.shape[3]} images X; get the file again")
+    wrong = labels[~np.isin(labels, np.arange(11))]
+    if len(wrong):
+        raise ValueError(
+            f"{path}: y holds {wrong[0]}; the labels of SVHN are the digits 1 to 9, and 10 (or 0) for the digit 0: "
+            "get the file again"
+        )
+    return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels.astype(np.int64) % 10
 
 
 def _svhn(root: Path) -> Arrays:
