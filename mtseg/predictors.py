@@ -67,7 +67,10 @@ class Whole:
 
 @part
 class Centre:
-    """The window of `size` (height, width) in the middle of the image, and nothing of what is around it."""
+    """The window of `size` (height, width) in the middle of the image, and nothing of what is around it.
+
+    A side of it that is larger than the image's is cut to it: of a smaller image it is the whole.
+    """
 
     kind: Literal["centre"] = "centre"
     size: Annotated[tuple[Side, Side], HEIGHT_WIDTH]
@@ -86,7 +89,8 @@ class Centre:
 
     def sentence(self) -> str:
         several = self.augment.forwards > 1
-        return f"centre {self.size[0]}x{self.size[1]} only{_asked(self.augment, self.average, several=several)}"
+        asked = _asked(self.augment, self.average, several=several)
+        return f"centre up to {self.size[0]}x{self.size[1]} only{asked}"
 
 
 @part

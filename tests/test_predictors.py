@@ -253,7 +253,20 @@ def test_what_is_asked_is_said():
         Whole(augment=many, average="logits").sentence()
         == "whole images, scales 0.75, 1.25 and mirrored (cost x4.25), logits averaged"
     )
-    assert Centre(size=(32, 48)).sentence() == "centre 32x48 only"
+
+
+@pytest.mark.parametrize(("h", "w"), [(40, 60), (10, 60), (10, 12)])
+def test_what_is_said_of_the_centre_is_true_of_images_that_are_smaller_than_it(h, w):
+    """The sizes in the sentence are the most that is asked about, not what is."""
+    centre, seen = Centre(size=(32, 48)), list[tuple[int, ...]]()
+
+    def answer(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(pixels.shape[1:3]))
+        return torch.zeros(1, 2, *pixels.shape[1:3])
+
+    list(centre(answer, picture(h, w)))
+    assert centre.sentence() == "centre up to 32x48 only"
+    assert seen == [(min(32, h), min(48, w))]
 
 
 def test_no_two_ways_of_asking_have_one_sentence():
