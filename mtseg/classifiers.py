@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -48,9 +48,10 @@ class ConvNet13:
 
 @part
 class ShakeShake26:
-    """ResNet-26 2x`width`d with Shake-Shake, 26.2 million parameters at `width` 96."""
+    """ResNet-26 2x`width`d with Shake-Shake, 26.2 million parameters at `width` 96, for sides divisible by 4."""
 
     kind: Literal["shake26"] = "shake26"
+    sides: ClassVar = 4  # what an image's height and width must be divisible by
     width: Annotated[int, Field(ge=1)] = 96
     heads: Heads = 1
 

@@ -1,18 +1,26 @@
 """Whether a run can learn from a data set: sound images, labels that its network is about, a batch to divide."""
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from mtseg.config import Config
 from mtseg.data.apart import refuse_learnt_and_scored
+from mtseg.data.damaged import Damaged
 from mtseg.data.kinds import channels_of
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
+from mtseg.evaluate import source_of
+from mtseg.mix import ALONG_BORDERS, NO_BORDERS
 from mtseg.models import Smp
+from mtseg.predictors import asked
 
 
 def refuse_useless(config: Config, splits: Splits) -> None:
     """Raises ValueError for images that this config could not learn from, or be scored by. Reads few of them."""
     said = channels_of(config.data)
+    for pool in config.eval.pools:
+        source_of(splits, pool)
     refuse_unsound(splits, config.eval.pools, ranged=said.scaled)
     if splits.channels != said.count:
         raise ValueError(
@@ -22,6 +30,8 @@ def refuse_useless(config: Config, splits: Splits) -> None:
     refuse_learnt_and_scored(splits)
     refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
     refuse_unfit(config, splits)
+    if not isinstance(config.model, Smp):
+        refuse_unanswerable(config, splits)
     refuse_one_class(splits)
     if config.batch.labelled == 0:
         refuse_apart(splits)
@@ -48,6 +58,47 @@ def unfit(config: Config, *, dimensions: int) -> str:
         f"{model} every pixel, and {data} one class an image; use model.kind=convnet13, shake26, resnext or timm, or "
         "data with masks"
     )
+
+
+class _Stand(nn.Module):
+    """In place of a network that answers for whole images: even logits (B, classes), for the sides it takes."""
+
+    def __init__(self, config: Config, classes: int) -> None:
+        super().__init__()
+        self.kind, self.sides, self.classes = config.model.kind, getattr(config.model, "sides", 1), classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        h, w = images.shape[2:]
+        if h % self.sides or w % self.sides:
+            raise ValueError(f"{h}x{w} pixels, and sides must be divisible by {self.sides} for model.kind: {self.kind}")
+        return images.new_zeros((len(images), self.classes))
+
+
+def refuse_unanswerable(config: Config, splits: Splits) -> None:
+    """Raises ValueError where a network for whole images cannot be asked as the views, the mixes and the predictor do.
+
+    It is not built. Reads one image of each scored pool, and a whitening.
+    """
+    if any(isinstance(branch.mix, ALONG_BORDERS) for branch in config.method.branches):
+        raise ValueError(NO_BORDERS)
+    ask = asked(_Stand(config, len(splits.classes)), config.views, torch.device("cpu"))
+    try:
+        ask(torch.zeros((1, *config.views.crop, config.views.channels), dtype=torch.uint8))
+    except ValueError as error:
+        raise ValueError(f"views.crop: {list(config.views.crop)}: {error}; choose another crop") from None
+    for pool in config.eval.pools:
+        source = source_of(splits, pool)
+        try:
+            pixels = torch.from_numpy(np.stack([source.image(0)]))
+        except Damaged:  # whoever wants it says so
+            continue
+        try:
+            list(config.eval.predictor(ask, pixels))
+        except ValueError as error:
+            raise ValueError(
+                f"eval.predictor: {config.eval.predictor.sentence()}, asked about {source.name(0)} "
+                f"({pixels.shape[1]}x{pixels.shape[2]}): {error}"
+            ) from None
 
 
 def refuse_uneven(config: Config, *, processes: int) -> None:

@@ -22,6 +22,10 @@ from mtseg.part import LOW_HIGH, part
 from mtseg.task import Task, paste, share_of
 
 Partner = Literal["unlabelled", "labelled"]
+NO_BORDERS = (
+    "mix.kind: 'classmix' cuts along the borders of classes, and a network that answers for whole images draws none; "
+    "use cutmix or mixup"
+)
 
 
 @part
@@ -106,10 +110,7 @@ class ClassMix:
     def __call__(self, task: Task, other: Task, rng: np.random.Generator) -> Task:
         batch, classes = task.target.data.shape[:2]
         if task.target.data.dim() == 2:
-            raise ValueError(
-                "mix.kind: 'classmix' cuts along the borders of classes, and a network that answers for whole images "
-                "draws none; use cutmix or mixup"
-            )
+            raise ValueError(NO_BORDERS)
         here = rows(batch)
         ranks = torch.from_numpy(here.of(rng.permuted(np.tile(np.arange(classes), (here.whole, 1)), axis=1))) + 1
         device = task.weight.device
@@ -180,6 +181,7 @@ class MixUp:
 
 Mix = Annotated[NoMix | CutMix | CutOut | ClassMix | Bands | MixUp, Field(discriminator="kind")]
 ALONE = (NoMix, CutOut)  # those that need no other image
+ALONG_BORDERS = (ClassMix,)  # those that need maps of classes
 
 
 def rectangles(here: Rows, size: Size, rng: np.random.Generator, *, area: tuple[float, float], aspect: float) -> Tensor:

@@ -16,7 +16,6 @@ from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.distributed import launched
 from mtseg.duration import on_cpu
 from mtseg.estimate import estimate
-from mtseg.evaluate import source_of
 from mtseg.fits import refuse_uneven, refuse_useless
 from mtseg.lock import refuse_unwritable
 from mtseg.models import Smp
@@ -40,7 +39,6 @@ def facts(config: Config) -> dict[str, str]:
     refuse_unwritable(config.out)
     refuse_missing(config.boards)
     splits = splits_of(config)
-    source_of(splits, config.eval.split)
     refuse_useless(config, splits)
     config.views.check(splits.channels, rgb=splits.rgb)
     read_here = not config.model.downloads()

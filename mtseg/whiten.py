@@ -50,7 +50,8 @@ class Zca:
         if values.shape[1] != len(mean):
             raise ValueError(
                 f"views.standard.file: {self.file} whitens images of {len(mean)} values, and these have "
-                f"{values.shape[1]}; fit it on images of the same size"
+                f"{values.shape[1]}; fit it on images of the same size, or show and ask about those it was fitted on "
+                "whole (eval.predictor={kind: whole})"
             )
         with torch.autocast(image.device.type, enabled=False):  # teachers' views are made where networks compute
             white = (values - mean) @ matrix

@@ -9,7 +9,7 @@ import torch
 from browser import Page
 from PIL import Image
 from runs import TINY, tiny
-from smalls import CLASSES, SIDE, TREE, small
+from smalls import CLASSES, SIDE, TREE, small, write
 from torch import nn
 
 from mtseg.checkpoint import load_newest
@@ -21,6 +21,7 @@ from mtseg.data.held import Held
 from mtseg.estimate import estimate
 from mtseg.evaluate import evaluate
 from mtseg.export import export
+from mtseg.fits import refuse_unanswerable
 from mtseg.geometry import View
 from mtseg.merge import merge
 from mtseg.mix import CutMix
@@ -247,6 +248,71 @@ def test_classmix_and_windows_want_maps_and_say_so(tmp_path):
         fit(small(tmp_path, "method.branches=[{mix: {kind: classmix}}]"), quiet=True)
     with pytest.raises(ValueError, match="whole or centre"):
         fit(small(tmp_path, "eval.predictor={kind: slide, window: [16, 16]}"), quiet=True)
+
+
+ROWS = Path(__file__).parent.parent / "configs/method"
+SHAKEN = "model={kind: shake26, width: 4}"
+ODD = "views.crop=[18, 18]"
+UNANSWERABLE = {
+    "windows": (["eval.predictor={kind: slide, window: [16, 16]}"], "test-0 .16x16.: .*'slide' .*use whole or centre"),
+    "classmix": ([str(ROWS / "classmix.yaml"), "views.made=workers"], "'classmix' .*use cutmix or mixup"),
+    "dual teacher": ([str(ROWS / "dual_teacher.yaml"), "views.made=workers"], "'classmix' .*use cutmix or mixup"),
+    "sides of a crop": (
+        [SHAKEN, ODD, "views.made=workers"],
+        r"views\.crop: \[18, 18\]: 18x18 .*must be divisible by 4 for model\.kind: shake26; choose another crop",
+    ),
+    "sides of a centre": (
+        [SHAKEN, "eval.predictor={kind: centre, size: [16, 18]}", "data.root=LARGE", "views.made=workers"],
+        r"eval\.predictor: centre up to 16x18 only, asked about test-0 \(20x20\): 16x18 .*divisible by 4",
+    ),
+    "sides of a scale": (
+        [SHAKEN, "eval.predictor={kind: whole, augment: {scales: [0.9]}}"],
+        r"eval\.predictor: whole images, scale 0\.9, asked about test-0 \(16x16\): 14x14 .*divisible by 4",
+    ),
+    "a whitened crop": (
+        ["views.standard={kind: zca, file: ZCA}", ODD, "views.made=workers"],
+        r"views\.crop: \[18, 18\]: .*whitens images of 768 values, and these have 972",
+    ),
+    "a whitened centre": (
+        ["views.standard={kind: zca, file: ZCA}", "data.root=LARGE", "views.made=workers"],
+        r"eval\.predictor: whole images, asked about test-0 \(20x20\): .*whitens images of 768 .*have 1200",
+    ),
+    "no whitening": (["views.standard={kind: zca, file: nowhere.npz}"], r"nowhere\.npz is not a whitening"),
+}
+
+
+@pytest.mark.parametrize("case", UNANSWERABLE)
+def test_what_whole_images_cannot_be_asked_is_refused_before_the_first_step(case, tmp_path):
+    words, says = UNANSWERABLE[case]
+    np.savez(tmp_path / "zca.npz", mean=np.zeros(768, np.float32), matrix=np.eye(768, dtype=np.float32))
+    places = {"LARGE": str(write(tmp_path / "large.npz", side=20)), "ZCA": str(tmp_path / "zca.npz")}
+    for name, place in places.items():
+        words = [word.replace(name, place) for word in words]
+    config = small(tmp_path, *words)
+    for refusing in (facts, lambda config: fit(config, quiet=True)):
+        with pytest.raises(ValueError, match=says):
+            refusing(config)
+    assert not (config.out / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [SHAKEN],
+        [SHAKEN, "eval.predictor={kind: centre, size: [16, 16]}", "data.root=LARGE", "views.made=workers"],
+        ["views.standard={kind: zca, file: ZCA}"],
+        ["views.standard={kind: zca, file: ZCA}", "eval.predictor={kind: whole, augment: {flip: true}}"],
+        ["views.standard={kind: zca, file: ZCA}", "eval.predictor={kind: centre, size: [16, 16]}", "data.root=LARGE"],
+    ],
+    ids=str,
+)
+def test_what_whole_images_can_be_asked_is_not_refused(words, tmp_path):
+    np.savez(tmp_path / "zca.npz", mean=np.zeros(768, np.float32), matrix=np.eye(768, dtype=np.float32))
+    places = {"LARGE": str(write(tmp_path / "large.npz", side=20)), "ZCA": str(tmp_path / "zca.npz")}
+    for name, place in places.items():
+        words = [word.replace(name, place) for word in words]
+    config = small(tmp_path, *words)
+    refuse_unanswerable(config, config.data.build())
 
 
 def test_a_memory_of_maps_is_refused_for_whole_images_and_the_other_way_round(tmp_path):

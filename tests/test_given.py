@@ -230,3 +230,14 @@ def test_a_dry_run_refuses_what_the_run_would(tmp_path, monkeypatch):
     for asked in (facts, fit):
         with pytest.raises(ValueError, match=r"data\.val: every pixel of all 2 labels is ignored"):
             asked(config)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_images_to_score_that_are_not_there_are_missed_before_the_first_step(split, tmp_path):
+    """A run would else train up to its first evaluation for nothing."""
+    splits, config = replace(drawn(), **{split: Nothing()}), tiny(tmp_path / "run", f"eval.split={split}")
+    other = "test" if split == "val" else "val"
+    with pytest.raises(ValueError, match=rf"eval\.split: .* no {split} images with labels; use eval\.split={other}"):
+        fit(config, splits=splits, quiet=True)
+    assert not list(config.out.glob("*.yaml"))
+    assert fit(tiny(tmp_path / "run", f"eval.split={other}"), splits=splits, quiet=True)["teacher"]
