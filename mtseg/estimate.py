@@ -1,6 +1,7 @@
 """How much memory a process's step wants: what is held for the backward, counted on tensors that have no content."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mtseg.config import Config
 from mtseg.norm import normed
 from mtseg.precision import casting
-from mtseg.running import running
+from mtseg.running import running, stages
 from mtseg.teachers import Ensemble, Memory
 
 SINGLE = 4  # bytes of a float32
@@ -25,7 +26,7 @@ class Estimate:
 
     weights: int  # student and teachers
     learning: int  # gradients, and what the optimizer gathers
-    activations: int  # held for the backward of one part of the batch
+    activations: int  # held in the backward of one part of the batch, the largest recomputed stage among them
     answers: int  # images, logits and targets, in single precision
     memory: int  # of a teacher that remembers
 
@@ -91,10 +92,32 @@ def _held(config: Config, student: nn.Module, images: Tensor) -> tuple[int, bool
             sizes[storage._cdata] = (storage.nbytes(), value)
         return value
 
-    asked = running(student, images[:2], compiled=False, recompute=config.recompute)
+    def held() -> int:
+        return sum(count for count, _ in sizes.values())
+
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), casting(config.precision, images.device):
-        said = asked(images)
-    return sum(count for count, _ in sizes.values()), said.dim() == 2
+        largest = _largest(student, images, held) if config.recompute else 0
+        sizes.clear()
+        said = running(student, images[:2], compiled=False, recompute=config.recompute)(images)
+    return held() + largest, said.dim() == 2
+
+
+def _largest(student: nn.Module, images: Tensor, held: Callable[[], int]) -> int:
+    """Bytes that the largest of the recomputed stages holds while it is recomputed; `held`: what is held by now."""
+    found, before = [0], [0]
+
+    def begin(*_: object) -> None:
+        before.append(held())
+
+    def end(*_: object) -> None:
+        found.append(held() - before.pop())
+
+    hooks = [stage.register_forward_pre_hook(begin) for stage in stages(student)]
+    hooks += [stage.register_forward_hook(end) for stage in stages(student)]
+    student(images)
+    for hook in hooks:
+        hook.remove()
+    return max(found)
 
 
 def _size(count: int) -> str:

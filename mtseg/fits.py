@@ -112,6 +112,8 @@ def refuse_uneven(config: Config, *, processes: int) -> None:
             )
     if branches and sizes.consistency == "all" and sizes.labelled and pieces > 1:
         raise ValueError(
-            "batch.consistency: 'all' of two streams is for one process with accumulate=1; take all images from one "
-            "stream, with batch.labelled=0 and data.unlabelled=all, or use consistency=unlabelled"
+            "batch.consistency: 'all' of two streams is for one process with accumulate=1; where its step is too large "
+            "for that one, recompute=true and precision=bf16 ask for less memory and leave the method as it is; or "
+            "take all images from one stream, with batch.labelled=0 and data.unlabelled=all, or use "
+            "consistency=unlabelled"
         )

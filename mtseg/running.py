@@ -28,7 +28,7 @@ def running(student: nn.Module, images: Tensor, *, compiled: bool, recompute: bo
     """
     asked = _twin(student) if compiled or recompute else student
     if recompute:
-        for stage in _stages(asked):
+        for stage in stages(asked):
             stage.forward = partial(
                 checkpoint, stage.forward, use_reentrant=False, context_fn=partial(_contexts, stage)
             )
@@ -54,8 +54,11 @@ def _twin(student: nn.Module) -> nn.Module:
     return copy.deepcopy(student, {id(tensor): tensor for tensor in shared})
 
 
-def _stages(network: nn.Module) -> list[nn.Module]:
-    """The outermost sequences of the encoder (of a network without one: of the whole), and what its lists hold."""
+def stages(network: nn.Module) -> list[nn.Module]:
+    """The outermost sequences of the encoder (of a network without one: of the whole), and what its lists hold.
+
+    Raises ValueError for a network without any, of which nothing could be recomputed.
+    """
     inner = getattr(network, "network", network)
     found = list(_sequences(getattr(inner, "encoder", inner)))
     if not found:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import trees
 from runs import TINY, tiny
+from smalls import small
 from test_trainer import begin
 from torch.profiler import ProfilerActivity, profile
 
@@ -52,6 +53,15 @@ def test_the_estimate_is_right_too_where_the_answers_for_many_classes_outweigh_t
     found = estimate(config, 150, 34)
     assert found.total == pytest.approx(peak(config), rel=1 / 3)
     assert found.answers > 0.7 * found.total
+
+
+@pytest.mark.parametrize("recompute", ["true", "false"])
+def test_a_stage_that_is_recomputed_is_held_while_it_is(recompute, tmp_path):
+    """Most of this network is one stage: while that is recomputed, it is held after all."""
+    deep = "model={kind: resnext, blocks: [1, 1, 8, 1], groups: 4, width: 4}"
+    words = ["views.crop=[64, 64]", "views.made=workers", "batch={labelled: 12, unlabelled: 12}"]
+    config = small(tmp_path, deep, *words, f"recompute={recompute}")
+    assert estimate(config, 4, 40).total == pytest.approx(peak(config), rel=1 / 10)
 
 
 def test_a_transformer_that_cannot_be_built_without_content_is_estimated_too(tmp_path):
