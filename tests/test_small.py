@@ -16,6 +16,7 @@ from mtseg.data.divide import divide
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.provenance import digest, provenance, record
 from mtseg.data.small import Small
+from mtseg.data.source import refuse_one_class
 from mtseg.whiten import PerImage, Zca, fit_zca
 
 LABELS = np.random.default_rng(3).permutation(np.arange(200) % 5)
@@ -118,6 +119,13 @@ def test_label_lists_of_files_and_of_numbers_are_read(tmp_path, text, expected):
     assert listed(path, labels, ("airplane", "bird"), []).tolist() == expected
 
 
+def test_an_array_that_names_no_image_or_one_twice_is_refused_with_which(tmp_path):
+    for values, says in (([3, 1, 3], "image 3 is named twice, on place 0 and place 2;"), ([], "names no image;")):
+        np.save(tmp_path / "list.npy", np.array(values, np.int64))
+        with pytest.raises(ValueError, match=rf"list\.npy: {says}"):
+            listed(tmp_path / "list.npy", LABELS, "abcde", [])
+
+
 def test_an_array_of_numbers_is_a_list(tmp_path):
     np.save(tmp_path / "list.npy", np.array([5, 1], np.uint16))
     assert listed(tmp_path / "list.npy", LABELS, "abcde", []).tolist() == [5, 1]
@@ -128,8 +136,10 @@ def test_an_array_of_numbers_is_a_list(tmp_path):
     [
         ("3_bird.png bird", ["line 1", "image 3", "'airplane'", "'bird'", "order"]),
         ("8", ["image 8", "8 training images"]),
-        ("1\n1", ["twice"]),
-        ("", ["no image"]),
+        ("1\n\n2\n1", ["image 1 is named twice, on line 1 and line 4;"]),
+        ("2_airplane.png\n2", ["image 2 is named twice, on line 1 and line 2;"]),
+        ("", ["names no image;", "data.labels"]),
+        ("\n\n", ["names no image;"]),
         ("bird.png bird", ["line 1", "number"]),
         ("1 airplane 2", ["line 1"]),
     ],
@@ -276,6 +286,26 @@ def test_a_missing_data_set_is_answered_with_its_guide(tmp_path):
         (tmp_path / name).mkdir()
         with pytest.raises(ValueError, match=rf"datasets/{name}/README"):
             Small(set=name, root=tmp_path / name).build()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_a_damaged_file_of_cifar_is_not_called_absent(name, tmp_path):
+    folder = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
+    (tmp_path / folder).mkdir()
+    for file in ("data_batch_1", "test_batch", "train", "test"):
+        (tmp_path / folder / file).write_bytes(b"half of it")
+    with pytest.raises(ValueError, match=r"is missing or damaged \(its checksum .*; get it again"):
+        Small(set=name, root=tmp_path).build()
+
+
+@pytest.mark.parametrize("names", [{}, {"classes": np.array(["thing"])}], ids=str)
+def test_one_class_of_whole_images_is_answered_with_a_remedy_that_they_have(names, tmp_path):
+    """`data.classes` is no setting of arrays or of folders."""
+    x, y = arrays(8, 0)
+    np.savez(tmp_path / "one.npz", x_train=x, y_train=y * 0, x_test=x, y_test=y * 0, **names)
+    splits = Small(set="npz", root=tmp_path / "one.npz").build()
+    with pytest.raises(ValueError, match=r"data: every image is of class .* alone, .*; give images of a second class"):
+        refuse_one_class(splits)
 
 
 def image_folder(root, count=4):

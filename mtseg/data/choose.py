@@ -56,26 +56,35 @@ def listed(path: Path, labels: NDArray[np.int64], classes: Sequence[str], names:
     path = path / "labelled.txt" if path.is_dir() else path  # as tools/split.py writes it
     if not path.is_file():
         raise ValueError(f"data.split: no file {path}; name a list of images, or drop it and set data.labels")
-    found = _array(path) if path.suffix == ".npy" else _lines(path, labels, classes, names)
+    wheres, found = _array(path) if path.suffix == ".npy" else _lines(path, labels, classes, names)
+    if not len(found):
+        raise ValueError(f"{path}: names no image; write one a line, or drop data.split and set data.labels")
     outside = found[(found < 0) | (found >= len(labels))]
     if len(outside):
         raise ValueError(f"{path}: image {outside[0]} is not among the {len(labels)} training images, counted from 0")
-    if len(np.unique(found)) < len(found) or not len(found):
-        raise ValueError(f"{path}: names no image, or one twice; name each once")
+    first: dict[int, str] = {}
+    for where, image in zip(wheres, found.tolist(), strict=True):
+        if image in first:
+            raise ValueError(f"{path}: image {image} is named twice, on {first[image]} and {where}; name each once")
+        first[image] = where
     return found
 
 
-def _array(path: Path) -> Indices:
+def _array(path: Path) -> tuple[list[str], Indices]:
+    """Where each number stands in the file, and the numbers."""
     try:
         found = np.load(path, allow_pickle=False)
     except Exception as error:  # what a damaged file raises is up to its reader
         raise ValueError(f"{path}: not an array of image numbers ({type(error).__name__})") from error
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise ValueError(f"{path}: holds {found.dtype} of shape {found.shape}, not a row of image numbers")
-    return found.astype(np.int64)
+    return [f"place {place}" for place in range(len(found))], found.astype(np.int64)
 
 
-def _lines(path: Path, labels: NDArray[np.int64], classes: Sequence[str], names: Sequence[str]) -> Indices:
+def _lines(
+    path: Path, labels: NDArray[np.int64], classes: Sequence[str], names: Sequence[str]
+) -> tuple[list[str], Indices]:
+    """The lines that name an image, and those images."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -87,8 +96,9 @@ def _lines(path: Path, labels: NDArray[np.int64], classes: Sequence[str], names:
             if end in wanted:
                 places.setdefault(end, []).append(index)
     asked = _Asked(labels, classes, names, places)
-    numbered = [(f"{path}, line {number}", line.strip()) for number, line in enumerate(lines, start=1)]
-    return np.array([asked.image(where, line) for where, line in numbered if line], np.int64)
+    numbered = [(f"line {number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    images = [asked.image(f"{path}, {where}", line) for where, line in numbered]
+    return [where for where, _ in numbered], np.array(images, np.int64)
 
 
 def _readings(line: str) -> list[tuple[str, str | None]]:

@@ -191,8 +191,8 @@ def cifar(root: Path, name: Literal["CIFAR10", "CIFAR100"]) -> Arrays:
         train, test = (getattr(torchvision.datasets, name)(str(root), train=which) for which in (True, False))
     except (RuntimeError, OSError) as error:
         raise ValueError(
-            f"{root}: no {name} as torchvision has it, and no {name.lower()}.npz; datasets/{name.lower()}/README.md "
-            "says how to get it"
+            f"{root}: no {name} as torchvision has it, and no {name.lower()}.npz: a file of it is missing or damaged "
+            f"(its checksum is another); get it again as datasets/{name.lower()}/README.md says"
         ) from error
     labels = [np.array(side.targets, np.int64) for side in (train, test)]
     return Arrays(train.data, labels[0], test.data, labels[1], tuple(train.classes))
