@@ -1,6 +1,8 @@
 """The scripts `datasets/*/prepare.py`: they count, make what is missing, and fetch lists, in whole or not at all."""
 
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pytest
 import trees
 from PIL import Image
 from scipy.io import loadmat
+from smalls import write
 
 from mtseg.data.cityscapes import Cityscapes
+from mtseg.data.decode import read_image
 from mtseg.data.prepare import fetch
 from mtseg.data.voc import Voc
 
@@ -136,3 +140,37 @@ def test_the_addresses_are_the_authors():
         **{f"cps_1_{n}": f"1_{n}" for n in (4, 8, 16)},
         **{f"u2pl_1_{n}": f"u2pl_1_{n}" for n in (4, 8, 16)},
     }
+
+
+@pytest.mark.parametrize(("side", "images", "warned"), [(4, 47, True), (4, 48, False)])
+def test_a_whitening_of_fewer_images_than_values_is_warned_of(side, images, warned, tmp_path, capsys, monkeypatch):
+    """4 x 4 pixels of three channels are 48 values."""
+    write(tmp_path / "cifar10.npz", train=images, side=side)
+    monkeypatch.setattr(sys, "argv", ["prepare.py", str(tmp_path), "--zca"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(DATASETS / "cifar10" / "prepare.py"), run_name="__main__")
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"warning: {images} images do not tell how 48 values vary together" in said) == warned
+    assert (tmp_path / "zca.npz").is_file()
+
+
+def test_imagenets_guide_converts_images_of_four_inks_and_leaves_the_others_as_they_are(tmp_path):
+    """Its command is run as it stands there; colours stay within what JPEG changes."""
+    grey = np.full((40, 60, 3), 128, np.uint8)
+    grey[:, 30:] = (200, 90, 30)
+    paths = [tmp_path / "train" / "n0144" / f"n0144_{i}.JPEG" for i in range(3)]
+    paths[0].parent.mkdir(parents=True)
+    for path, mode in zip(paths, ("RGB", "CMYK", "L"), strict=True):
+        Image.fromarray(grey).convert(mode).save(path, format="JPEG", quality=95)
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(ValueError, match="CMYK"):
+        read_image(paths[1])
+    text = (DATASETS / "imagenet" / "README.md").read_text()
+    (script,) = re.findall(r"python - data/imagenet <<'END'\n(.*?)\nEND\n", text, re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-", str(tmp_path)], input=script, text=True, capture_output=True, check=True, timeout=60
+    )
+    assert ran.stdout.split() == [str(paths[1])]
+    assert [path.read_bytes() == was for path, was in zip(paths, before, strict=True)] == [True, False, True]
+    assert np.abs(read_image(paths[1]).astype(int) - grey).mean() < 4
+    assert sorted(tmp_path.rglob("*.*")) == sorted(paths)

@@ -33,6 +33,11 @@ def work(words: argparse.Namespace) -> bool:
         mean, matrix = fit_zca(found.train)
         np.savez(whitening, mean=mean, matrix=matrix)
         print(f"{whitening}: fitted on {len(found.train)} images")
+        if len(found.train) < (values := found.train[0].size):
+            print(
+                f"warning: {len(found.train)} images do not tell how {values} values vary together, and where they do "
+                f"not vary the whitening amplifies noise; fit it on at least {values} images"
+            )
     return counts == COUNTS
 
 
