@@ -113,14 +113,8 @@ class Alarms:
 
     def _collapsed(self) -> list[str]:
         """Classes whose share of the targets is under a twentieth of their share of the labels."""
-        target, label = (
-            [
-                sum(shares) / len(self._recent)
-                for shares in zip(*(line[f"train/{key}"] for line in self._recent), strict=True)
-            ]
-            for key in ("target_share", "label_share")
-        )
-        if sum(target) == 0:
+        target, label = (mean_shares(self._recent, key) for key in ("target_share", "label_share"))
+        if not (target and label):
             return []
         return [n for n, t, given in zip(self.classes, target, label, strict=True) if given > 0.002 and t < given / 20]
 
@@ -144,6 +138,19 @@ def alarmed(
             told += alarms.evaluated(scores)
         found += [(line["step"], sentence) for sentence in told]
     return found + [(steps, sentence) for sentence in alarms.ended() if lines[-1]["step"] == steps]
+
+
+def mean_shares(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The mean of the lines' `target_share` or `label_share` (K,), which sums to 1; empty: no line has any.
+
+    A line of targets weighs as much as it kept, and one that kept nothing, or had no label, is left out.
+    """
+    rows = [(line[f"train/{key}"], line["train/kept"] if key == "target_share" else 1.0) for line in lines]
+    held = [(shares, weight) for shares, weight in rows if any(shares) and weight and weight > 0]
+    whole = sum(weight for _, weight in held)
+    return [
+        sum(column) / whole for column in zip(*([weight * v for v in shares] for shares, weight in held), strict=True)
+    ]
 
 
 def _shares(places: Tensor, weights: Tensor, count: int) -> Tensor:

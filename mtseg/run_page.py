@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from mtseg.config import Config, of_run, written
 from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Splits
+from mtseg.diagnostics import mean_shares
 from mtseg.log import Log
 from mtseg.logged import read, score_of
 from mtseg.mute import Mute
@@ -147,8 +147,7 @@ def _by_class(
     """A row a class: IoU of both networks, where it is known, accuracy, its shares of the last targets and labels."""
     split, shares = config.eval.split, {}
     for key in ("target_share", "label_share"):
-        recent = [line[f"train/{key}"] for line in trained if f"train/{key}" in line][-RECENT:]
-        shares[key] = [mean(column) for column in zip(*recent, strict=True)] if recent else []
+        shares[key] = mean_shares(by_step(trained, f"train/{key}")[-RECENT:], key)
     found = {name: scored[-1].get(f"{split}_{name}") or {} for name in ("student", "teacher")}
     columns = [("student", "IoU"), ("teacher", "IoU"), ("teacher", "accuracy")]
     if "IoU" not in found["teacher"]:

@@ -11,7 +11,7 @@ from runs import tiny
 from torch import Tensor
 
 from mtseg.data.source import IGNORE
-from mtseg.diagnostics import BINS, FEWEST, PATIENCE, WINDOW, Alarms, _shares, health, pseudo_accuracy
+from mtseg.diagnostics import BINS, FEWEST, PATIENCE, WINDOW, Alarms, _shares, health, mean_shares, pseudo_accuracy
 from mtseg.geometry import View
 from mtseg.logged import read
 from mtseg.method import Branch, Method
@@ -120,6 +120,7 @@ def line(**changes: Any) -> dict[str, Any]:
     """The metrics of a healthy step, as they are logged."""
     healthy = {
         "kept": 0.6,
+        "known": 1.0,
         "weight": 1.0,
         "loss_cons": 0.1,
         "loss_sup": 0.3,
@@ -161,6 +162,37 @@ def test_a_class_without_labels_is_not_missed_in_the_targets() -> None:
     alarms = Alarms(NAMES)
     shares = [0.5, 0.3, 0.0, 0.2]
     assert all(alarms.train(line(target_share=shares, label_share=shares)) == [] for _ in range(2 * WINDOW))
+
+
+def test_the_shares_of_several_steps_are_those_of_all_their_pixels_together() -> None:
+    """The oracle counts the pixels of all steps in one heap; steps of which nothing is kept add none to it."""
+    rng, pixels = np.random.default_rng(0), 1000
+    kept = [rng.integers(0, len(NAMES), count) for count in (0, 700, 0, 30, 1, 0)]
+    nothing = [0.0] * len(NAMES)
+    lines = [
+        line(
+            kept=len(of) / pixels,
+            target_share=(np.bincount(of, minlength=4) / len(of)).tolist() if len(of) else nothing,
+        )
+        for of in kept
+    ]
+    expected = np.bincount(np.concatenate(kept), minlength=4) / sum(map(len, kept))
+    np.testing.assert_allclose(mean_shares(lines, "target_share"), expected, rtol=1e-9)
+    assert mean_shares([line(kept=0.0, target_share=nothing)], "target_share") == []
+    labels = [line(label_share=shares) for shares in (nothing, [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0])]
+    assert mean_shares(labels, "label_share") == [0.5, 0.5, 0.0, 0.0]
+
+
+def test_steps_that_kept_nothing_make_no_class_vanish() -> None:
+    """The share of each class in what is kept is that in the labels; meaned with nothing it was under a twentieth."""
+    alarms = Alarms(NAMES)
+    nothing, sign = [0.0] * len(NAMES), [0.0, 0.0, 1.0, 0.0]
+    window = [line(kept=0.02, target_share=[0.55, 0.21, 0.03, 0.21])] * 6 + [line(kept=0.0, target_share=nothing)] * 4
+    shares = {"label_share": [0.3, 0.1, 0.5, 0.1]}
+    changed = [{**values, **{f"train/{key}": value for key, value in shares.items()}} for values in window]
+    assert [sentence for values in changed for sentence in alarms.train(values)] == []
+    odd = [*window[1:-1], line(kept=0.0001, target_share=sign), window[-1]]
+    assert mean_shares(odd, "target_share")[2] < 0.04  # one that kept next to nothing counts for next to nothing
 
 
 @pytest.mark.parametrize("level", [0.496, 0.55], ids=["by noise alone", "ahead"])

@@ -254,6 +254,18 @@ def test_what_is_not_finite_on_the_way_hides_nothing_that_is_looked_at(run, tmp_
     assert "at step 4: under 1 % of the pixels are kept" in (copy / "report.html").read_text()
 
 
+def test_the_classes_shares_of_recent_targets_and_labels_are_all_of_them_though_steps_kept_nothing(tmp_path):
+    folder = Path(made(tmp_path / "run", 0, [0.1] * 6))
+    nothing = {"train/kept": 0.0, "train/target_share": [0.0] * 3}
+    lines = [line | (nothing if "train/kept" in line and line["step"] % 20 else {}) for line in read(folder)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli.main(["report", str(folder)]) == 0
+    table = (folder / "report.html").read_text().partition("of recent labels")[2].partition("</table>")[0]
+    cells = [[float(v) for v in re.findall(r"([\d.]+) %", row)] for row in table.split("<tr>")[1:]]
+    assert len(cells) == 3
+    assert np.sum(cells, axis=0)[-2:] == pytest.approx([100, 100], abs=0.02)
+
+
 def test_what_eval_scored_is_in_the_page_with_all_it_depends_on(run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
