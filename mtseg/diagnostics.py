@@ -5,6 +5,7 @@ Measured at the steps that are logged, on what the step computes anyway; alarms 
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class Alarms:
             return sum(line[key] for line in self._recent) / len(self._recent)
 
         found = {}
-        if mean("train/kept") < 0.01:
+        if self._empty():
             found["empty"] = (
                 "under 1 % of the pixels are kept, so the unlabelled images hardly count: lower the target's threshold"
             )
@@ -90,7 +91,7 @@ class Alarms:
             found["heavy"] = (
                 f"consistency weighs {pull / mean('train/loss_sup'):.0f} times the supervised loss: lower method.weight"
             )
-        for name in self._collapsed():
+        for name in self._collapsed() if "empty" not in found else ():
             found[f"collapsed {name}"] = (
                 f"class {name!r} has all but vanished from the targets, though it is labelled: lower method.weight or "
                 "the threshold, or take a per-class one (method.target={kind: adaptive, per_class: true})"
@@ -110,6 +111,12 @@ class Alarms:
                 "method.teacher.decay, or set its span (0.02: it averages over the last fiftieth of the updates)"
             }
         )
+
+    def _empty(self) -> bool:
+        """Whether most steps keep hardly anything, of those at which enough is known to tell (in the first pass of
+        `teacher: memory` nothing is): one that keeps much now and then is no rule."""
+        kept = [line["train/kept"] for line in self._recent if line["train/known"] > 0]
+        return len(kept) >= FEWEST and median(kept) < 0.01
 
     def _collapsed(self) -> list[str]:
         """Classes whose share of the targets is under a twentieth of their share of the labels."""

@@ -195,6 +195,28 @@ def test_steps_that_kept_nothing_make_no_class_vanish() -> None:
     assert mean_shares(odd, "target_share")[2] < 0.04  # one that kept next to nothing counts for next to nothing
 
 
+def test_where_most_steps_keep_nothing_that_is_said_and_no_class_is_called_vanished() -> None:
+    """Two steps of ten keep a little, of one class, so that the mean is just over 1 %."""
+    alarms, nothing = Alarms(NAMES), [0.0] * len(NAMES)
+    few, none = line(kept=0.06, target_share=[1.0, 0.0, 0.0, 0.0]), line(kept=0.0, target_share=nothing)
+    heard = [sentence for values in [few, none, none, none, none] * 4 for sentence in alarms.train(values)]
+    assert len(heard) == 1
+    assert "under 1 % of the pixels are kept" in heard[0]
+    healthy = [sentence for _ in range(WINDOW) for sentence in alarms.train(few)]
+    assert [sentence.split("'")[1] for sentence in healthy] == list(NAMES[1:])  # once much is kept, classes are judged
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.0])
+def test_steps_at_which_nothing_is_known_yet_do_not_count_as_keeping_nothing(kept: float) -> None:
+    """The first pass of `teacher: memory`: nothing was said of the images before, so no threshold is to blame."""
+    alarms, nothing = Alarms(NAMES), [0.0] * len(NAMES)
+    first = line(kept=0.0, known=0.0, target_share=nothing, loss_cons=0.0)
+    later = line(kept=kept, target_share=[0.5, 0.2, 0.1, 0.2] if kept else nothing)
+    assert [sentence for _ in range(2 * WINDOW) for sentence in alarms.train(first)] == []
+    heard = [len(alarms.train(later)) for _ in range(WINDOW)]
+    assert heard == ([0] * WINDOW if kept else [0] * (FEWEST - 1) + [1] + [0] * (WINDOW - FEWEST))
+
+
 @pytest.mark.parametrize("level", [0.496, 0.55], ids=["by noise alone", "ahead"])
 def test_a_teacher_behind_its_student_for_long_is_told_and_not_before(level: float) -> None:
     """By more than half a point: a teacher that is nearer than that is not behind."""
