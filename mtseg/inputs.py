@@ -24,17 +24,23 @@ CLAIM = "prediction.json"  # says in the folder of outputs whose they are
 @dataclass(frozen=True)
 class Item:
     """An image to predict. `said`: as its user knows it; `name`: of its outputs, relative and without suffix; `path`:
-    its (first) file, where it is one."""
+    its (first) file, where it is one; `frame`: of a video, `#` and its number."""
 
     said: str
     name: str
     read: Callable[[], Pixels]  # (H, W, C)
     files: Callable[[], Sequence[Path]] = tuple  # what it is read from
+    frame: str = ""
 
     @property
     def path(self) -> Path | None:
         """Its first file, where it is read from one."""
         return next(iter(self.files()), None)
+
+    @property
+    def origin(self) -> str:
+        """Its file from / on (and its frame), by whatever words and links to folders it is named; "" where none is."""
+        return "" if self.path is None else f"{os.path.realpath(self.path.parent)}/{self.path.name}{self.frame}"
 
     def stamp(self) -> list[list[int]]:
         """Size and time of the files that it is read from; another one: it may be another image. Raises as `read`."""
@@ -145,7 +151,7 @@ def _frames(path: str, name: str, channels: Channels) -> list[Item]:
         return [_still(path, name, channels)]  # and will be told as an image that is not there
     frames = Frames(Path(path))
     return [
-        Item(f"{path}#{index}", f"{name}/{index:06d}", partial(frames.read, index), lambda: [frames.path])
+        Item(f"{path}#{index}", f"{name}/{index:06d}", partial(frames.read, index), lambda: [frames.path], f"#{index}")
         for index in range(frames.count + frames.cut_off)
     ]
 

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
     marks = "" if wishes.part == "1/1" else "-" + wishes.part.replace("/", "-of-")
     record, errors = out / f"predictions{marks}.jsonl", out / f"errors{marks}.jsonl"
     before = recorded(out)
+    _refuse_twice(before, wanted, out)
     kept = failed = done = 0
     errors.unlink(missing_ok=True)
     mine = shard(wanted, wishes.part)
@@ -154,9 +156,26 @@ def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
 
 
 def recorded(out: Path) -> dict[str, dict[str, Any]]:
-    """What is recorded of the images predicted into `out`, of whatever part, by name."""
+    """What is recorded of the images predicted into `out`, of whatever part, by name; the newest of each."""
     lines = [line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)]
-    return {line["name"]: line for line in lines if line.keys() >= RECORDED}
+    in_order = sorted(lines, key=lambda line: line.get("time", 0))  # of equal ones, the later in its file
+    return {line["name"]: line for line in in_order if line.keys() >= RECORDED}
+
+
+def _refuse_twice(before: Mapping[str, dict[str, Any]], wanted: Sequence[Item], out: Path) -> None:
+    """Raises ValueError for files that are in `out` under another name already, and would be listed twice."""
+    known: dict[str, set[str]] = {}
+    for name, line in before.items():
+        known.setdefault(line.get("origin", ""), set()).add(name)
+    known.pop("", None)
+    twice = [item for item in wanted if item.name not in known.get(item.origin, {item.name})]
+    if twice:
+        one, called = twice[0], min(known[twice[0].origin])
+        raise ValueError(
+            f"{out} has predictions of {len(twice)} of these images under other names ({one.origin} as {called!r}, now "
+            f"{one.name!r}), and would list them twice; name them as before (--pool, or the same files and folders), "
+            "or choose another --out"
+        )
 
 
 def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
@@ -188,6 +207,8 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
     return {
         "name": item.name,
         "image": item.said,
+        "origin": item.origin,
+        "time": time.time(),
         "files": files,
         "size": list(answer.size),
         "uncertainty": answer.uncertainty,

@@ -348,6 +348,46 @@ def test_an_image_of_the_same_name_from_elsewhere_is_not_taken_for_the_one_that_
     assert (out / "mask/x.png").read_bytes() == before
 
 
+def test_a_file_is_not_listed_twice_though_it_is_named_by_the_pool_and_by_its_folder(own_run, tmp_path, capsys):
+    (run, words), out = own_run, tmp_path / "out"
+    folder = load([*words, "out=x"]).data.root / "unlabelled"
+    (tmp_path / "link").symlink_to(folder)
+    assert predicted(run, "--pool", "unlabelled", "--out", out, "--save", "none") == 0
+    shares = (out / "shares.csv").read_text()
+    for named in (folder, tmp_path / "link", folder / "snap_3.png"):
+        assert predicted(run, named, "--out", out, "--save", "none") == 1
+        said = capsys.readouterr().err
+        assert f"{folder.resolve()}/snap_" in said
+        assert "choose another --out" in said
+    assert (out / "shares.csv").read_text() == shares
+    assert predicted(run, "--pool", "val", "--out", out, "--save", "none") == 0  # other files may join them
+    assert len(lines(out / "predictions.jsonl")) > len(shares.splitlines()) - 1
+
+
+def test_two_links_to_one_file_are_two_images_also_when_the_command_comes_again(run, photos, tmp_path, capsys):
+    (photos / "a/also.png").symlink_to(photos / "a/x.png")
+    assert predicted(run, photos / "a", "--out", tmp_path / "out") == 0
+    (tmp_path / "out/predictions.jsonl").write_text((tmp_path / "out/predictions.jsonl").read_text().splitlines()[0])
+    assert predicted(run, photos / "a", "--out", tmp_path / "out") == 0
+    assert "1 predicted, 1 there already, 0 failed" in capsys.readouterr().out
+
+
+def test_the_newest_record_of_an_image_counts_in_whatever_part_it_was_predicted(run, photos, tmp_path, capsys):
+    """`predictions-1-of-2.jsonl` comes before `predictions.jsonl` by name, and after it in time."""
+    out = tmp_path / "out"
+    predicted(run, photos, "--out", out)
+    photo(photos / "a/x.png", 9, (21, 30))
+    for part in ("1/2", "2/2"):
+        assert predicted(run, photos, "--out", out, "--shard", part) == 0
+    capsys.readouterr()
+    assert predicted(run, photos, "--out", out) == 0
+    assert "0 predicted, 3 there already" in capsys.readouterr().out
+    classes = mtseg.load(run).predict(photos / "a/x.png").classes
+    (row,) = (row for row in csv.DictReader((out / "shares.csv").open()) if row["image"].endswith("a/x.png"))
+    for number, name in enumerate(mtseg.load(run).classes):
+        assert float(row[name]) == pytest.approx(100 * (classes == number).mean(), abs=0.001)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_parts_are_every_image_once_and_together_the_whole(count, photos, tmp_path):
     whole = items([str(photos)], tmp_path / "out")
