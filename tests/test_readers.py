@@ -1,6 +1,8 @@
 """Each reader on its data set's tree in miniature, against the files themselves; every published list on it."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,12 @@ from mtseg.data.cityscapes import Cityscapes
 from mtseg.data.coco import CLASSES as COCO_CLASSES
 from mtseg.data.coco import Coco
 from mtseg.data.idd import Idd
+from mtseg.data.kinds import training_data
 from mtseg.data.source import Source, Splits
 from mtseg.data.voc import Voc
 from mtseg.merge import merge
 
+ROOT = Path(__file__).parent.parent
 # labelId -> trainId for three classes of each end of the official table, and void
 TRAIN_IDS = {7: 0, 8: 1, 11: 2, 31: 16, 32: 17, 33: 18, 0: 255, 9: 255, 14: 255, 29: 255, 30: 255}
 
@@ -196,6 +200,57 @@ def test_a_folder_of_lists_needs_no_list_of_all_images(tmp_path):
         assert splits.name == "voc 92"
     with pytest.raises(ValueError, match=r"no .*trainaug\.txt; see datasets/voc/README\.md"):
         Voc(root=root).build()
+
+
+def remedies(message: str) -> list[str]:
+    """The words that a message offers."""
+    return re.findall(r"data\.\w+=[^\s;)]+", message)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "tree", "root"),
+    [
+        (trees.cityscapes, "cityscapes", "cityscapes", "cityscapes/leftImg8bit"),
+        (trees.cityscapes, "cityscapes", "cityscapes", "cityscapes/leftImg8bit/train"),
+        (trees.cityscapes, "cityscapes", "cityscapes", "."),
+        (trees.voc, "voc", "VOCdevkit/VOC2012", "VOCdevkit"),
+        (trees.voc, "voc", "VOCdevkit/VOC2012", "."),
+        (trees.voc, "voc", "VOCdevkit/VOC2012", "VOCdevkit/VOC2012/JPEGImages"),
+    ],
+)
+def test_a_root_one_folder_off_is_answered_with_the_word_that_mends_it(make, kind, tree, root, tmp_path, monkeypatch):
+    make(tmp_path / "data" / tree)
+    monkeypatch.chdir(tmp_path)
+    wrong = (Path("data") / root).as_posix()
+    with pytest.raises(ValueError, match=rf"{wrong}/\w+: no such folder; .*datasets/{kind}/README\.md") as refusal:
+        built(kind, f"data.root={wrong}")
+    (word,) = remedies(str(refusal.value))
+    assert word == f"data.root=data/{tree}"
+    assert len(built(kind, word).labelled) > 0
+
+
+def built(kind: str, *words: str) -> Splits:
+    return training_data([str(ROOT / f"configs/data/{kind}.yaml"), "data.labels=2", *words]).build()
+
+
+@pytest.mark.parametrize("words", [[], ["data.train=train"]])
+def test_voc_without_sbd_is_answered_with_words_that_take_its_own_masks(words, tmp_path):
+    root = f"data.root={trees.voc(tmp_path, augmented=False)}"
+    with pytest.raises(ValueError, match="SegmentationClass") as refusal:
+        built("voc", root, *words)
+    found = built("voc", root, *remedies(str(refusal.value)))
+    assert set(names(found.unlabelled)) == {f"JPEGImages/{name}.jpg" for name in trees.VOC_TRAIN}
+
+
+def test_a_cityscapes_of_half_its_masks_says_which_archive_to_unpack_and_its_readme_names_it(tmp_path):
+    root = trees.cityscapes(tmp_path)
+    shutil.rmtree(root / "gtFine/train/jena")
+    with pytest.raises(ValueError, match=r"are not there: .*; unpack all of (\w+\.zip) into data\.root") as refusal:
+        Cityscapes(root=root).build()
+    archive = re.findall(r"\w+\.zip", str(refusal.value))[0]
+    assert archive in (ROOT / "datasets/cityscapes/README.md").read_text()
+    with pytest.raises(ValueError, match=r"34 of 34 masks .*--train-ids makes them; or say data\.masks=labelIds"):
+        Cityscapes(root=root, masks="labelTrainIds").build()
 
 
 def test_cityscapes_lists_of_unimatch_u2pl_and_cps_name_the_same_images(tmp_path):

@@ -59,7 +59,7 @@ def assemble(choice: Choice, layout: Layout, tree: Tree) -> Splits:
     unlabelled = list(dict.fromkeys([*unlabelled, *layout.extra]))
     val, test = layout.val(), layout.test()
     for pool, what in ((labelled, "masks of labelled images"), (val, "masks of val"), (test, "masks of test")):
-        tree.missing(pool.masks, what)
+        tree.missing(pool.masks, what, layout.remedy)
     if not unlabelled:
         raise ValueError("data.unlabelled: 'rest' leaves nothing where every image is labelled; use 'all'")
     unlabelled = _left(unlabelled, {"val": val, "test": test}, layout.without)

@@ -25,6 +25,11 @@ PALETTE = inks(
     "4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20"
 )
 IMAGE = "_leftImg8bit.png"
+GUIDE = "datasets/cityscapes/README.md"
+REMEDY = {
+    "labelIds": "unpack all of gtFine_trainvaltest.zip into data.root",
+    "labelTrainIds": "datasets/cityscapes/prepare.py --train-ids makes them; or say data.masks=labelIds",
+}
 
 
 @part
@@ -46,6 +51,7 @@ class Cityscapes:
     def build(self) -> Splits:
         """List the folders. Raises ValueError for folders, lists or masks that are not there."""
         tree = Tree(self.root, outside=self.allow_outside_root)
+        tree.need("leftImg8bit", GUIDE)
         layout = Layout(
             name="cityscapes",
             classes=CLASSES,
@@ -53,13 +59,15 @@ class Cityscapes:
             values=by_value(TRAIN_ID) if self.masks == "labelIds" else in_order(len(CLASSES)),
             train=lambda: self._pool(tree, "train"),
             val=lambda: self._pool(tree, "val"),
+            remedy=f"{REMEDY[self.masks]} ({GUIDE})",
             endings=("_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds", "_gtFine"),
         )
         return assemble(self, layout, tree)
 
     def _pool(self, tree: Tree, split: str) -> Pool:
+        tree.need(f"leftImg8bit/{split}", GUIDE)
         images = [name for name in tree.files(f"leftImg8bit/{split}") if name.endswith(IMAGE)]
         if not images:
-            raise ValueError(f"{self.root}/leftImg8bit/{split}: no CITY/*{IMAGE}; see datasets/cityscapes/README.md")
+            raise ValueError(f"{self.root}/leftImg8bit/{split}: no CITY/*{IMAGE}; see {GUIDE}")
         stems = [name.removesuffix(IMAGE).removeprefix("leftImg8bit/") for name in images]
         return Pool(images, [f"gtFine/{stem}_gtFine_{self.masks}.png" for stem in stems])

@@ -26,6 +26,7 @@ class Pair(NamedTuple):
 class Layout:
     """What a data set's files are: its classes, its pools, and the images that a list may name by their id.
 
+    remedy: where masks are not there, how to get them
     extra: images without masks that join the unlabelled ones
     without: the pools whose images are no unlabelled ones
     channels: what an image consists of
@@ -40,6 +41,7 @@ class Layout:
     train: Callable[[], Pool]
     val: Callable[[], Pool]
     test: Callable[[], Pool] = lambda: Pool([], [])
+    remedy: str = ""
     extra: tuple[str, ...] = ()
     without: tuple[Literal["val", "test"], ...] = ()
     channels: Channels = PLAIN

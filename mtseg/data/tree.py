@@ -113,7 +113,7 @@ class Tree:
         """What `files` answers, and the real paths of the folders that it lies in, or might."""
         top = self.root / folder
         if not top.is_dir():
-            raise ValueError(f"{top}: no such folder")
+            raise ValueError(f"{top}: no such folder; name one that is there, relative to data.root")
         prefix, ground = "".join(f"{part}/" for part in PurePath(folder).parts), os.path.realpath(top)
 
         def admit(link: str) -> None:
@@ -129,11 +129,26 @@ class Tree:
         found = (path.relative_to(self.root).as_posix() for path in self.root.glob("/".join(parts)))
         return [name for name in found if fits(name.split("/"), parts)]
 
-    def missing(self, names: list[str], what: str) -> None:
-        """Raises ValueError with the count and the first five of the `names` that are not there."""
+    def need(self, folder: str, guide: str) -> None:
+        """Raises ValueError where `folder` is not in the root, with the root that is meant, where one above or below it
+        has that folder; `guide` shows the tree."""
+        if (self.root / folder).is_dir():
+            return
+        below = (place for pattern in ("*/", "*/*/") for place in sorted(self.root.glob(f"{pattern}{folder}")))
+        inside = (place.parents[folder.count("/")] for place in below)
+        others = (place for place in (*self.root.parents[:2], *inside) if (place / folder).is_dir())
+        meant = next(others, None)
+        raise ValueError(
+            f"{self.root / folder}: no such folder; data.root is the one that holds {folder.partition('/')[0]}"
+            + (f": say data.root={meant} ({guide})" if meant else f"; {guide} shows the tree, and where to get it")
+        )
+
+    def missing(self, names: list[str], what: str, remedy: str = "") -> None:
+        """Raises ValueError with the count and the first five of the `names` that are not there, and the `remedy`."""
         gone = [name for name in names if not self.has(name)]
         if gone:
-            raise ValueError(f"{self.root}: {len(gone)} of {len(names)} {what} are not there: {first(gone)}")
+            told = f"{self.root}: {len(gone)} of {len(names)} {what} are not there: {first(gone)}"
+            raise ValueError(f"{told}; {remedy}" if remedy else told)
 
     def _spelt(self, name: str) -> str:
         """`name`, each part in the Unicode form that is there; from the first part that is in no form, as it is."""

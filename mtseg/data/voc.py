@@ -19,6 +19,11 @@ CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+GUIDE = "datasets/voc/README.md"
+WITHOUT_SBD = (
+    "datasets/voc/prepare.py makes trainaug and SegmentationClassAug with SBD's masks, and without them "
+    "data.train=train data.masks=SegmentationClass takes VOC's own"
+)
 
 
 @part
@@ -45,6 +50,7 @@ class Voc:
     def build(self) -> Splits:
         """Read the lists. Raises ValueError for lists or masks that are not there."""
         tree = Tree(self.root, outside=self.allow_outside_root)
+        tree.need("JPEGImages", GUIDE)
         layout = Layout(
             name="voc",
             classes=CLASSES,
@@ -52,6 +58,7 @@ class Voc:
             values=in_order(len(CLASSES)),
             train=lambda: self._listed(self.train, self.masks),
             val=lambda: self._listed("val", "SegmentationClass"),
+            remedy=f"unpack all of VOC's trainval; {WITHOUT_SBD} ({GUIDE})",
             known=lambda: self._named([PurePath(name).stem for name in tree.files("JPEGImages")], self.masks),
         )
         return assemble(self, layout, tree)
@@ -59,9 +66,7 @@ class Voc:
     def _listed(self, name: str, masks: str) -> Pool:
         path = self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
         if not path.is_file():
-            raise ValueError(
-                f"data.root: no {path}; see datasets/voc/README.md for the tree, prepare.py makes trainaug"
-            )
+            raise ValueError(f"data.root: no {path}; see {GUIDE} for the tree; {WITHOUT_SBD}")
         return self._named([without_suffix(entry.image.split("/")[-1]) for entry in read_list(path)], masks)
 
     def _named(self, ids: list[str], masks: str) -> Pool:
