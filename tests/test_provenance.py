@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import trees
 from runs import tiny
 
 from mtseg.data.camvid import Camvid
+from mtseg.data.kinds import data_of
 from mtseg.data.provenance import Expected, checked, digest, provenance, record
 from mtseg.report import facts
 from mtseg.trainer import fit
+from mtseg.words import gather
 
 
 def test_the_hash_is_of_the_sorted_names_whatever_their_order():
@@ -68,3 +71,12 @@ def test_a_count_that_differs_is_refused_with_both_numbers(pool, tmp_path):
         Camvid(root=root, expect=Expected(**{pool: found + 1})).build()
     with pytest.raises(ValueError, match=pool):
         Expected(**{pool: -1})
+
+
+def test_the_word_that_a_failed_expectation_names_takes_whatever_number_there_is(tmp_path):
+    trees.camvid(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(f"data: {{kind: camvid, root: {tmp_path}, expect: {{val: 9}}}}")
+    with pytest.raises(ValueError, match=r"data\.expect\.val: .* has 2 val images, and 9 are expected") as refusal:
+        data_of(gather([str(tmp_path / "recipe.yaml")])["data"]).build()
+    (word,) = re.findall(r"data\.expect=\w+", str(refusal.value))
+    assert len(data_of(gather([str(tmp_path / "recipe.yaml"), word])["data"]).build().val) == 2

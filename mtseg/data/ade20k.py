@@ -8,7 +8,7 @@ from mtseg.data.files import OnBadImage, Pool
 from mtseg.data.layout import Layout
 from mtseg.data.masks import by_value
 from mtseg.data.palette import voc_colours
-from mtseg.data.provenance import Expected
+from mtseg.data.provenance import Expect, Expected
 from mtseg.data.source import IGNORE, Splits
 from mtseg.data.splits import Labels
 from mtseg.data.tree import Tree
@@ -41,7 +41,7 @@ class Ade20k:
     split_seed: int = 0
     split: Path | None = None
     unlabelled: Which = "all"
-    expect: Expected = Expected()
+    expect: Expect = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
     allow_outside_root: bool = False

@@ -25,7 +25,7 @@ class Choice(Protocol):
     (rounded down), or `all`; which, `split_seed` draws. `split` names them instead: it is a folder of split lists
     (labelled.txt and, where it has one, unlabelled.txt, in either spelling), or a list of the labelled images, relative
     to `root`, or absolute. `unlabelled` images are `all` training images, the labelled ones too, or the `rest`. A pool
-    that has not as many images as `expect` says is refused.
+    that has not as many images as `expect` says is refused; null expects nothing.
 
     `on_bad_image`: a training image that cannot be read is an `error`, or is passed over (`skip`), up to 1 % of them.
     `cache` is a folder in which decoded files are kept; it changes no pixel. Links may lead out of `root` with

@@ -14,7 +14,7 @@ from mtseg.data.layout import Layout
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
 from mtseg.data.match import Images, Masked, masked, unmasked
 from mtseg.data.palette import check_named, distinct, inks
-from mtseg.data.provenance import Expected
+from mtseg.data.provenance import Expect, Expected
 from mtseg.data.source import IGNORE, Splits
 from mtseg.data.splits import Labels, number_of
 from mtseg.data.tree import Tree
@@ -53,7 +53,7 @@ class Folder:
     labels: Labels = "all"
     split_seed: Annotated[int, Field(ge=0)] = 0
     split: Path | None = None
-    expect: Expected = Expected()
+    expect: Expect = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
     allow_outside_root: bool = False

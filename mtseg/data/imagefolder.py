@@ -12,7 +12,7 @@ from pydantic import Field
 from mtseg.data.choose import balanced, listed
 from mtseg.data.decode import read_image
 from mtseg.data.palette import colours
-from mtseg.data.provenance import Expected, checked
+from mtseg.data.provenance import Expect, Expected, checked
 from mtseg.data.source import Label, Splits, Subset
 from mtseg.data.tree import Tree
 from mtseg.part import part
@@ -38,7 +38,7 @@ class ImageFolder:
     split: Path | None = None
     unlabelled: Literal["all", "rest"] = "all"
     side: Count | None = None
-    expect: Expected = Expected()
+    expect: Expect = Expected()
     allow_outside_root: bool = False
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mtseg.checkpoint import write_whole
 from mtseg.data.palette import check_named, inks
@@ -30,6 +30,9 @@ class Expected:
     unlabelled: Count = None
     val: Count = None
     test: Count = None
+
+
+Expect = Annotated[Expected, BeforeValidator(lambda given: {} if given is None else given)]  # null: any numbers
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def checked(splits: Splits, expect: Expected) -> Splits:
         if said is not None and said != found:
             raise ValueError(
                 f"data.expect.{pool}: {splits.name} has {found} {pool} images, and {said} are expected; "
-                "take the list that the number belongs to, or correct the number"
+                "take the list that the number belongs to, correct the number, or say data.expect=null to take any"
             )
     return splits
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from mtseg.data.choose import balanced, listed, part
 from mtseg.data.held import Held
 from mtseg.data.palette import colours
-from mtseg.data.provenance import Expected, checked
+from mtseg.data.provenance import Expect, Expected, checked
 from mtseg.data.source import UNKNOWN, Splits, Subset
 from mtseg.part import part as config_part
 
@@ -54,7 +54,7 @@ class Small:
     unlabelled: Literal["all", "rest"] = "all"
     extra: Annotated[int, Field(ge=0)] = 0
     val: Annotated[int, Field(ge=0)] = 0
-    expect: Expected = Expected()
+    expect: Expect = Expected()
 
     def __post_init__(self) -> None:
         chosen = [key for key in ("split", "per_class") if getattr(self, key) is not None]

@@ -9,7 +9,7 @@ from mtseg.data.layout import Layout
 from mtseg.data.lists import read_list
 from mtseg.data.masks import in_order
 from mtseg.data.palette import voc_colours
-from mtseg.data.provenance import Expected
+from mtseg.data.provenance import Expect, Expected
 from mtseg.data.source import Splits
 from mtseg.data.splits import Labels
 from mtseg.data.tree import Tree, without_suffix
@@ -42,7 +42,7 @@ class Voc:
     split_seed: int = 0
     split: Path | None = None
     unlabelled: Which = "all"
-    expect: Expected = Expected()
+    expect: Expect = Expected()
     on_bad_image: OnBadImage = "error"
     cache: Path | None = None
     allow_outside_root: bool = False
