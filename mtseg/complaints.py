@@ -3,10 +3,11 @@
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, get_args
 
-from mtseg.elsewhere import called_here
-from mtseg.problems import Problem, amount, choices_of, fields_of, join, place, settle, within
+from mtseg.elsewhere import BOTH, called_here
+from mtseg.problems import Problem, amount, bare, choices_of, fields_of, join, place, settle, within
 
 # Keys by which other tools let a file take in another one.
 INCLUDING = ("base", "_base", "_base_", "defaults", "extends", "include", "includes", "inherit", "inherits", "parent")
@@ -102,10 +103,25 @@ def _of_value(problem: Problem) -> str:
         return f"{show(value)} is a kind; write {{kind: {value}}}, with its other keys beside it"
     if problem.misfit:
         keys = f" of {', '.join(names)}" if problem.noun == "a mapping" and 0 < len(names) <= FEW else ""
-        return f"expected {problem.noun}{keys}, got {show(value)}{near(value, choices, '; ')}"
+        return f"expected {problem.noun}{keys}, got {show(value)}{near(value, choices, '; ') or _as_meant(problem)}"
     if error["msg"].startswith("Input should be "):
         return f"{show(value)} must be {problem.noun}"
     return f"{error['msg']}, got {show(value)}"
+
+
+def _as_meant(problem: Problem) -> str:
+    """How a number is written that stands where something else should; empty where that is not plain."""
+    value, path, hint = problem.error["input"], problem.path, problem.hint
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if problem.noun == "an integer" and value == int(value):
+        return f"; write {int(value)}"
+    if problem.noun == "an integer or a string" and 0 < value < 1:
+        return f"; a share is written as {Fraction(value).limit_denominator(1000)}"
+    if problem.count and all(bare(inner) in (int, float) for inner in get_args(hint)):
+        return f"; write [{', '.join([show(value)] * len(get_args(hint)))}]"
+    keys = BOTH.get(path.rpartition(".")[2], ()) if problem.noun == "a mapping" else ()
+    return f"; say {' '.join(f'{path}.{key}={show(value)}' for key in keys)}" if keys else ""
 
 
 def explain(cls: Any, errors: Sequence[Any], anew: Mapping[str, str] = NOWHERE) -> list[str]:

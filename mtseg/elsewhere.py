@@ -21,6 +21,7 @@ NAMES = {
     "weight": ("lambda_u", "loss_weight"),
     "out": ("save_path", "output_dir", "work_dir"),
 }
+BOTH = {"batch": ("labelled", "unlabelled")}  # keys of what others give as one number
 _HERE = {name: here for here, names in NAMES.items() for name in names}
 
 

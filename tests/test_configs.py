@@ -294,11 +294,14 @@ def test_a_mistake_is_one_message_with_path_value_and_remedy(words, says):
         ("stepz=3", r"did you mean 'steps'\?"),
         ("batch=2", r"batch: expected a mapping of labelled, unlabelled, consistency, got 2"),
         ("views.crop=[64, 96, 3]", r"^views\.crop: expected 2 values \[height, width\], got 3$"),
-        ("views.crop=64", r"^views\.crop: expected a list of 2 values \[height, width\], got 64$"),
+        ("views.crop=64", r"^views\.crop: expected a list of 2 values \[height, width\], got 64; write \[64, 64\]$"),
         ("views.crop=[64]", r"^views\.crop: expected 2 values \[height, width\], got 1$"),
-        ("data.size=64", r"^data\.size: expected a list of 2 values \[height, width\], got 64$"),
-        ("eval.predictor={kind: slide, window: 64}", r"window: expected a list of 2 values \[height, width\], got 64$"),
-        ("views.teacher.geometry.scale=2", r"scale: expected a list of 2 values \[low, high\], got 2$"),
+        ("data.size=64", r"^data\.size: expected a list of 2 values \[height, width\], got 64; write \[64, 64\]$"),
+        (
+            "eval.predictor={kind: slide, window: 64}",
+            r"window: expected a list of 2 values \[height, width\], got 64; write \[64, 64\]$",
+        ),
+        ("views.teacher.geometry.scale=2", r"scale: expected a list of 2 values \[low, high\], got 2; write \[2, 2\]$"),
         ("views.teacher.geometry.area=[1]", r"area: expected 2 values \[low, high\], got 1$"),
         ("views.mean=[]", r"^views\.mean: expected at least 1 value, got 0$"),
         ("base=other.yaml", r"^base: unknown key .*name "),
@@ -374,3 +377,36 @@ def test_a_word_below_geometry_shared_is_refused_and_its_remedy_is_taken(tmp_pat
     ):
         load([*words, "views.student.geometry.rotation=5"])
     assert load([*words, 'views.student.geometry={"rotation": 5}']).views.student.geometry.rotation == 5
+
+
+CAMVID = str(ROOT / "recipe/camvid_mt.yaml")
+
+
+@pytest.mark.parametrize(
+    ("word", "says", "taken"),
+    [
+        ("steps=1e4", "; write 10000", ["steps=10000"]),
+        ("views.crop=321", "; write [321, 321]", ["views.crop=[321, 321]"]),
+        (
+            "eval.predictor={kind: slide, window: 96}",
+            "; write [96, 96]",
+            ["eval.predictor={kind: slide, window: [96, 96]}"],
+        ),
+        ("batch=8", "; say batch.labelled=8 batch.unlabelled=8", ["batch.labelled=8", "batch.unlabelled=8"]),
+        ("data.labels=0.125", "; a share is written as 1/8", ["data.labels=1/8"]),
+        ("data.labels=0.3", "; a share is written as 3/10", ["data.labels=3/10"]),
+    ],
+)
+def test_a_number_in_place_of_something_else_is_answered_with_how_that_is_written_and_that_is_taken(word, says, taken):
+    with pytest.raises(ValueError) as refusal:
+        load([CAMVID, "out=x", word])
+    assert str(refusal.value).endswith(says)
+    load([CAMVID, "out=x", *taken])
+
+
+@pytest.mark.parametrize(
+    "word", ["steps=1.5", "views.crop=true", "eval=5", "model=3", "data.labels=1.0", "data.labels=1.5"]
+)
+def test_a_number_that_may_mean_several_things_is_answered_with_the_rule_alone(word):
+    with pytest.raises(ValueError, match=r"expected .*, got [\w.]+$"):
+        load([CAMVID, "out=x", word])

@@ -623,7 +623,7 @@ def test_the_home_folder_of_a_user_who_is_not_there_is_refused_by_key() -> None:
     ("over", "message"),
     [
         ({"steps": "10"}, "steps: expected an integer, got '10'"),
-        ({"steps": 1.0}, "steps: expected an integer, got 1.0"),
+        ({"steps": 1.0}, "steps: expected an integer, got 1.0; write 1"),
         ({"steps": True}, "steps: expected an integer, got true"),
         ({"steps": None}, "steps: expected an integer, got null"),
         ({"teacher": {"kind": "ema", "decay": "abc"}}, "teacher.decay: expected a number, got 'abc'"),
@@ -718,10 +718,16 @@ def test_a_wrong_choice_is_shown_with_the_choices_and_the_nearest(over: dict[str
         ({"branches": [{"geometry": {"scale": [1]}}]}, "branches[0].geometry.scale: expected 2 values, got 1"),
         ({"branches": [{"geometry": {"scale": []}}]}, "branches[0].geometry.scale: expected 2 values, got 0"),
         ({"branches": [{"geometry": {"scale": [1, 2, 3]}}]}, "branches[0].geometry.scale: expected 2 values, got 3"),
-        ({"branches": [{"geometry": {"scale": 1}}]}, "branches[0].geometry.scale: expected a list of 2 values, got 1"),
+        (
+            {"branches": [{"geometry": {"scale": 1}}]},
+            "branches[0].geometry.scale: expected a list of 2 values, got 1; write [1, 1]",
+        ),
         ({"branches": [{"window": [1]}]}, "branches[0].window: expected 2 values [height, width], got 1"),
         ({"branches": [{"window": [1, 2, 3]}]}, "branches[0].window: expected 2 values [height, width], got 3"),
-        ({"branches": [{"window": 1}]}, "branches[0].window: expected a list of 2 values [height, width], got 1"),
+        (
+            {"branches": [{"window": 1}]},
+            "branches[0].window: expected a list of 2 values [height, width], got 1; write [1, 1]",
+        ),
         ({"branches": [{"window": [1, "x"]}]}, "branches[0].window[1]: expected an integer, got 'x'"),
         ({"branches": [{"some": []}]}, "branches[0].some: expected at least 1 value, got 0"),
         ({"branches": [{"some": [1, 2, 3, 4]}]}, "branches[0].some: expected at most 3 values, got 4"),
