@@ -404,7 +404,10 @@ def test_two_masks_of_one_image_are_refused(tmp_path):
         ({"unlabelled": {"images": "/unlabelled"}}, r"data\.unlabelled\.images: '/unlabelled' is refused"),
         ({"unlabelled": {"images": "../own"}}, r"data\.unlabelled\.images: '\.\./own' is refused"),
         ({"labelled": {"images": "labelled/images", "masks": "masks"}}, "masks: no such folder"),
-        ({"labelled": {"pairs": "nowhere.txt"}}, r"nowhere\.txt: no such list"),
+        (
+            {"labelled": {"pairs": "nowhere.txt"}},
+            r"nowhere\.txt: no such list; .* leave data\.root= out of the words",
+        ),
         ({"expect": {"labelled": 7}}, r"data\.expect\.labelled: .* has 6 labelled images, and 7 are expected"),
     ],
 )

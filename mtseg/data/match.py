@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mtseg.data.files import Pool
-from mtseg.data.lists import read_list
+from mtseg.data.lists import Entry, read_list
 from mtseg.data.search import search
 from mtseg.data.tree import Tree, composed, first, without_suffix
 from mtseg.data.unread import REMEDY, sentence, unread
@@ -61,7 +61,7 @@ def images(tree: Tree, wanted: str | tuple[str, ...], key: str, *, without: Coll
         if (tree.root / path).is_dir():
             found = tree.files(path)
         elif listed:
-            found = [tree.admit(line.image, line.where) for line in read_list(tree.root / path)]
+            found = [tree.admit(line.image, line.where) for line in _listed(tree.root / path)]
             tree.missing(found, f"images of {path}")
         else:
             found = tree.glob(path)
@@ -182,7 +182,7 @@ def pairs(tree: Tree, path: Path, *, prefix: str = "") -> Pool:
     Raises ValueError, with file and line, for a line without a mask and for files that are not there.
     """
     pool = Pool([], [])
-    for entry in read_list(path):
+    for entry in _listed(path):
         if entry.mask is None:
             raise ValueError(f"{entry.where}: {entry.image!r} has no mask beside it; a line is `image mask`")
         for names, name in ((pool.images, entry.image), (pool.masks, entry.mask)):
@@ -190,6 +190,16 @@ def pairs(tree: Tree, path: Path, *, prefix: str = "") -> Pool:
             if not tree.has(names[-1]):
                 raise ValueError(f"{entry.where}: no {tree.root / names[-1]}; names are relative to data.root")
     return pool
+
+
+def _listed(path: Path) -> list[Entry]:
+    """The entries of a list under the root. Raises ValueError where it is not there, and as `read_list`."""
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such list; name one that is there, relative to data.root; where the data's own file says its "
+            "root, as that of pseudo-labels does, leave data.root= out of the words"
+        )
+    return read_list(path)
 
 
 def _relative(path: str, key: str) -> str:
