@@ -13,6 +13,7 @@ from mtseg.config import Config, dump, of_run, splits_of
 from mtseg.data.kinds import channels_of
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Nothing, Splits
+from mtseg.differences import differences
 from mtseg.merge import merge
 from mtseg.models import Smp
 from mtseg.settings import validate
@@ -104,7 +105,16 @@ def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
     config.views.check(splits.channels, rgb=splits.rgb)
     sizes = (len(splits.classes), len(splits.unlabelled))
     state = sized(config, *sizes, device=pick_device(config.device), pretrained=False)
-    load_networks(state, saved, run)
+    try:
+        load_networks(state, saved, run)
+    except ValueError as error:
+        if not (other := differences(of_run(run).model, config.model)):
+            raise
+        told = ", ".join(f"model.{line}" for line in other)
+        raise ValueError(
+            f"model: the network of a run cannot be changed ({told}): the weights of {run} do not fit another; leave "
+            "model... out of the words, or train another run"
+        ) from error
     networks = {"student": state.student.eval(), "teacher": state.teacher.module.eval()}
     return Restored(config, splits, networks, saved.step)
 

@@ -189,10 +189,9 @@ def load_networks(state: State, saved: checkpoint.Checkpoint, run: Path) -> None
         try:
             network.load_state_dict(getattr(saved, name))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
             raise ValueError(
-                f"{run}: the {name} of step {saved.step} does not fit the network of its config.yaml; evaluate it with "
-                f"the settings and the class count it was trained with ({reason[:300]})"
+                f"{run}: the {name} of step {saved.step} does not fit the network of its config.yaml, whose weights "
+                "have other names or sizes; take the model and the number of classes that it was trained with"
             ) from error
 
 

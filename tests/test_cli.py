@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -282,8 +283,29 @@ def test_a_network_of_another_size_than_the_checkpoint_is_refused_in_one_line(co
     capsys.readouterr()
     assert cli.main(["eval", str(run), "model.options.decoder_channels=[8, 8, 8]"]) == 1
     message = capsys.readouterr().err.strip()
-    assert "does not fit the network" in message
+    assert "the network of a run cannot be changed (model.options.decoder_channels: [12, 8, 4] -> [8, 8, 8])" in message
+    assert "leave model... out of the words" in message
     assert "\n" not in message
+    assert cli.main(["eval", str(run), "model.arch=fpn", "model.options={}"]) == 1
+    message = capsys.readouterr().err.strip()
+    assert "model.arch: unet -> fpn" in message
+    assert not re.search(r"size mismatch|state_dict|Missing key|\.weight", message)
+    assert message.endswith("or train another run")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["split", "x.yaml", "--labels", "1", "--out", "y", "--how", "sequences"], "did you mean 'sequence'?"),
+        (["predict", "run", "x.png", "--out", "y", "--network", "techer"], "did you mean 'teacher'?"),
+        (["split", "x.yaml", "--labels", "1", "--out", "y", "--how", "x"], "not one of random, balanced, sequence\n"),
+    ],
+)
+def test_an_options_misspelt_choice_is_answered_with_the_nearest(words, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_the_teacher_that_gathers_its_own_statistics_can_be_compared(config, tmp_path):

@@ -66,12 +66,25 @@ def _as_words(left: Sequence[str]) -> list[str]:
     return found
 
 
+def one_of(*choices: str) -> Callable[[str], str]:
+    """The type of an option with these choices, which is answered with the nearest where it is none of them."""
+
+    def taken(word: str) -> str:
+        from mtseg.complaints import near
+
+        if word not in choices:
+            raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(choices)}{near(word, choices, ', ')}")
+        return word
+
+    return taken
+
+
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint, and which network of it."""
     parser.add_argument(
         "--at", default="last", help="last (default), best (of the evaluations while it trained), holdout, or a step"
     )
-    parser.add_argument("--network", choices=("student", "teacher"), default="teacher")
+    parser.add_argument("--network", type=one_of("student", "teacher"), metavar="{student,teacher}", default="teacher")
 
 
 def share_cores(config: "Config") -> None:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import answer, read
+from mtseg.cli.common import answer, one_of, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -11,7 +11,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="split", description=__doc__)
     parser.add_argument("words", nargs="+", help="a data set, such as configs/data/camvid.yaml data.root=PATH")
     parser.add_argument("--labels", required=True, help="the rungs, numbers of images or shares, as in 1/16,1/8,400")
-    parser.add_argument("--how", choices=("random", "balanced", "sequence"), default="random", help="what is drawn")
+    parser.add_argument(
+        "--how", type=one_of("random", "balanced", "sequence"), metavar="{random,balanced,sequence}", default="random",
+        help="what is drawn",
+    )  # fmt: skip
     parser.add_argument("--sequence", default=r"(.*)/", help="regular expression whose group names an image's sequence")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, help="the folder that gets a folder of lists for each rung")
