@@ -1,5 +1,6 @@
 """What the doctor says: findings, each with its severity, its code, a sentence and the files it is about."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,8 @@ class Finding:
     """One thing found. An `error` stops a run or spoils its result, a `warning` may, a `note` is to be known.
 
     `text` has the value, the rule and the remedy. `files` are all that it is about, the worst first, as the data set
-    names them. `suggestion` is a word for the command line, which would mend it if it is what the user means.
+    names them. `suggestion` is a word for the command line, which would mend it if it is what the user means;
+    `also` is a second one that is taken with it, as what the first changes would else be warned of.
     """
 
     severity: Severity
@@ -21,6 +23,12 @@ class Finding:
     text: str
     files: tuple[str, ...] = ()
     suggestion: str = ""
+    also: str = ""
+
+    @property
+    def words(self) -> str:
+        """What is suggested, as it is typed in a shell; empty: nothing is."""
+        return shlex.join(filter(None, (self.suggestion, self.also)))
 
 
 def counted(findings: Sequence[Finding]) -> dict[str, int]:

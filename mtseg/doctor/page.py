@@ -1,6 +1,5 @@
 """The doctor's page: the report and its pictures in one HTML file that asks for nothing from elsewhere."""
 
-import shlex
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -37,7 +36,7 @@ def page(report: Report, sheets: Sequence[tuple[Sheet, Path]]) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    suggestion = f"<pre>{escape(shlex.quote(finding.suggestion))}</pre>" if finding.suggestion else ""
+    suggestion = f"<pre>{escape(finding.words)}</pre>" if finding.words else ""
     names = "<br>".join(f"<code>{escape(name)}</code>" for name in finding.files[:SHOWN])
     more = f"<br>and {len(finding.files) - SHOWN} more" if len(finding.files) > SHOWN else ""
     listed = folded(amount(len(finding.files), "file"), f"{names}{more}" if names else "")

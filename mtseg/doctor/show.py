@@ -1,7 +1,6 @@
 """The report for people in a terminal, for programs as JSON, and as a folder of pictures with a page."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -60,8 +59,8 @@ def print_finding(finding: Finding, console: Console) -> None:
     console.print(Text.assemble(severity, f" {finding.code}: {finding.text}"), soft_wrap=True)
     if finding.files:
         console.print(Text(f"    {first(list(finding.files))}", "dim"), soft_wrap=True)
-    if finding.suggestion:
-        console.print(Text(f"    suggestion: {shlex.quote(finding.suggestion)}"), soft_wrap=True)
+    if finding.words:
+        console.print(Text(f"    suggestion: {finding.words}"), soft_wrap=True)
 
 
 def verdict(report: Report) -> str:

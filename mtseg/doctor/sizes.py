@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from mtseg.config import Config
 from mtseg.doctor.finding import Finding, amount
 from mtseg.doctor.survey import Survey
 from mtseg.geometry import Geometry
+from mtseg.predictors import Predictor
 from mtseg.tta import LEAST_SCALE
 
 CORNER = 0.5  # of an image's side: the crops of published recipes show more, at the smallest scale
@@ -18,23 +18,13 @@ STRIDE = 16  # of usual networks, which pad other crops
 Scale = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Corner:
-    """Views that never show half of a side of an image of their pool's median size, if any.
-
-    `lowered`: the labelled views' scale after the suggestion, where there is one.
-    """
-
-    findings: tuple[Finding, ...] = ()
-    lowered: Scale | None = None
-
-
 def of_sizes(config: Config, survey: Survey) -> Iterator[Finding]:
     """What follows from the sizes. Suggestions of several findings can be taken together."""
     yield from _sizes(config, survey)
     corner = _corner(config, survey)
-    yield from corner.findings
-    yield from _asked(config, corner.lowered)
+    yield from corner
+    if not any(finding.suggestion for finding in corner):  # which sees to what is asked too
+        yield from _asked(config)
 
 
 def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
@@ -55,7 +45,8 @@ def _sizes(config: Config, survey: Survey) -> Iterator[Finding]:
             yield from _small(survey, pool, (height, width), policy.geometry.scale)
 
 
-def _corner(config: Config, survey: Survey) -> Corner:
+def _corner(config: Config, survey: Survey) -> list[Finding]:
+    """Views that never show half of a side of an image of their pool's median size, if any."""
     geometries: dict[str, Geometry] = {}
     shown: dict[str, float] = {}
     sizes: dict[str, tuple[int, int]] = {}
@@ -68,7 +59,7 @@ def _corner(config: Config, survey: Survey) -> Corner:
             shown[view] = geometry.reach(crop=config.views.crop, image=sizes[view])
     low = [view for view in shown if shown[view] < CORNER]
     if not low:
-        return Corner()
+        return []
     worst = min(low, key=lambda view: shown[view])
     crop, median = (f"{height} x {width}" for height, width in (config.views.crop, sizes[worst]))
     text = (
@@ -79,9 +70,17 @@ def _corner(config: Config, survey: Survey) -> Corner:
     lowered = {view: _rounded(shown[worst] * edge for edge in geometry.scale) for view, geometry in geometries.items()}
     fits = low == list(geometries) and all(geometry.area is None for geometry in geometries.values())
     if not fits or math.sqrt(math.prod(lowered["labelled"])) < LEAST_SCALE:
-        return Corner((Finding("warning", "crop-is-a-corner", text),))
+        return [Finding("warning", "crop-is-a-corner", text)]
     word = ", ".join(f"{view}: {{geometry: {{scale: [{a:g}, {b:g}]}}}}" for view, (a, b) in lowered.items())
-    return Corner((Finding("warning", "crop-is-a-corner", text, suggestion=f"views={{{word}}}"),), lowered["labelled"])
+    return [
+        Finding(
+            "warning",
+            "crop-is-a-corner",
+            text,
+            suggestion=f"views={{{word}}}",
+            also=_asking(config.eval.predictor, lowered["labelled"]),
+        )
+    ]
 
 
 def _rounded(values: Iterable[float]) -> Scale:
@@ -90,19 +89,29 @@ def _rounded(values: Iterable[float]) -> Scale:
     return low, high
 
 
-def _asked(config: Config, lowered: Scale | None) -> Iterator[Finding]:
-    """Images that are asked about at scales at which none was seen, or will be when the scales are `lowered`."""
+def _asked(config: Config) -> Iterator[Finding]:
+    """Images that are asked about at scales at which none was seen."""
     geometry, predictor = config.views.labelled.geometry, config.eval.predictor
-    (least, most), asked = lowered or geometry.scale, predictor.augment.scales
-    if geometry.area is None and not any(least <= scale <= most for scale in asked):
-        seen = "are seen" if lowered is None else "are seen, with the scales that are suggested,"
+    if geometry.area is None and not _seen(predictor, geometry.scale):
+        (least, most), asked = geometry.scale, predictor.augment.scales
         text = (
-            f"eval.predictor: asks at scale {', '.join(f'{scale:g}' for scale in asked)}, and labelled images {seen} "
+            f"eval.predictor: asks at scale {', '.join(f'{scale:g}' for scale in asked)}, and labelled images are seen "
             f"at {least:g} to {most:g} (views.labelled.geometry.scale); ask at one among these"
         )
-        middle = math.sqrt(least * most)
-        word = f"eval.predictor={{kind: {predictor.kind}, augment: {{scales: [{middle:.2g}]}}}}"
-        yield Finding("warning", "asked-at-another-scale", text, suggestion=word if middle >= LEAST_SCALE else "")
+        yield Finding("warning", "asked-at-another-scale", text, suggestion=_asking(predictor, geometry.scale))
+
+
+def _seen(predictor: Predictor, seen: Scale) -> bool:
+    """Whether it asks at one of the scales at least at which images are `seen`."""
+    return any(seen[0] <= scale <= seen[1] for scale in predictor.augment.scales)
+
+
+def _asking(predictor: Predictor, seen: Scale) -> str:
+    """The word that asks in the middle of what is `seen`; empty where that is asked already, or is too small to be."""
+    middle = math.sqrt(math.prod(seen))
+    if _seen(predictor, seen) or middle < LEAST_SCALE:
+        return ""
+    return f"eval.predictor={{kind: {predictor.kind}, augment: {{scales: [{middle:.2g}]}}}}"
 
 
 def _small(survey: Survey, pool: str, crop: tuple[int, int], scale: tuple[float, float]) -> Iterator[Finding]:
