@@ -124,11 +124,12 @@ def gallery(
     palette = splits.palette
     chosen = np.linspace(0, len(source) - 1, min(rows, len(source))).round().astype(int).tolist()
     titles = ["image", "truth", *networks, f"{list(networks)[-1]}'s confidence (light: 1)"]
-    h, w = source.image(0).shape[:2]
-    figure = Figure(figsize=(2.6 * len(titles), 2.6 * h / w * len(chosen) + 0.9), layout="constrained")
-    axes, unlabelled = figure.subplots(len(chosen), len(titles), squeeze=False), False
-    for row, index in zip(axes, chosen, strict=True):
-        image = source.image(index)
+    images = [source.image(index) for index in chosen]
+    heights = [image.shape[0] / image.shape[1] for image in images]  # portraits and landscapes may be mixed
+    figure = Figure(figsize=(2.6 * len(titles), 2.6 * sum(heights) + 0.9), layout="constrained")
+    axes = figure.subplots(len(chosen), len(titles), squeeze=False, height_ratios=heights)
+    unlabelled = False
+    for row, index, image in zip(axes, chosen, images, strict=True):
         answers = [predicted(network, image, views) for network in networks.values()]
         shown = visible(image)
         maps = [coloured(label, palette) for label in (source.label(index), *(classes for classes, _ in answers))]

@@ -438,3 +438,31 @@ def test_the_picture_names_its_images_and_explains_white_where_there_is_any(igno
     assert len(said[1]) < len(names[1])
     keys = [text.get_text() for text in figure.legends[0].get_texts()]
     assert keys == [*splits.classes, *(["no class"] if ignored else [])]
+
+
+def test_each_row_of_the_picture_is_as_high_as_its_image(run, tmp_path, monkeypatch):
+    config, splits, networks, _ = restored(run)
+    sizes = [(96, 32), (32, 96), (64, 64)]
+
+    class Pool:
+        def __len__(self) -> int:
+            return len(sizes)
+
+        def name(self, index: int) -> str:
+            return str(index)
+
+        def image(self, index: int) -> np.ndarray:
+            return np.zeros((*sizes[index], 3), np.uint8)
+
+        def label(self, index: int) -> np.ndarray:
+            return np.zeros(sizes[index], np.uint8)
+
+    drawn = []
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda canvas, path: drawn.append(canvas))
+    gallery(tmp_path / "a.png", splits, Pool(), networks=networks, views=config.views)
+    drawn[0].draw()
+    figure = drawn[0].figure
+    cells = np.array([axis.get_position(original=True).size for axis in figure.axes]) * figure.get_size_inches()
+    by_row = cells.reshape(len(sizes), -1, 2)
+    for (height, width), row in zip(sizes, by_row, strict=True):
+        assert row[:, 1] / row[:, 0] == pytest.approx(height / width, rel=0.2)
