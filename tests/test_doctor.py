@@ -698,6 +698,12 @@ def test_suggestions_for_crops_and_for_what_is_asked_are_taken_together(root):
     assert low <= after.eval.predictor.augment.scales[0] <= high < 1
 
 
+def test_of_two_things_to_say_about_what_is_asked_the_one_that_fits_the_suggested_scales_is_said(root):
+    words = ["views.crop=[24, 40]", *scaled(1, 2), "eval.predictor={kind: whole, augment: {scales: [3]}}"]
+    (corner,) = serious(found(root, *words))
+    assert not serious(found(root, *words, *shlex.split(corner.words)))
+
+
 def test_a_corner_is_judged_by_the_images_of_its_own_pool(root):
     for path in (root / "unlabelled").rglob("*.png"):
         Image.open(path).resize((960, 660)).save(path)
