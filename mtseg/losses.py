@@ -2,9 +2,9 @@
 
 A distance maps the student's logits and the teacher's probabilities, (B, K, *S) each, to (B, *S). Its reduction
 over the K classes is part of its definition, since the consistency weight is stated for it. The paper's rule
-for the weight: `squared` with `over_classes: mean` wants K to K^2, `kl` wants 1 to 10. `over_classes: sum` is
-K times the mean, lies in [0, 2] whatever K is, and so wants 1 to K: a weight chosen for 2 classes fits 150.
-`cross_entropy` with hard targets wants about 1, the weight of the supervised cross-entropy that it looks like.
+for the weight: `squared` with `over_classes: mean` wants K to K^2. `over_classes: sum` is K times the mean and
+lies in [0, 2] whatever K is: a weight chosen for 2 classes fits 150. `cross_entropy` with hard targets wants about
+1, the weight of the supervised cross-entropy that it looks like. Which were tried, and did well: docs/methods.md.
 
 A mean is a sum over the pixels here divided by their number in the whole batch: the losses of all processes, and of
 the parts of a batch whose gradients are accumulated, sum to the loss of the whole batch.
