@@ -39,8 +39,13 @@ class Item:
 
     @property
     def origin(self) -> str:
-        """Its file from / on (and its frame), by whatever words and links to folders it is named; "" where none is."""
-        return "" if self.path is None else f"{os.path.realpath(self.path.parent)}/{self.path.name}{self.frame}"
+        """Its file from / on (and its frame), by whatever words and links to folders it is named; "" where it has none,
+        or where it cannot be told which it has: `read` says why."""
+        try:
+            path = self.path
+        except ValueError:
+            return ""
+        return "" if path is None else f"{os.path.realpath(path.parent)}/{path.name}{self.frame}"
 
     def stamp(self) -> list[list[int]]:
         """Size and time of the files that it is read from; another one: it may be another image. Raises as `read`."""

@@ -300,11 +300,11 @@ def test_a_damaged_file_of_cifar_is_not_called_absent(name, tmp_path):
 
 @pytest.mark.parametrize("names", [{}, {"classes": np.array(["thing"])}], ids=str)
 def test_one_class_of_whole_images_is_answered_with_a_remedy_that_they_have(names, tmp_path):
-    """`data.classes` is no setting of arrays or of folders."""
+    """`data.classes`, of which the first remedy is, is no setting of arrays or of folders."""
     x, y = arrays(8, 0)
     np.savez(tmp_path / "one.npz", x_train=x, y_train=y * 0, x_test=x, y_test=y * 0, **names)
     splits = Small(set="npz", root=tmp_path / "one.npz").build()
-    with pytest.raises(ValueError, match=r"data: every image is of class .* alone, .*; give images of a second class"):
+    with pytest.raises(ValueError, match=r" alone, .*; where whole images have classes, give images of a second one"):
         refuse_one_class(splits)
 
 

@@ -157,12 +157,10 @@ def refuse_one_class(splits: Splits) -> None:
     count, found, maps = len(splits.classes), set[int](), False
     classes: set[int] = set()
     if count == 1:
-        wholes = len(splits.labelled) > 0 and np.ndim(splits.labelled.label(0)) == 0
-        alone = f"{splits.classes[0]!r} alone, whose probability is 1 whatever a network says"
         raise ValueError(
-            f"data: every image is of class {alone}; give images of a second class, with its label"
-            if wholes
-            else f"data.classes: {alone}; name what is around it as a class too, as in data.classes=[background, thing]"
+            f"data.classes: {splits.classes[0]!r} alone, whose probability is 1 whatever a network says; name what is "
+            "around it as a class too, as in data.classes=[background, thing]; where whole images have classes, give "
+            "images of a second one"
         )
     for index in range(len(splits.labelled)):
         label = np.asarray(splits.labelled.label(index))
