@@ -20,6 +20,7 @@ Tests elsewhere inject the others:
 21, different numbers of batches, cannot happen: a step's batch is divided evenly or refused.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -490,6 +491,36 @@ def test_14_a_death_in_the_middle_of_a_step_does_not_tear_it(tmp_path):
     with pytest.raises(ValueError, match="SIGKILL"):
         list(batches)
     assert time.monotonic() - until < 30  # not the time-out
+
+
+@pytest.mark.parametrize("end", ["read on", "closed"])
+def test_14_a_loading_process_that_is_killed_with_a_lock_in_hand_does_not_keep_the_program_from_ending(end, tmp_path):
+    """The lock of the event by which DataLoader asks its processes to end; nobody gives it back."""
+    config = tiny(tmp_path, "steps=50")
+    stream = Stream(config.data.build(), views=config.views, sizes=config.batch, students=1, seed=0)
+
+    def training() -> None:
+        batches = loader(stream, range(50), workers=2, pin=False, timeout=60)
+        next(batches)
+        batches.gi_frame.f_locals["answers"]._workers_done_event._cond.acquire()
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        if end == "closed":
+            batches.close()
+        else:
+            with pytest.raises(ValueError, match="SIGKILL"):
+                list(batches)
+        del batches
+        gc.collect()
+
+    child = multiprocessing.get_context("fork").Process(target=training, daemon=False)
+    child.start()
+    child.join(30)
+    hung = child.exitcode is None
+    child.kill()
+    assert not hung
+    assert child.exitcode == 0
 
 
 def test_16_loading_processes_stay_where_the_training_process_is_the_first_of_a_container(monkeypatch, tmp_path):

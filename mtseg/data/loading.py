@@ -14,6 +14,7 @@ from typing import Any, cast
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from mtseg.data.batch import Batch
 from mtseg.data.in_hand import InHand
@@ -92,11 +93,23 @@ def loader(
         for _ in steps:
             yield _taken(answers, processes, stream, timeout)
     except BaseException as error:
-        if isinstance(error, GeneratorExit):  # closed: they are asked to end, and waited for
-            del answers
+        if isinstance(error, GeneratorExit) and not any(process.exitcode for process in processes):
+            del answers  # closed: they are asked to end, and waited for
+        elif processes:
+            _abandon(answers)
         for process in processes:  # one that hangs would not go when asked to
             process.kill()
         raise
+
+
+def _abandon(answers: Any) -> None:
+    """Keep DataLoader's iterator from asking its workers to end when it is collected: for a lock that one of them held
+    when it was killed it would wait for good."""
+    answers._shutdown = True
+    signal_handling._remove_worker_pids(id(answers))
+    for queue in answers._index_queues:
+        queue.cancel_join_thread()
+        queue.close()
 
 
 def _taken(answers: Iterator[Any], processes: list[BaseProcess], stream: Dataset[Batch], timeout: int) -> Batch:
