@@ -1,11 +1,9 @@
 """Predictions of many images into a folder: what is there is kept, what fails is listed, the rest goes on."""
 
-import csv
-import io
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +22,11 @@ from mtseg.data.source import IGNORE
 from mtseg.inputs import CLAIM, KINDS, Item, place, shard
 from mtseg.pictures import ROWS
 from mtseg.predictors import Canvas, Predictor, Slide, Whole
+from mtseg.records import append, ranking, recorded, refuse_twice, shares
 from mtseg.rows import Rows
-from mtseg.scoring import as_csv
 from mtseg.settings import dump
 from mtseg.trained import Trained
 
-RECORDED = {"name", "image", "size", "uncertainty", "named", "shares"}  # of each image, at the least
 LARGE = 16_000_000  # pixels of an image from which on windows of WINDOW are asked about, where it would be the whole
 WINDOW = (512, 512)
 
@@ -88,7 +85,7 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
     marks = "" if wishes.part == "1/1" else "-" + wishes.part.replace("/", "-of-")
     record, errors = out / f"predictions{marks}.jsonl", out / f"errors{marks}.jsonl"
     before = recorded(out)
-    _refuse_twice(before, wanted, out)
+    refuse_twice(before, wanted, out)
     kept = failed = done = 0
     errors.unlink(missing_ok=True)
     mine = shard(wanted, wishes.part)
@@ -97,31 +94,15 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
             if item.name in before and _there(before[item.name], item, out, wishes):
                 kept += 1
                 continue
-            _append(record, _predicted(trained, item, out, wishes))
+            append(record, _predicted(trained, item, out, wishes))
             done += 1
         except (ValueError, OSError) as error:
             failed += 1
-            _append(errors, {"image": item.said, "error": str(error)})
+            append(errors, {"image": item.said, "error": str(error)})
     if wishes.rank:
         write_whole(out / "ranking.csv", ranking(out))
     write_whole(out / "shares.csv", shares(out, trained.classes))
     return Outcome(done, kept, failed)
-
-
-def ranking(out: Path) -> str:
-    """All images predicted into `out` as CSV, the least sure first: what to label next."""
-    rows = sorted(recorded(out).values(), key=lambda line: (-line["uncertainty"], line["name"]))
-    return as_csv([{"image": line["image"], "uncertainty": round(line["uncertainty"], 6)} for line in rows])
-
-
-def shares(out: Path, classes: Sequence[str]) -> str:
-    """All images predicted into `out` as CSV, with the percentage of its pixels that each class has."""
-    lines = sorted(recorded(out).values(), key=lambda line: line["name"])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *classes])
-    writer.writerows([line["image"], *(f"{100 * share:.3f}" for share in line["shares"])] for line in lines)
-    return text.getvalue()
 
 
 def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path) -> Answered:
@@ -153,29 +134,6 @@ def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
     if isinstance(predictor, Whole) and size[0] * size[1] >= LARGE:
         return Slide(window=WINDOW, batch=1, augment=predictor.augment, average=predictor.average)
     return predictor
-
-
-def recorded(out: Path) -> dict[str, dict[str, Any]]:
-    """What is recorded of the images predicted into `out`, of whatever part, by name; the newest of each."""
-    lines = [line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)]
-    in_order = sorted(lines, key=lambda line: line.get("time", 0))  # of equal ones, the later in its file
-    return {line["name"]: line for line in in_order if line.keys() >= RECORDED}
-
-
-def _refuse_twice(before: Mapping[str, dict[str, Any]], wanted: Sequence[Item], out: Path) -> None:
-    """Raises ValueError for files that are in `out` under another name already, and would be listed twice."""
-    known: dict[str, set[str]] = {}
-    for name, line in before.items():
-        known.setdefault(line.get("origin", ""), set()).add(name)
-    known.pop("", None)
-    twice = [item for item in wanted if item.name not in known.get(item.origin, {item.name})]
-    if twice:
-        one, called = twice[0], min(known[twice[0].origin])
-        raise ValueError(
-            f"{out} has predictions of {len(twice)} of these images under other names ({one.origin} as {called!r}, now "
-            f"{one.name!r}), and would list them twice; name them as before (--pool, or the same files and folders), "
-            "or choose another --out"
-        )
 
 
 def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
@@ -251,17 +209,3 @@ def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
         changed = [key for key in said if not isinstance(before, dict) or before.get(key) != said[key]]
         raise ValueError(f"{out} holds predictions with other {', '.join(changed)}; choose another --out")
     write_whole(path, json.dumps(said, indent=1))
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a+b") as file:
-        cut_off = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"  # by a crash
-        file.write(b"\n" * cut_off + json.dumps(line).encode() + b"\n")
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; one that a crash cut off is none."""
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, TypeError):
-                yield dict(json.loads(text))

@@ -13,7 +13,7 @@ from mtseg.data.folder import Folder
 from mtseg.data.match import Images, Masked
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.inputs import distinct, place
-from mtseg.predict import recorded
+from mtseg.records import recorded
 from mtseg.settings import dump
 from mtseg.strict_yaml import to_yaml
 from mtseg.trained import Trained
