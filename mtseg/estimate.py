@@ -1,10 +1,9 @@
 """How much memory a process's step wants: what is held for the backward, counted on tensors that have no content."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,18 +38,19 @@ class Estimate:
         return f"about {_size(self.total)} a process ({parts})"
 
 
-def estimate(config: Config, classes: int, images: int, *, processes: int = 1) -> Estimate:
-    """That of a step of `config`, for data of so many `classes` and unlabelled `images`. Takes a second, no memory.
+def estimate(config: Config, network: nn.Module, classes: int, images: int, *, processes: int = 1) -> Estimate:
+    """That of a step of `config`, whose `network` it is, for data of so many `classes` and unlabelled `images`.
 
-    `processes` divide the batch.
+    `processes` divide the batch. It takes a second, and no memory.
     """
     method, (h, w) = config.method, config.views.crop
     branches, teacher = len(method.branches), method.teacher
     crops, asked = (count // processes for count in config.crops)
     channels = config.views.channels
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    student = _built(config, classes, fake)
+    student = _without_content(network, fake)
     with fake:
+        student = normed(student, config.norm, torch.device("cpu")).train()
         held, whole = _held(config, student, torch.zeros((-(-crops // config.accumulate), channels, h, w)))
         size = SINGLE * sum(value.numel() for value in [*student.parameters(), *student.buffers()])
         learnt = SINGLE * sum(value.numel() for value in student.parameters() if value.requires_grad)
@@ -67,18 +67,9 @@ def estimate(config: Config, classes: int, images: int, *, processes: int = 1) -
     )
 
 
-def _built(config: Config, classes: int, fake: FakeTensorMode) -> nn.Module:
-    """The network, without memory where it can be built without: transformers read values while they are built."""
-    build = partial(config.model.build, classes, channels=config.views.channels, pretrained=False)
-    try:
-        with fake:
-            return normed(build(), config.norm, torch.device("cpu")).train()
-    except ValueError:
-        network = normed(build(), config.norm, torch.device("cpu")).train()
-    for module in network.modules():
-        for tensors in cast(list[dict[str, Any]], [module._parameters, module._buffers]):
-            tensors.update({name: fake.from_tensor(value) for name, value in tensors.items() if value is not None})
-    return network
+def _without_content(network: nn.Module, fake: FakeTensorMode) -> nn.Module:
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(value): fake.from_tensor(value) for value in tensors})
 
 
 def _held(config: Config, student: nn.Module, images: Tensor) -> tuple[int, bool]:

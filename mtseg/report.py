@@ -62,7 +62,9 @@ def facts(config: Config) -> dict[str, str]:
         **({"weights": _fetched(config.model)} if isinstance(config.model, Smp | Timm) and not read_here else {}),
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step",
-        "memory in a step": estimate(config, len(splits.classes), unlabelled, processes=launched()).sentence(),
+        "memory in a step": estimate(
+            config, network, len(splits.classes), unlabelled, processes=launched()
+        ).sentence(),
         **({"time": f"{duration.sentence()}, on this CPU"} if duration else {}),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),

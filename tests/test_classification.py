@@ -558,8 +558,9 @@ def test_networks_of_whole_images_draw_no_masks_are_not_exported_and_want_three_
 def test_what_a_step_holds_is_estimated_for_every_optimizer(tmp_path):
     for rule in ("{kind: adam, lr: 1e-3}", "{kind: adamw, lr: 1e-3}", "{kind: sgd, lr: 0.1}"):
         config = small(tmp_path, f"optimizer={rule}", "method.teacher={kind: memory, size: []}")
-        found = estimate(config, CLASSES, 40)
-        weights = sum(p.numel() for p in config.model.build(CLASSES).parameters())
+        network = config.model.build(CLASSES)
+        found = estimate(config, network, CLASSES, 40)
+        weights = sum(p.numel() for p in network.parameters())
         assert found.learning == 4 * weights * (2 if "sgd" in rule else 3)
         assert found.memory == 40 * (CLASSES + 1) * 2
         # 10 images; 3 x logits of each, and the target and the answer of 6.

@@ -1,5 +1,7 @@
 """The estimate of memory, against what the allocator was asked for in a true step."""
 
+import copy
+
 import pytest
 import torch
 import trees
@@ -11,12 +13,17 @@ from torch.profiler import ProfilerActivity, profile
 from mtseg.cli.train import main
 from mtseg.config import Config
 from mtseg.data.drawing import SCENE_CLASSES
-from mtseg.estimate import estimate
+from mtseg.estimate import Estimate, estimate
 from mtseg.settings import validate
 from mtseg.step import train_step
 from mtseg.strict_yaml import to_yaml
 
 LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
+
+
+def estimated(config: Config, classes: int, images: int, *, processes: int = 1) -> Estimate:
+    network = config.model.build(classes, channels=config.views.channels, pretrained=False)
+    return estimate(config, network, classes, images, processes=processes)
 
 
 def peak(config: Config) -> int:
@@ -44,13 +51,13 @@ def peak(config: Config) -> int:
 )
 def test_the_estimate_is_what_a_step_holds_within_a_third(words, tmp_path):
     config = tiny(tmp_path, *LARGER, *words)
-    assert estimate(config, len(SCENE_CLASSES), 8).total == pytest.approx(peak(config), rel=1 / 3)
+    assert estimated(config, len(SCENE_CLASSES), 8).total == pytest.approx(peak(config), rel=1 / 3)
 
 
 def test_the_estimate_is_right_too_where_the_answers_for_many_classes_outweigh_the_network(tmp_path):
     root = trees.ade20k(tmp_path / "data")
     config = tiny(tmp_path, f"data={{kind: ade20k, root: {root}}}")
-    found = estimate(config, 150, 34)
+    found = estimated(config, 150, 34)
     assert found.total == pytest.approx(peak(config), rel=1 / 3)
     assert found.answers > 0.7 * found.total
 
@@ -61,26 +68,36 @@ def test_a_stage_that_is_recomputed_is_held_while_it_is(recompute, tmp_path):
     deep = "model={kind: resnext, blocks: [1, 1, 8, 1], groups: 4, width: 4}"
     words = ["views.crop=[64, 64]", "views.made=workers", "batch={labelled: 12, unlabelled: 12}"]
     config = small(tmp_path, deep, *words, f"recompute={recompute}")
-    assert estimate(config, 4, 40).total == pytest.approx(peak(config), rel=1 / 10)
+    assert estimated(config, 4, 40).total == pytest.approx(peak(config), rel=1 / 10)
 
 
-def test_a_transformer_that_cannot_be_built_without_content_is_estimated_too(tmp_path):
+def test_a_transformer_is_estimated_too(tmp_path):
     tree = {**TINY, "model": {"arch": "dpt", "encoder": "tu-test_vit", "weights": "none"}, "out": str(tmp_path)}
     config = validate(Config, tree)
-    assert estimate(config, len(SCENE_CLASSES), 8).total == pytest.approx(peak(config), rel=1 / 3)
+    assert estimated(config, len(SCENE_CLASSES), 8).total == pytest.approx(peak(config), rel=1 / 3)
+
+
+def test_the_network_stays_as_it_is(tmp_path):
+    config = tiny(tmp_path, *LARGER, "norm=group")
+    network = config.model.build(6).eval()
+    before, kinds = copy.deepcopy(network.state_dict()), [type(module) for module in network.modules()]
+    estimate(config, network, 6, 8)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [type(module) for module in network.modules()] == kinds
+    assert not any(module.training for module in network.modules())
 
 
 def test_processes_parts_and_recomputing_ask_for_less_and_optimizers_and_memories_for_more(tmp_path):
     def total(*words: str, processes: int = 1) -> int:
-        return estimate(tiny(tmp_path, *LARGER, *words), 6, 8, processes=processes).total
+        return estimated(tiny(tmp_path, *LARGER, *words), 6, 8, processes=processes).total
 
     plain = total()
     assert total(processes=2) < 0.7 * plain
     assert all(total(word) < plain for word in ("accumulate=2", "recompute=true", "precision=bf16"))
     assert total("optimizer={kind: adamw, lr: 0.1}") > plain
-    weights = estimate(tiny(tmp_path), 6, 8).weights // 2
-    assert estimate(tiny(tmp_path, "method.teacher={kind: ensemble, every: 2}"), 6, 8).weights == 3 * weights
-    memory = estimate(tiny(tmp_path, "method.teacher={kind: memory, size: [10, 20]}"), 6, 8).memory
+    weights = estimated(tiny(tmp_path), 6, 8).weights // 2
+    assert estimated(tiny(tmp_path, "method.teacher={kind: ensemble, every: 2}"), 6, 8).weights == 3 * weights
+    memory = estimated(tiny(tmp_path, "method.teacher={kind: memory, size: [10, 20]}"), 6, 8).memory
     assert memory == 8 * 10 * 20 * (6 + 1) * 2
 
 

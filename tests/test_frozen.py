@@ -94,7 +94,8 @@ def test_the_optimizer_has_the_weights_that_learn_alone(optimizer, file):
 
 
 def test_what_is_frozen_costs_a_step_less_memory(file, tmp_path):
-    frozen, learning = (estimate(run_of(tmp_path, file, f"model.frozen={word}"), 7, 8) for word in ("true", "false"))
+    configs = [run_of(tmp_path, file, f"model.frozen={word}") for word in ("true", "false")]
+    frozen, learning = (estimate(config, config.model.build(7), 7, 8) for config in configs)
     assert frozen.weights == learning.weights
     assert frozen.learning < learning.learning
     assert frozen.activations < learning.activations

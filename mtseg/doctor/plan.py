@@ -71,7 +71,7 @@ def plan(config: Config, survey: Survey) -> Plan:
         unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
         batch=batch,
         waiting=batch * config.prefetch * config.workers,
-        step=estimate(config, len(survey.splits.classes), len(survey.splits.unlabelled)).sentence(),
+        step=estimate(config, network, len(survey.splits.classes), len(survey.splits.unlabelled)).sentence(),
         parameters=parameters,
         checkpoints=4 * copies * parameters * (config.keep + 1),  # one more while it is written
         images=sum(entry.image.bytes for entry in survey.distinct()),
