@@ -1,6 +1,8 @@
 """Strict YAML: one spelling for one meaning. What is not plainly a number, `true`, `false` or null stays a string."""
 
+import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ for _side in (_Loader, _Dumper):
 def parsed(text: str, source: str) -> Any:
     """What YAML `text` says. Raises ValueError, beginning with `source`, as `read_yaml` does."""
     try:
-        return yaml.load(text, _Loader)
+        return copy.deepcopy(_tree(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
@@ -84,6 +86,12 @@ def parsed(text: str, source: str) -> Any:
         raise ValueError(f"{source}, line {line_number}: {error.reason}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ValueError(f"{source}: {error}") from None
+
+
+@lru_cache(maxsize=256)
+def _tree(text: str) -> Any:
+    # Tables and pages ask the folder of each run many times, and a config takes ten milliseconds to parse.
+    return yaml.load(text, _Loader)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
