@@ -333,10 +333,10 @@ def test_pasted_area_is_uniform_in_its_range(size: tuple[int, int]) -> None:
 
 
 def test_width_over_height_is_log_uniform_between_the_aspect_and_its_inverse() -> None:
-    sides = [rectangle(mask) for mask in masks(CutMix(p=1, area=(0.05, 0.2), aspect=3), 600, (200, 200))]
+    sides = [rectangle(mask) for mask in masks(CutMix(p=1, area=(0.05, 0.2), aspect=3), 300, (200, 200))]
     logs = np.array([math.log(width / height) / math.log(3) for height, width in sides])
     assert np.abs(logs).max() <= 1 + 0.03  # sides of 25 pixels and more, rounded
-    assert distance_of_uniform((logs + 1) / 2) < 1.95 + 0.02 * math.sqrt(600)
+    assert distance_of_uniform((logs + 1) / 2) < 1.95 + 0.02 * math.sqrt(300)
 
 
 def test_aspect_one_pastes_squares() -> None:

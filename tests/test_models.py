@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,7 @@ def test_a_file_without_counters_of_batches_fits() -> None:
 # --- weights of a larger network, of which what is asked for would fit
 
 
+@lru_cache(maxsize=2)
 def whole_network(name: str, **changes: Any) -> nn.Module:
     """What timm or smp has of a network, by the name of an encoder."""
     return timm.create_model(name[3:], **changes) if name.startswith("tu-") else smp.encoders.get_encoder(name)

@@ -99,15 +99,20 @@ def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_smallest_l
     assert [rows[name][3] for name in rows] == ["-1.0", "+1.0", "-"]
 
 
+@pytest.fixture(scope="module")
+def as_scored(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    for name, words in (("supervised", ["method.branches=[]"]), ("method", [])):
+        assert cli.main(["train", str(folder / "tiny.yaml"), f"out={folder / name / '0'}", *words]) == 0
+        assert cli.main(["eval", str(folder / name / "0"), "eval.split=test"]) == 0
+    return folder
+
+
 @pytest.fixture
-def scored(config, tmp_path, capsys) -> list[Path]:
+def scored(as_scored, tmp_path) -> list[Path]:
     """Two runs, each evaluated on val as it trained, and scored on test when it was done, in eval_test.json."""
-    runs = [tmp_path / name / "0" for name in ("supervised", "method")]
-    for run, words in zip(runs, (["method.branches=[]"], []), strict=True):
-        assert cli.main(["train", config, f"out={run}", *words]) == 0
-        assert cli.main(["eval", str(run), "eval.split=test"]) == 0
-    capsys.readouterr()
-    return runs
+    return [shutil.copytree(as_scored / name, tmp_path / name) / "0" for name in ("supervised", "method")]
 
 
 def test_a_table_of_scores_has_those_that_eval_wrote(scored, capsys):
