@@ -19,7 +19,7 @@ from mtseg.step import train_step
 
 ROOT = Path(__file__).parent.parent / "configs"
 ROWS = sorted(path for path in (ROOT / "method").glob("*.yaml") if path.stem != "supervised")
-STEPS = 8
+STEPS = 12
 
 
 def config_of(path: Path, folder: Path) -> Config:

@@ -232,6 +232,16 @@ def test_a_file_over_the_size_limit_is_refused_and_one_at_the_limit_is_read(tmp_
         read(tmp_path, text.ljust(MAX_BYTES + 1, b"x"))
 
 
+def test_a_tree_that_was_read_is_its_readers_own_and_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("a: {b: [1, 2]}\n")
+    first = read_yaml(file)
+    first["a"]["b"].append(3)
+    assert read_yaml(file) == {"a": {"b": [1, 2]}}
+    file.write_text("a: {b: [1, 4]}\n")
+    assert read_yaml(file) == {"a": {"b": [1, 4]}}
+
+
 def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path: Path) -> None:
     (tmp_path / "fixmatch.yaml").touch()
     with pytest.raises(ValueError, match=r"fixmach\.yaml: no such file; did you mean 'fixmatch\.yaml'"):
