@@ -1,11 +1,9 @@
 """Checkpoints: one directory a step, written aside and renamed when whole, checked by a manifest when read."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from mtseg.atomic import digest_of, flush, write_whole
 
 MANIFEST = "manifest.json"
 CHOICES = ("best", "holdout")  # of whose checkpoints each is named by a file of that name, and kept
@@ -60,7 +60,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     place = folder / name_of(checkpoint.step)
     shutil.rmtree(place, ignore_errors=True)
     aside.rename(place)
-    _flush(folder)
+    flush(folder)
     _prune(folder, keep)
     return place
 
@@ -156,22 +156,6 @@ def set_aside(place: Path) -> Path:
     return place.rename(aside)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that a crash leaves the old one or the new one, never a part.
-
-    Raises OSError where the disk does not take it, and leaves nothing of it.
-    """
-    aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        _flush(aside)
-        aside.replace(path)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
-
-
 def _write(aside: Path, checkpoint: Checkpoint) -> None:
     """The files of `checkpoint`, the manifest last, all of them on the disk."""
     aside.mkdir()
@@ -183,7 +167,7 @@ def _write(aside: Path, checkpoint: Checkpoint) -> None:
     files = {path.name: {"bytes": path.stat().st_size, "sha256": digest_of(path)} for path in sorted(aside.iterdir())}
     (aside / MANIFEST).write_text(json.dumps({"step": checkpoint.step, "files": files}, indent=1))
     for path in [*aside.iterdir(), aside]:
-        _flush(path)
+        flush(path)
 
 
 def _prune(folder: Path, keep: int) -> None:
@@ -225,17 +209,3 @@ def _refuse_not_finite(name: str, tensors: Tensors, step: int) -> None:
 
 def _weights(name: str) -> str:
     return f"{name}.safetensors"
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

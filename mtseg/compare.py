@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mtseg.checkpoint import write_whole
+from mtseg.atomic import write_whole
 from mtseg.config import Config
 from mtseg.evaluate import source_of
+from mtseg.gallery import gallery
 from mtseg.logged import read, score_of
-from mtseg.report import gallery, percent
 from mtseg.restored import restored
-from mtseg.tally import HEADLINES
+from mtseg.tally import HEADLINES, percent
 from mtseg.trainer import fit
 
 # network -> its score in [0, 1] (HEADLINES), "last" and "best" of the evaluations; None where nothing is labelled

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mtseg import hub
+from mtseg.atomic import aside
 from mtseg.config import Config, of_run
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.provenance import recorded
 from mtseg.logged import read
 from mtseg.models import Padded
-from mtseg.report import percent
 from mtseg.restored import configured, load, refuse_whole, weights_of
 from mtseg.scored import kept, sentence
+from mtseg.tally import percent
 from mtseg.teachers import Ensemble, Panel
 from mtseg.trained import Name, Trained
 from mtseg.views import Views
@@ -114,9 +115,8 @@ def to_torch(program: ExportedProgram, network: Pixels, out: Path, facts: dict[s
     """Write model.pt2: `torch.export.load(path).module()` is the function; the facts are its extra file mtseg.json."""
     path = out / "model.pt2"
     _compare(network, program.module(), path)
-    aside = path.with_name(f".tmp-{path.name}")  # its suffix is the format's
-    torch.export.save(program, aside, extra_files={hub.FILE: json.dumps(facts)})
-    aside.replace(path)
+    with aside(path) as place:
+        torch.export.save(program, place, extra_files={hub.FILE: json.dumps(facts)})
 
 
 def to_onnx(program: ExportedProgram, network: Pixels, out: Path, facts: dict[str, Any]) -> None:
@@ -133,9 +133,8 @@ def to_onnx(program: ExportedProgram, network: Pixels, out: Path, facts: dict[st
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     _compare(network, lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]), path)
-    aside = path.with_name(f".tmp-{path.name}")
-    onnx.save(graph, str(aside))
-    aside.replace(path)
+    with aside(path) as place:
+        onnx.save(graph, str(place))
 
 
 def _need(*libraries: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 
 from mtseg import dpt
-from mtseg.checkpoint import digest_of, write_whole
+from mtseg.atomic import digest_of, write_whole
 from mtseg.complaints import show
 from mtseg.config import Config, Device
 from mtseg.data.channels import PLAIN, Channels

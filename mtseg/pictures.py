@@ -3,12 +3,10 @@
 Rows are encoded as they come, so that large pictures are never held: PIL would take four bytes for a pixel.
 """
 
-import os
 import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mtseg.atomic import aside
 from mtseg.data.damaged import MAX_PIXELS
 from mtseg.data.source import IGNORE
 
@@ -53,20 +52,9 @@ def write(path: Path, rows: Iterable[Pixels], size: tuple[int, int], palette: Pi
 
     With a `palette` (K, 3) values are indices of it.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path) as place, place.open("wb") as file:
         _encode(file, iter(rows), size, palette)
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """Within, a name to write to; what was written becomes `path` where nothing goes wrong, and else is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place = path.with_name(f".tmp-{os.getpid()}-{path.name}"[-200:])
-    try:
-        yield place
-        place.replace(path)
-    finally:
-        place.unlink(missing_ok=True)
 
 
 def whole(path: Path) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from mtseg import pictures, rasters
-from mtseg.checkpoint import write_whole
+from mtseg.atomic import write_whole
 from mtseg.data.channels import PLAIN, visible
 from mtseg.data.geotiff import georeference, in_bands
 from mtseg.data.source import IGNORE

@@ -8,7 +8,7 @@ from PIL import Image
 from rich.progress import track
 
 from mtseg import pictures
-from mtseg.checkpoint import write_whole
+from mtseg.atomic import write_whole
 from mtseg.data.folder import Folder
 from mtseg.data.match import Images, Masked
 from mtseg.data.source import IGNORE, Source, Splits

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from mtseg.atomic import aside
 from mtseg.data.geotiff import Tag
 from mtseg.data.source import IGNORE
-from mtseg.pictures import ROWS, Pixels, aside, colours
+from mtseg.pictures import ROWS, Pixels, colours
 
 TILE = ROWS
 NO_DATA = (42113, 2, 0, str(IGNORE), True)  # GDAL's tag: the value of pixels that have none
@@ -31,6 +32,7 @@ def write(
         options |= {"photometric": "palette", "colormap": colours(palette).T.astype(np.uint16) * 257}
         options["extratags"].append(NO_DATA)
     shape = (*size, *first.shape[2:])
+    path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path) as place, tifffile.TiffWriter(place, bigtiff=int(np.prod(shape)) >= MOST) as file:
         file.write(
             _tiles(first, strips),

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 from mtseg.config import Config
 from mtseg.diagnostics import alarmed
 from mtseg.logged import selected, timings
-from mtseg.report import percent
 from mtseg.scored import kept, sentence
-from mtseg.tally import HEADLINES, headline
+from mtseg.tally import HEADLINES, headline, percent
 
 NO_FACTS: dict[str, str] = {}
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtseg import seen
+from mtseg.atomic import write_whole
 from mtseg.charts import Curve, chart
-from mtseg.checkpoint import write_whole
 from mtseg.config import Config, of_run, written
 from mtseg.confusing import confusing
 from mtseg.data.provenance import CLASSES, named
@@ -24,9 +24,8 @@ from mtseg.log import Log
 from mtseg.logged import read, score_of
 from mtseg.mute import Mute
 from mtseg.page import document, facts, folded, image, name_cell, share, table
-from mtseg.report import percent
 from mtseg.run_facts import NO_FACTS, Lines, alarms_of, computed_by, facts_of, unless_damaged
-from mtseg.tally import HEADLINES, Tally
+from mtseg.tally import HEADLINES, Tally, percent
 
 FILE = "report.html"
 RECENT = 10  # logged steps over which the classes' shares are meaned

@@ -13,10 +13,9 @@ from mtseg.config import Config, of_run
 from mtseg.differences import differences
 from mtseg.logged import read
 from mtseg.page import document, folded, name_cell, number, table
-from mtseg.report import percent
 from mtseg.run_page import by_step, scored_by
 from mtseg.tables import spread
-from mtseg.tally import HEADLINES
+from mtseg.tally import HEADLINES, percent
 
 CHARTS = {  # the title, and whether it is in percent
     "train/loss_sup": ("supervised loss", False),

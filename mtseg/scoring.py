@@ -21,11 +21,10 @@ from mtseg.data.provenance import names_of, recorded
 from mtseg.differences import differences
 from mtseg.evaluate import evaluate, source_of
 from mtseg.metrics import interval
-from mtseg.report import percent
 from mtseg.restored import Restored, restored_at
 from mtseg.scored import sentence
 from mtseg.state import pick_device
-from mtseg.tally import NETWORKS, Also, Tally, by_class, plain, scores
+from mtseg.tally import NETWORKS, Also, Tally, by_class, percent, plain, scores
 
 SUMMARY = {
     "top1": "accuracy",

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image as Pil
 from torch import nn
 
-from mtseg.checkpoint import write_whole
+from mtseg.atomic import write_whole
 from mtseg.config import Config
 from mtseg.data.channels import visible
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.evaluate import source_of
+from mtseg.gallery import coloured
 from mtseg.predictors import asked, joined
-from mtseg.report import coloured
 from mtseg.tally import Tally, plain
 
 FILE = "evaluation.json"

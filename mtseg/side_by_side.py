@@ -12,10 +12,9 @@ from rich.text import Text
 
 from mtseg import checkpoint, hub
 from mtseg.data.provenance import recorded
-from mtseg.report import percent
 from mtseg.restored import configured
 from mtseg.scoring import SUMMARY, as_csv
-from mtseg.tally import HEADLINES, NETWORKS, headline
+from mtseg.tally import HEADLINES, NETWORKS, headline, percent
 
 Found = Mapping[str, dict[str, Any]]  # what `score_run` gives, by what the checkpoint is called
 

@@ -137,3 +137,8 @@ def plain(value: float) -> float | None:
 def by_class(values: np.ndarray, classes: tuple[str, ...]) -> dict[str, float | None]:
     """`values` (K,) by the names of their classes."""
     return {name: plain(value) for name, value in zip(classes, values, strict=True)}
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with two decimals; `absent` for a class that does not occur."""
+    return "absent" if value is None else f"{100 * value:.2f}"

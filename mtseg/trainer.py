@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mtseg import capture, checkpoint, keeping, run_page, versions
+from mtseg.atomic import write_whole
 from mtseg.balance import told
 from mtseg.capture import Broken
 from mtseg.config import Config, written
@@ -81,7 +82,7 @@ def _log(config: Config, state: State, within: ExitStack, *, length: int, quiet:
 def _written(config: Config, splits: Splits, state: State, *, continued: bool, said: list[str]) -> list[str]:
     """What a run is of goes into its folder; the sentences to begin with."""
     data = record(config.out, splits, continued=continued)
-    checkpoint.write_whole(config.out / "config.yaml", written(config))
+    write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
     balanced = [] if state.class_weights is None else [told(state.class_weights, splits.classes)]
     return [data.sentence(), *processes, *balanced, *said, *versions.record(config.out, state.step)]

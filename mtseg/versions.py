@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import mtseg
-from mtseg.checkpoint import write_whole
+from mtseg.atomic import write_whole
 
 FILE = "versions.json"
 

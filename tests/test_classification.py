@@ -18,6 +18,7 @@ from mtseg.cli.eval import main as eval_command
 from mtseg.cli.predict import main as predict_command
 from mtseg.config import Config, dump, load, written
 from mtseg.data.held import Held
+from mtseg.dry_run import facts
 from mtseg.estimate import estimate
 from mtseg.evaluate import evaluate
 from mtseg.export import export
@@ -27,7 +28,6 @@ from mtseg.merge import merge
 from mtseg.mix import CutMix
 from mtseg.optim import Adam
 from mtseg.predictors import Slide, Whole
-from mtseg.report import facts
 from mtseg.restored import load as load_network
 from mtseg.schedules import Cosine, Ramps, Rampup
 from mtseg.settings import validate

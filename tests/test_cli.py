@@ -23,8 +23,8 @@ from trees import camvid
 from mtseg import checkpoint, cli
 from mtseg.cli.common import share_cores
 from mtseg.config import of_run
+from mtseg.gallery import coloured, predicted
 from mtseg.logged import read
-from mtseg.report import coloured, predicted
 from mtseg.views import Views
 
 ROOT = Path(__file__).parent.parent

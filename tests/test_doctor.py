@@ -464,7 +464,7 @@ def test_a_copy_of_a_scored_picture_is_not_left_out_by_a_setting_and_none_is_sug
 
 
 def test_the_doctor_counts_what_trains_where_images_are_held_out_and_reads_those_too(root):
-    from mtseg.report import facts as of_dry_run
+    from mtseg.dry_run import facts as of_dry_run
 
     config = config_of(root, "eval.select=holdout", "eval.holdout=1/2")
     report = examine(config, HEALTHY)
@@ -971,7 +971,7 @@ def test_the_checkpoints_of_a_run_take_about_what_is_said(tmp_path):
 
 
 def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
-    from mtseg.report import facts as of_dry_run
+    from mtseg.dry_run import facts as of_dry_run
 
     config = config_of(root)
     assert examine(config, HEALTHY).facts["a step"] == of_dry_run(config)["memory in a step"]
@@ -979,7 +979,7 @@ def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_the_doctor_and_the_dry_run_say_one_time_on_a_cpu(device, root, monkeypatch):
-    from mtseg.report import facts as of_dry_run
+    from mtseg.dry_run import facts as of_dry_run
 
     monkeypatch.setattr(duration, "tried", lambda *_, **__: 0.5)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

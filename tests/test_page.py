@@ -21,9 +21,9 @@ from mtseg.checkpoint import load_newest
 from mtseg.config import written
 from mtseg.confusing import confusing
 from mtseg.data.source import IGNORE
+from mtseg.gallery import gallery
 from mtseg.logged import read
 from mtseg.page import share
-from mtseg.report import gallery
 from mtseg.restored import load, restored
 from mtseg.trainer import fit
 

@@ -116,7 +116,7 @@ def test_lists_are_fetched_into_the_place_where_the_configs_look(tmp_path, monke
     script(monkeypatch, "ade20k", root, "--splits", "--base", base)
     for path in web.glob("*/*.txt"):
         assert (root / "splits" / path.relative_to(web)).read_bytes() == path.read_bytes()
-    assert not list(root.glob("**/*.part"))
+    assert not list(root.glob("**/.tmp-*"))
     (root / "splits/1_64/labeled.txt").write_text("images/training/1.jpg")
     assert script(monkeypatch, "ade20k", root, "--splits", "--base", base) == 1
     assert "labeled.txt: names 1 images, 316 were published" in capsys.readouterr().err

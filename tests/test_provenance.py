@@ -12,7 +12,7 @@ from runs import tiny
 from mtseg.data.camvid import Camvid
 from mtseg.data.kinds import data_of
 from mtseg.data.provenance import Expected, checked, digest, provenance, record
-from mtseg.report import facts
+from mtseg.dry_run import facts
 from mtseg.trainer import fit
 from mtseg.words import gather
 

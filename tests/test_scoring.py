@@ -18,9 +18,9 @@ from mtseg import checkpoint, cli
 from mtseg.config import of_run
 from mtseg.data.provenance import digest
 from mtseg.data.source import IGNORE
+from mtseg.gallery import predicted
 from mtseg.logged import read
 from mtseg.metrics import Boundary, Confusion
-from mtseg.report import predicted
 from mtseg.restored import found, load, restored
 from mtseg.scoring import Wanted, score_run
 from mtseg.tally import Also

@@ -431,7 +431,7 @@ def test_a_disk_that_does_not_take_where_an_evaluation_stands_ends_no_run(tmp_pa
         with pytest.raises(Stopped):
             fit(config, quiet=True)
     before = (config.out / "checkpoints/step-00000004/manifest.json").read_bytes()
-    (config.out / f"checkpoints/step-00000004/.tmp-manifest.json-{os.getpid()}").mkdir()
+    (config.out / f"checkpoints/step-00000004/.tmp-{os.getpid()}-manifest.json").mkdir()
     scores = fit(config)
     assert "the evaluation of step 4 is NOT noted" in capsys.readouterr().out
     assert (config.out / "checkpoints/step-00000004/manifest.json").read_bytes() == before

@@ -19,7 +19,7 @@ def _compare(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.compare import compare as run_both
     from mtseg.compare import runs
     from mtseg.config import load, rate_for, written
-    from mtseg.report import facts
+    from mtseg.dry_run import facts
 
     config = load(words)
     share_cores(config)

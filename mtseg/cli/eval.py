@@ -33,7 +33,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mtseg import run_page
-    from mtseg.checkpoint import write_whole
+    from mtseg.atomic import write_whole
     from mtseg.config import of_run
     from mtseg.scored import CHECKPOINTS
     from mtseg.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv

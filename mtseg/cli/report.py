@@ -23,7 +23,7 @@ def _report(runs: Sequence[str], out: str | None) -> None:
     from pathlib import Path
 
     from mtseg import run_page, runs_page
-    from mtseg.checkpoint import write_whole
+    from mtseg.atomic import write_whole
 
     folders = [Path(run) for run in runs]
     if len(folders) == 1:

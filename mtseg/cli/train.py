@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.config import load, rate_for, written
     from mtseg.distributed import first_launched
-    from mtseg.report import facts
+    from mtseg.dry_run import facts
     from mtseg.trainer import fit
 
     config = load(words)

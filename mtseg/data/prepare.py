@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mtseg.atomic import aside
 from mtseg.data.cityscapes import TRAIN_ID
 from mtseg.data.decode import read_mask
 from mtseg.data.lists import read_list
@@ -67,9 +68,8 @@ def fetch(base: str, names: Mapping[str, str], into: Path, *, counts: Mapping[st
         place = into / path
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            aside = place.with_name(f"{place.name}.part")
-            aside.write_bytes(_got(f"{base}/{url}"))
-            aside.rename(place)
+            with aside(place) as unfinished:
+                unfinished.write_bytes(_got(f"{base}/{url}"))
         number = len(read_list(place))
         if number != counts.get(path, number):
             raise ValueError(f"{place}: names {number} images, {counts[path]} were published; delete it and try again")
@@ -140,9 +140,8 @@ def save(place: Path, mask: NDArray[np.uint8], palette: NDArray[np.uint8] | None
     image = Image.fromarray(mask)
     if palette is not None:
         image.putpalette(palette.tobytes())
-    aside = place.with_name(f"{place.name}.part")
-    image.save(aside, format="PNG")
-    aside.rename(place)
+    with aside(place) as unfinished:
+        image.save(unfinished, format="PNG")
 
 
 def _ids(path: Path) -> Sequence[str]:

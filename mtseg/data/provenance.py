@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from mtseg.checkpoint import write_whole
+from mtseg.atomic import write_whole
 from mtseg.data.palette import check_named, inks
 from mtseg.data.source import Source, Splits, identity
 from mtseg.part import part

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mtseg.checkpoint import write_whole
+from mtseg.atomic import write_whole
 from mtseg.cli.common import share_cores
 from mtseg.config import Config, whole
 from mtseg.data.tree import first

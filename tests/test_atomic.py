@@ -1,0 +1,68 @@
+"""Files that are whole: the old one, the new one, or none; whatever goes wrong, and whatever they are called."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from mtseg.atomic import aside, digest_of, write_whole
+
+
+def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    write_whole(path, "steps: 1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", lambda *_: pytest.fail("crash"))
+        with pytest.raises(pytest.fail.Exception):
+            write_whole(path, "steps: 2\n")
+    assert path.read_text() == "steps: 1\n"
+
+
+@pytest.mark.parametrize("moment", ["pathlib.Path.write_text", "mtseg.atomic.flush", "pathlib.Path.replace"])
+def test_a_text_file_that_the_disk_does_not_take_leaves_nothing_beside_the_old_one(moment, tmp_path, monkeypatch):
+    path = tmp_path / "best.json"
+    write_whole(path, "{}")
+    write = Path.write_text
+
+    def refused(aside: Path, *given: object, **options: object) -> None:
+        write(aside, "half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, refused)
+        with pytest.raises(OSError, match="No space"):
+            write_whole(path, "{1}")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "{}"
+
+
+def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+
+    def stopped() -> None:
+        with aside(path) as place:
+            place.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["n" * 250 + ".png", "\u4e2d" * 83 + ".png", "a.png"])
+def test_whatever_name_there_may_be_can_be_written(name, tmp_path):
+    path = tmp_path / name
+    with aside(path) as place:
+        assert place.suffix == ".png"
+        place.write_bytes(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_digest_is_that_of_the_content(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert digest_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
