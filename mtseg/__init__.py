@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from mtseg.trained import Trained
+    from mtseg.inference.trained import Trained
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ def fit(words: Sequence[str | Path], *, quiet: bool = False) -> dict[str, dict[s
 def load(
     run: str | Path, words: Sequence[str] = (), *, at: str = "last", network: Literal["student", "teacher"] = "teacher"
 ) -> "Trained":
-    """A trained run from its folder, for `load(RUN).predict(image)`; see `mtseg.restored.load`."""
-    from mtseg.restored import load as of_folder
+    """A trained run from its folder, for `load(RUN).predict(image)`; see `mtseg.inference.restored.load`."""
+    from mtseg.inference.restored import load as of_folder
 
     return of_folder(Path(run), words, at=at, network=network)

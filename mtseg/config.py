@@ -7,27 +7,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from mtseg.boards import Name as Board
-from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
-from mtseg.complaints import NOWHERE, near
 from mtseg.data.batch import BatchSizes
 from mtseg.data.kinds import Data
 from mtseg.data.source import Splits
-from mtseg.differences import names_of_settings
 from mtseg.evaluate import Evaluation
 from mtseg.losses import AT_ONCE
 from mtseg.method import Branch, Method
-from mtseg.models import Smp
-from mtseg.norm import Norm
+from mtseg.models.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
+from mtseg.models.norm import Norm
+from mtseg.models.smp import Smp
 from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
+from mtseg.run.boards import Name as Board
 from mtseg.schedules import Poly, Schedule
-from mtseg.settings import dump, validate
-from mtseg.strict_yaml import SUFFIXES, read_yaml, to_yaml
+from mtseg.settings.checked import dump, validate
+from mtseg.settings.complaints import NOWHERE, near
+from mtseg.settings.differences import names_of_settings
+from mtseg.settings.strict_yaml import SUFFIXES, read_yaml, to_yaml
+from mtseg.settings.words import gather, gathered
 from mtseg.teachers import Itself
 from mtseg.views import Views
-from mtseg.words import gather, gathered
 
 Model = Annotated[
     Annotated[Smp, Tag("smp")]

@@ -12,7 +12,7 @@ from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.evaluate import source_of
 from mtseg.mix import ALONG_BORDERS, NO_BORDERS
-from mtseg.models import Smp
+from mtseg.models.smp import Smp
 from mtseg.predictors import asked
 
 

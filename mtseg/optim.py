@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mtseg.models import split_parameters
+from mtseg.models.smp import split_parameters
 from mtseg.part import part
 from mtseg.schedules import fall
 

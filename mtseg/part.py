@@ -10,7 +10,7 @@ from typing import Any, TypeVar, dataclass_transform
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from mtseg.complaints import explain
+from mtseg.settings.complaints import explain
 
 T = TypeVar("T")
 

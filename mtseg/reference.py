@@ -10,12 +10,12 @@ from inspect import getdoc
 
 from pydantic import TypeAdapter
 
-from mtseg.complaints import near
 from mtseg.config import Config
 from mtseg.data.assemble import Choice
-from mtseg.elsewhere import called_here
-from mtseg.problems import join
 from mtseg.rules import Rules, Schema, default_of, parts_of
+from mtseg.settings.complaints import near
+from mtseg.settings.elsewhere import called_here
+from mtseg.settings.problems import join
 
 HEAD = """# Every setting
 

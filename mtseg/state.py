@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtseg import checkpoint
 from mtseg.balance import weights_for
 from mtseg.config import Config
-from mtseg.convnet import settle, settles
 from mtseg.data.resident import Resident, stream_of
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
 from mtseg.distributed import local_rank, rank, same, world
-from mtseg.norm import normed
+from mtseg.models.convnet import settle, settles
+from mtseg.models.norm import normed
 from mtseg.precision import Scale, memory_format, scale_for
 from mtseg.randomness import reseed_torch
+from mtseg.run import checkpoint
 from mtseg.running import running
 from mtseg.targets import Memory
 from mtseg.teachers import TeacherState

@@ -11,7 +11,7 @@ from mtseg.data.batch import Batch
 from mtseg.diagnostics import health, pseudo_accuracy
 from mtseg.distributed import everywhere, rank, total, world
 from mtseg.method import Counts
-from mtseg.norm import level
+from mtseg.models.norm import level
 from mtseg.optim import set_lr
 from mtseg.precision import casting
 from mtseg.randomness import reseed_torch

@@ -9,10 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mtseg import capture, checkpoint, keeping, run_page, versions
 from mtseg.atomic import write_whole
 from mtseg.balance import told
-from mtseg.capture import Broken
 from mtseg.config import Config, written
 from mtseg.data.batch import Batch
 from mtseg.data.given import given
@@ -23,17 +21,20 @@ from mtseg.data.source import Splits
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, source_of
-from mtseg.exhausted import memory_told
 from mtseg.fits import refuse_uneven, refuse_useless
-from mtseg.keeping import Found, Scores
-from mtseg.lock import locked
-from mtseg.log import Log, summary
-from mtseg.mute import Mute
-from mtseg.resume import continued
+from mtseg.results import run_page
+from mtseg.run import capture, checkpoint, keeping, versions
+from mtseg.run.capture import Broken
+from mtseg.run.exhausted import memory_told
+from mtseg.run.keeping import Found, Scores
+from mtseg.run.lock import locked
+from mtseg.run.log import Log, summary
+from mtseg.run.mute import Mute
+from mtseg.run.resume import continued
+from mtseg.run.stopping import ended_if_asked, stop_if_asked
 from mtseg.signals import listening
 from mtseg.state import State, batches_of, build, pick_device, restore, save
 from mtseg.step import train_step
-from mtseg.stopping import ended_if_asked, stop_if_asked
 from mtseg.tally import scores
 
 

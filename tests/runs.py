@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from mtseg.config import Config, written
-from mtseg.merge import merge
-from mtseg.settings import validate
-from mtseg.words import gather
+from mtseg.settings.checked import validate
+from mtseg.settings.merge import merge
+from mtseg.settings.words import gather
 
 TINY = {
     "data": {"kind": "scenes", "size": [64, 64], "images": 6, "labels": 2, "val": 2, "test": 3},

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from mtseg.config import Config
-from mtseg.merge import merge
-from mtseg.settings import validate
-from mtseg.words import gather
+from mtseg.settings.checked import validate
+from mtseg.settings.merge import merge
+from mtseg.settings.words import gather
 
 CLASSES = 4
 SIDE = 16

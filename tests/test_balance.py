@@ -13,8 +13,8 @@ from runs import tiny
 from mtseg.balance import FEWEST, MOST, class_weights, pixels_of, told, weights_for
 from mtseg.config import Config
 from mtseg.data.source import IGNORE, UNKNOWN, Splits
+from mtseg.inference.restored import restored
 from mtseg.losses import CrossEntropy, Dice, Ohem
-from mtseg.restored import restored
 from mtseg.state import build
 from mtseg.trainer import fit
 

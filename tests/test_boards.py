@@ -8,7 +8,7 @@ import pytest
 from runs import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mtseg.logged import read
+from mtseg.run.logged import read
 from mtseg.trainer import fit
 
 

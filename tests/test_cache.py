@@ -19,7 +19,6 @@ import trees
 from PIL import Image
 from runs import tiny
 
-from mtseg import checkpoint
 from mtseg.config import Config
 from mtseg.data import cache as cache_module
 from mtseg.data.cache import UNFINISHED, Cache
@@ -27,12 +26,13 @@ from mtseg.data.channels import Channels, Layer
 from mtseg.data.files import Files, Pool, files
 from mtseg.data.folder import Folder
 from mtseg.data.masks import in_order
-from mtseg.differences import differences
 from mtseg.doctor import cache as doctors
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
-from mtseg.merge import merge
-from mtseg.settings import dump, validate
+from mtseg.run import checkpoint
+from mtseg.settings.checked import dump, validate
+from mtseg.settings.differences import differences
+from mtseg.settings.merge import merge
 from mtseg.trainer import fit
 
 COUNT = 6

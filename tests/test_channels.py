@@ -33,14 +33,14 @@ from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
 from mtseg.doctor.pictures import of_views
 from mtseg.geometry import Geometry, pixels
-from mtseg.merge import merge
-from mtseg.models import Smp
+from mtseg.models.smp import Smp
+from mtseg.models.weights import of_channels
 from mtseg.randomness import generator
-from mtseg.settings import dump, validate
+from mtseg.settings.checked import dump, validate
+from mtseg.settings.merge import merge
 from mtseg.trainer import fit
 from mtseg.views import Views
 from mtseg.warping import draw_image
-from mtseg.weights import of_channels
 
 HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21"}, "", 2**40, 2**20)
 RGBD = {"layers": [{"count": 3}, {"folder": ["images", "depth"], "suffix": ".png", "count": 1, "range": [0, 10000]}]}
@@ -606,7 +606,7 @@ def test_the_doctor_computes_the_normalisation_and_its_line_mends_the_config(tmp
     paths = [*root.glob("unlabelled/depth/*.png"), *(root / name for name in training_depths(config))]
     values = np.stack([np.asarray(Image.open(path)) for path in paths]) / 10000
     out = tmp_path / "config.yaml"
-    out.write_text(mtseg.strict_yaml.to_yaml(dump(config)))
+    out.write_text(mtseg.settings.strict_yaml.to_yaml(dump(config)))
     mended = load([str(out), finding.suggestion])
     assert mended.views.mean == pytest.approx((0.485, 0.456, 0.406, values.mean()), abs=1e-4)
     assert mended.views.std == pytest.approx((0.229, 0.224, 0.225, values.std()), abs=1e-4)
@@ -619,7 +619,7 @@ def test_the_doctor_prints_the_normalisation_of_further_channels_where_the_confi
     config = config_of(root, tmp_path / "run", views=NORMAL)
     codes = found(config)
     assert not {"normalisation", "normalisation-off"} & codes.keys()
-    (tmp_path / "config.yaml").write_text(mtseg.strict_yaml.to_yaml(dump(config)))
+    (tmp_path / "config.yaml").write_text(mtseg.settings.strict_yaml.to_yaml(dump(config)))
     assert cli.main(["doctor", str(tmp_path / "config.yaml")]) == 0
     said = re.search(r"views: (\{mean: \[.*?\], std: \[.*?\]\})", capsys.readouterr().out.replace("\n", " "))
     depths = [np.asarray(Image.open(path)) for path in root.glob("unlabelled/depth/*.png")]
@@ -677,7 +677,7 @@ def test_the_doctor_refuses_colours_for_images_without_and_draws_them_all_the_sa
     findings = found(config)
     assert findings["views"].severity == findings["normalisation"].severity == "error"
     path = tmp_path / "config.yaml"
-    path.write_text(mtseg.strict_yaml.to_yaml(dump(config)))
+    path.write_text(mtseg.settings.strict_yaml.to_yaml(dump(config)))
     assert cli.main(["doctor", str(path), "--out", str(tmp_path / "doctor")]) == 1
     assert (tmp_path / "doctor/views-own-geometry.png").is_file()
 

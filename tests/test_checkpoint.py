@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtseg import checkpoint
-from mtseg.checkpoint import Checkpoint
+from mtseg.run import checkpoint
+from mtseg.run.checkpoint import Checkpoint
 
 
 def sample(step: int) -> Checkpoint:
@@ -65,7 +65,7 @@ def test_a_crash_while_writing_leaves_the_earlier_checkpoint(tmp_path, monkeypat
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for moment in ("mtseg.checkpoint.save_file", "torch.save", "mtseg.checkpoint.flush", "pathlib.Path.rename"):
+    for moment in ("mtseg.run.checkpoint.save_file", "torch.save", "mtseg.run.checkpoint.flush", "pathlib.Path.rename"):
         with monkeypatch.context() as patch:
             patch.setattr(moment, crash)
             with pytest.raises(KeyboardInterrupt):

@@ -12,25 +12,26 @@ from runs import TINY, tiny
 from smalls import CLASSES, SIDE, TREE, small, write
 from torch import nn
 
-from mtseg.checkpoint import load_newest
 from mtseg.cli.compare import main as compare_command
 from mtseg.cli.eval import main as eval_command
 from mtseg.cli.predict import main as predict_command
 from mtseg.config import Config, dump, load, written
 from mtseg.data.held import Held
-from mtseg.dry_run import facts
-from mtseg.estimate import estimate
 from mtseg.evaluate import evaluate
-from mtseg.export import export
 from mtseg.fits import refuse_unanswerable
 from mtseg.geometry import View
-from mtseg.merge import merge
+from mtseg.inference.export import export
+from mtseg.inference.restored import load as load_network
 from mtseg.mix import CutMix
 from mtseg.optim import Adam
 from mtseg.predictors import Slide, Whole
-from mtseg.restored import load as load_network
+from mtseg.run.checkpoint import load_newest
+from mtseg.run.dry_run import facts
+from mtseg.run.estimate import estimate
 from mtseg.schedules import Cosine, Ramps, Rampup
-from mtseg.settings import validate
+from mtseg.settings.checked import validate
+from mtseg.settings.merge import merge
+from mtseg.settings.words import gather
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import Also, scores
@@ -39,7 +40,6 @@ from mtseg.teachers import Memory
 from mtseg.trainer import fit
 from mtseg.tta import Augment
 from mtseg.views import Views
-from mtseg.words import gather
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mtseg.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
-from mtseg.convnet import NormedConv, settle, settles
-from mtseg.shake import Block
+from mtseg.models.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
+from mtseg.models.convnet import NormedConv, settle, settles
+from mtseg.models.shake import Block
 
 
 def count(network: nn.Module) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mtseg.config import Config
 from mtseg.distributed import world
 from mtseg.evaluate import evaluate
-from mtseg.norm import level
+from mtseg.models.norm import level
 from mtseg.state import batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import Also

@@ -20,11 +20,12 @@ from runs import TINY, comparison, tiny
 from safetensors.torch import load_file
 from trees import camvid
 
-from mtseg import checkpoint, cli
-from mtseg.cli.common import share_cores
+from mtseg import cli
 from mtseg.config import of_run
-from mtseg.gallery import coloured, predicted
-from mtseg.logged import read
+from mtseg.results.gallery import coloured, predicted
+from mtseg.run import checkpoint
+from mtseg.run.logged import read
+from mtseg.run.machine import share_cores
 from mtseg.views import Views
 
 ROOT = Path(__file__).parent.parent
@@ -385,7 +386,7 @@ def test_importing_the_package_opens_no_connection():
         "def refuse(*a, **k): raise AssertionError('a socket was opened')\n"
         "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
         "from mtseg.colour import Painter; Painter([])\n"
-        "import mtseg.compare"
+        "import mtseg.results.compare"
     )
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], cwd=ROOT, check=True)
 
@@ -412,7 +413,7 @@ def test_memory_is_held_unless_the_environment_says_otherwise():
     """Asked of processes of their own: what is set stays."""
     code = """
 import resource, numpy
-from mtseg.cli.common import hold_memory
+from mtseg.run.machine import hold_memory
 held, faults = hold_memory(), []
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mtseg.colour import Colour, Painter
 from mtseg.geometry import Geometry
-from mtseg.settings import validate
+from mtseg.settings.checked import validate
 from mtseg.views import Policy, StudentPolicy, Views
 
 RECIPE = (

@@ -10,13 +10,13 @@ from trees import BY_KIND, rgbd
 
 from mtseg import cli
 from mtseg.config import load, of_run, rate_for, written
-from mtseg.differences import differences
 from mtseg.losses import Ohem
 from mtseg.method import Method
 from mtseg.predictors import Slide
-from mtseg.settings import validate
+from mtseg.settings.checked import validate
+from mtseg.settings.differences import differences
+from mtseg.settings.words import gather
 from mtseg.trainer import fit
-from mtseg.words import gather
 
 ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))

@@ -13,8 +13,8 @@ from torch import Tensor
 from mtseg.data.source import IGNORE
 from mtseg.diagnostics import BINS, FEWEST, PATIENCE, WINDOW, Alarms, _shares, health, mean_shares, pseudo_accuracy
 from mtseg.geometry import View
-from mtseg.logged import read
 from mtseg.method import Branch, Method
+from mtseg.run.logged import read
 from mtseg.task import Task
 from mtseg.trainer import fit
 

@@ -363,7 +363,7 @@ def without_a_board(folder: Path) -> str:
         raise ValueError("no board here")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtseg.log.begun", begun)
+        patch.setattr("mtseg.run.log.begun", begun)
         try:
             fit(tiny(folder / "boardless", *RUN, "boards=[tensorboard]"), quiet=True)
         except ValueError as error:

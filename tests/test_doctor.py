@@ -23,7 +23,7 @@ from PIL import Image
 from runs import TINY, tiny
 from trees import BY_KIND, SIZE
 
-from mtseg import cli, duration
+from mtseg import cli
 from mtseg.config import Config
 from mtseg.data.files import Files
 from mtseg.data.kinds import data_of
@@ -39,9 +39,10 @@ from mtseg.doctor.machine import Machine, machine, of_installation, of_loading
 from mtseg.doctor.pictures import MARK, of_findings, of_views
 from mtseg.doctor.survey import survey
 from mtseg.doctor.unread import of_unread
-from mtseg.merge import merge
-from mtseg.settings import dump, validate
-from mtseg.words import gather
+from mtseg.run import duration
+from mtseg.settings.checked import dump, validate
+from mtseg.settings.merge import merge
+from mtseg.settings.words import gather
 
 ROOT = Path(__file__).parent.parent
 HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21", "opencv-python-headless": "4.9"}, "", 2**40, 2**20)
@@ -464,7 +465,7 @@ def test_a_copy_of_a_scored_picture_is_not_left_out_by_a_setting_and_none_is_sug
 
 
 def test_the_doctor_counts_what_trains_where_images_are_held_out_and_reads_those_too(root):
-    from mtseg.dry_run import facts as of_dry_run
+    from mtseg.run.dry_run import facts as of_dry_run
 
     config = config_of(root, "eval.select=holdout", "eval.holdout=1/2")
     report = examine(config, HEALTHY)
@@ -971,7 +972,7 @@ def test_the_checkpoints_of_a_run_take_about_what_is_said(tmp_path):
 
 
 def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
-    from mtseg.dry_run import facts as of_dry_run
+    from mtseg.run.dry_run import facts as of_dry_run
 
     config = config_of(root)
     assert examine(config, HEALTHY).facts["a step"] == of_dry_run(config)["memory in a step"]
@@ -979,7 +980,7 @@ def test_the_doctor_and_the_dry_run_say_one_thing_of_a_steps_memory(root):
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_the_doctor_and_the_dry_run_say_one_time_on_a_cpu(device, root, monkeypatch):
-    from mtseg.dry_run import facts as of_dry_run
+    from mtseg.run.dry_run import facts as of_dry_run
 
     monkeypatch.setattr(duration, "tried", lambda *_, **__: 0.5)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtseg import duration
+from mtseg.run import duration
 
 
 def test_a_network_that_fails_on_a_crop_is_said_with_the_crop():

@@ -13,10 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 from mtseg.cli.train import main
 from mtseg.config import Config
 from mtseg.data.drawing import SCENE_CLASSES
-from mtseg.estimate import Estimate, estimate
-from mtseg.settings import validate
+from mtseg.run.estimate import Estimate, estimate
+from mtseg.settings.checked import validate
+from mtseg.settings.strict_yaml import to_yaml
 from mtseg.step import train_step
-from mtseg.strict_yaml import to_yaml
 
 LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
 

@@ -17,22 +17,24 @@ from runs import tiny
 from safetensors.torch import load_file, save_file
 
 import mtseg
-from mtseg import cli, hub, scoring, seen
-from mtseg import export as exporting
+from mtseg import cli
 from mtseg.config import of_run
 from mtseg.data.source import IGNORE
 from mtseg.evaluate import evaluate
-from mtseg.export import Pixels
-from mtseg.logged import read
+from mtseg.inference import export as exporting
+from mtseg.inference import hub, scoring
+from mtseg.inference.export import Pixels
+from mtseg.inference.restored import restored
+from mtseg.inference.scoring import Wanted, score_run
 from mtseg.metrics import Confusion
-from mtseg.models import Smp
-from mtseg.restored import restored
-from mtseg.scoring import Wanted, score_run
-from mtseg.settings import dump
-from mtseg.strict_yaml import to_yaml
+from mtseg.models.smp import Smp
+from mtseg.results import seen
+from mtseg.run.logged import read
+from mtseg.settings.checked import dump
+from mtseg.settings.strict_yaml import to_yaml
+from mtseg.settings.words import gather
 from mtseg.trainer import fit
 from mtseg.views import Views
-from mtseg.words import gather
 
 ODD = "data.size=[70, 91]"  # no multiples of the network's stride
 LOOK = ("eval.gallery=1", "data.val=6", ODD, "steps=6")
@@ -303,7 +305,7 @@ def test_the_folder_answers_as_the_run_for_every_normalisation_and_advises_smp_w
     assert cli.main(["export", str(out), "--to", "hf"]) == 0
     image = np.random.default_rng(0).integers(0, 256, (61, 50, 3), dtype=np.uint8)
     ours = mtseg.load(out)
-    monkeypatch.setattr("mtseg.norm.world", lambda: 2)  # `sync` would now want GPUs
+    monkeypatch.setattr("mtseg.models.norm.world", lambda: 2)  # `sync` would now want GPUs
     theirs = mtseg.load(out / "export/hf")
     assert torch.equal(ours.answer(torch.tensor(image)[None]), theirs.answer(torch.tensor(image)[None]))
     assert (ours.predict(image).confidence == theirs.predict(image).confidence).all()

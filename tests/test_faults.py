@@ -44,16 +44,17 @@ import yaml
 from runs import TINY, tiny
 from test_trainer import METHODS, Died, begin, files, stop_after
 
-from mtseg import checkpoint, cli, trainer
+from mtseg import cli, trainer
 from mtseg.config import Config
 from mtseg.data.loading import loader
 from mtseg.data.sound import LOOKED_AT
 from mtseg.data.source import Splits, Subset
 from mtseg.data.stream import Stream
-from mtseg.exhausted import memory_told
-from mtseg.log import Log
-from mtseg.logged import read
-from mtseg.replay import replay
+from mtseg.run import checkpoint
+from mtseg.run.exhausted import memory_told
+from mtseg.run.log import Log
+from mtseg.run.logged import read
+from mtseg.run.replay import replay
 from mtseg.signals import Stopped, leave_to_parent
 from mtseg.state import State
 from mtseg.step import train_step
@@ -633,7 +634,7 @@ def test_17_an_old_checkpoint_that_cannot_be_deleted_is_said_and_the_new_one_is_
 LIMITED = """
 import resource, sys
 from mtseg.cli import main
-import mtseg.checkpoint, mtseg.trainer
+import mtseg.run.checkpoint, mtseg.trainer
 step = mtseg.trainer.train_step
 def limited(config, state, *a, **k):
     full = state.step >= int(sys.argv[1])
@@ -667,7 +668,7 @@ def test_17_a_disk_that_takes_no_more_in_the_middle_leaves_whole_files_and_says_
 
 
 def test_17_metrics_that_waited_for_room_are_written_in_order(tmp_path):
-    from mtseg.log import _Lines
+    from mtseg.run.log import _Lines
 
     lines = _Lines(tmp_path / "metrics.jsonl")
     lines.add('{"step": 1}\n')
@@ -779,7 +780,7 @@ def test_22_other_code_is_said_and_written_down_and_continues(tmp_path, monkeypa
 
 
 def test_22_the_digest_of_the_source_changes_with_any_of_its_files_alone(tmp_path):
-    from mtseg.versions import _digest
+    from mtseg.run.versions import _digest
 
     for name in ("a.py", "data/b.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -941,7 +942,7 @@ def test_31_two_runs_do_not_write_to_one_folder(tmp_path, capsys):
 
 
 def test_31_a_lock_keeps_no_folder_that_was_there_or_is_used(tmp_path):
-    from mtseg.lock import locked
+    from mtseg.run.lock import locked
 
     with locked(tmp_path / "new"):
         assert (tmp_path / "new/lock").is_file()

@@ -18,8 +18,8 @@ from mtseg.data.folder import Folder
 from mtseg.data.kinds import data_of
 from mtseg.data.match import Masked
 from mtseg.data.source import IGNORE, Source, Splits
-from mtseg.settings import validate
-from mtseg.words import gather
+from mtseg.settings.checked import validate
+from mtseg.settings.words import gather
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LABELLED = {"images": "labelled/images", "masks": "labelled/masks"}
@@ -67,7 +67,7 @@ def test_every_commented_line_of_the_example_is_accepted(tmp_path):
     ):
         word = line.split("  #")[0].replace(": ", "=", 1)
         tree = TypeAdapter(dict).validate_python({"root": str(tmp_path), "val": 0.2, "labelled": LABELLED})
-        from mtseg.words import parse_word
+        from mtseg.settings.words import parse_word
 
         (key,), value = parse_word(word)
         validate(Folder, tree | {"classes": ["background", "road", "car"], key: value})

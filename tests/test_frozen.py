@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 import mtseg
 from mtseg import cli
 from mtseg.config import Config
-from mtseg.estimate import estimate
-from mtseg.models import Smp
+from mtseg.models.smp import Smp
 from mtseg.optim import AdamW, Sgd
+from mtseg.run.estimate import estimate
 from mtseg.trainer import fit
 
 TINY = "tu-test_resnet"

@@ -18,15 +18,16 @@ from test_checkpoint import rewrite_manifest
 from test_trainer import CPU
 
 import mtseg
-from mtseg import capture, checkpoint, cli, versions
-from mtseg.checkpoint import Checkpoint
+from mtseg import cli
 from mtseg.config import Config, load
 from mtseg.data.lists import Entry, read_list
 from mtseg.data.provenance import named, record
-from mtseg.logged import read
-from mtseg.run_page import page
+from mtseg.inference.trained import Trained
+from mtseg.results.run_page import page
+from mtseg.run import capture, checkpoint, versions
+from mtseg.run.checkpoint import Checkpoint
+from mtseg.run.logged import read
 from mtseg.state import build, restore
-from mtseg.trained import Trained
 from mtseg.trainer import fit
 
 FUZZ = settings(

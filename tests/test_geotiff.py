@@ -15,16 +15,17 @@ import torch
 from PIL import Image
 from runs import tiny
 
-from mtseg import cli, predict, rasters
+from mtseg import cli
 from mtseg.config import Config, load
 from mtseg.data import geotiff
 from mtseg.data.channels import PLAIN, Channels, Layer
 from mtseg.data.geotiff import georeference, in_bands
 from mtseg.data.source import IGNORE
-from mtseg.rows import Rows
-from mtseg.settings import dump, validate
+from mtseg.inference import predict, rasters
+from mtseg.inference.rows import Rows
+from mtseg.settings.checked import dump, validate
+from mtseg.settings.words import gather
 from mtseg.trainer import fit
-from mtseg.words import gather
 
 ROOT = Path(__file__).parent.parent
 # UTM zone 32 N at 0.5 m a pixel, as GDAL writes it; and, what belongs to the source's values alone, a "no data" of 0.
@@ -239,7 +240,7 @@ def test_images_of_a_runs_own_pool_keep_their_georeference_too(tmp_path):
 
 @pytest.mark.parametrize("least", [0, 2**26], ids=["on the disk", "in memory"])
 def test_rows_come_back_as_they_went_with_what_is_around_them(least, tmp_path, monkeypatch):
-    monkeypatch.setattr("mtseg.rows.IN_MEMORY", least)
+    monkeypatch.setattr("mtseg.inference.rows.IN_MEMORY", least)
     values = noise(600, 90, 1)[..., 0]
     rows = Rows(100, tmp_path)
     for top in range(0, 600, 37):

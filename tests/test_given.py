@@ -20,7 +20,7 @@ from mtseg.data.damaged import Damaged
 from mtseg.data.given import given
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import IGNORE, Nothing, Splits
-from mtseg.dry_run import facts
+from mtseg.run.dry_run import facts
 from mtseg.trainer import fit
 
 

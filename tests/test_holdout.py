@@ -17,7 +17,7 @@ from PIL import Image
 from runs import tiny
 from smalls import small
 
-from mtseg import checkpoint, cli, trainer
+from mtseg import cli, trainer
 from mtseg.config import splits_of
 from mtseg.data.folder import Folder
 from mtseg.data.held import held_by
@@ -25,11 +25,12 @@ from mtseg.data.holdout import held_out
 from mtseg.data.match import Images, Masked
 from mtseg.data.provenance import digest
 from mtseg.data.source import Nothing, Source, Splits, Subset
-from mtseg.logged import read
-from mtseg.restored import load
-from mtseg.run_page import page
-from mtseg.standings import standings
-from mtseg.tables import of_methods
+from mtseg.inference.restored import load
+from mtseg.results.run_page import page
+from mtseg.results.standings import standings
+from mtseg.results.tables import of_methods
+from mtseg.run import checkpoint
+from mtseg.run.logged import read
 from mtseg.trainer import fit
 
 APART = ("eval.select=holdout", "data.labels=4")  # of 6 scenes: one is held out, three are labelled

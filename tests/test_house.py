@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mtseg"
+ROOMS = ["settings", "models", "data", "run", "inference", "results", "doctor", "bench", "cli"]
 # Seconds to import, or not installed everywhere: no module imports them before they are needed.
 HEAVY = {"albumentations", "matplotlib", "mlflow", "onnx", "onnxruntime", "tensorboard", "trackio", "wandb"}
 
@@ -38,6 +39,16 @@ def test_no_modules_import_each_other() -> None:
     order = list(TopologicalSorter(leaning(PACKAGE)).static_order())
     assert order.index("mtseg.config") < order.index("mtseg.trainer")
     assert len(order) > 100
+
+
+def test_no_room_leans_on_one_that_comes_after_it() -> None:
+    """What stands in `mtseg/` itself is between them: a run is put together there."""
+    found = leaning(PACKAGE)
+    assert {name.split(".")[1] for name in found if name.count(".") > 1} == {*ROOMS}
+    for name, others in found.items():
+        room, *rest = name.split(".")[1:] or [""]
+        after = ROOMS[ROOMS.index(room) + 1 :] if rest else []
+        assert not {other for other in others if other.count(".") > 1 and other.split(".")[1] in after}, name
 
 
 def test_two_modules_that_import_each_other_are_found(tmp_path: Path) -> None:

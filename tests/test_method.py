@@ -25,7 +25,7 @@ from mtseg.geometry import View
 from mtseg.losses import Kl, SoftCrossEntropy, Squared, Tau, one_hot
 from mtseg.method import Branch, Method
 from mtseg.mix import Bands, ClassMix, CutMix, MixUp, NoMix
-from mtseg.models import Smp
+from mtseg.models.smp import Smp
 from mtseg.optim import Sgd
 from mtseg.perturb import ChannelDropout, Vat
 from mtseg.schedules import Constant, Rampup

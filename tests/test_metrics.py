@@ -10,9 +10,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE
-from mtseg.log import summary
 from mtseg.metrics import Boundary, Calibration, Confusion, interval
 from mtseg.predictors import Band
+from mtseg.run.log import summary
 from mtseg.tally import Tally, scores
 
 

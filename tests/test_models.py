@@ -15,13 +15,13 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mtseg.merge import merge
-from mtseg.models import Smp, split_parameters
+from mtseg.models.smp import Smp, split_parameters
+from mtseg.models.weights import load_encoder, read_weights
+from mtseg.models.whole import whole_of
 from mtseg.optim import AdamW, Sgd, set_lr
-from mtseg.settings import validate
-from mtseg.weights import load_encoder, read_weights
-from mtseg.whole import whole_of
-from mtseg.words import gather
+from mtseg.settings.checked import validate
+from mtseg.settings.merge import merge
+from mtseg.settings.words import gather
 
 TINY = "tu-test_resnet"  # timm's own encoder for tests: 0.5 M parameters
 CLASSES = 3

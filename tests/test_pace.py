@@ -10,9 +10,9 @@ import pytest
 from runs import tiny
 from torch.utils.data import Dataset
 
-from mtseg import log
 from mtseg.data.loading import loader
-from mtseg.differences import differences
+from mtseg.run import log
+from mtseg.settings.differences import differences
 from mtseg.trainer import fit
 
 

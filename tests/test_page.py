@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from runs import tiny
 
-from mtseg import cli, run_page, runs_page, seen
-from mtseg.charts import BOTTOM, HEIGHT, TOP, Curve, chart, short, thinned, ticks, told_apart
-from mtseg.checkpoint import load_newest
+from mtseg import cli
 from mtseg.config import written
-from mtseg.confusing import confusing
 from mtseg.data.source import IGNORE
-from mtseg.gallery import gallery
-from mtseg.logged import read
-from mtseg.page import share
-from mtseg.restored import load, restored
+from mtseg.inference.restored import load, restored
+from mtseg.results import run_page, runs_page, seen
+from mtseg.results.charts import BOTTOM, HEIGHT, TOP, Curve, chart, short, thinned, ticks, told_apart
+from mtseg.results.confusing import confusing
+from mtseg.results.gallery import gallery
+from mtseg.results.page import share
+from mtseg.run.checkpoint import load_newest
+from mtseg.run.logged import read
 from mtseg.trainer import fit
 
 SHOWING = ("eval.gallery=2", "data.val=5", "method.weight=1.0")

@@ -17,9 +17,9 @@ from mtseg import asking
 from mtseg.distributed import Rows
 from mtseg.geometry import View
 from mtseg.method import Branch, Method
-from mtseg.models import Padded, Smp
+from mtseg.models.smp import Padded, Smp
 from mtseg.perturb import ChannelDropout, FeatureDropout, FeatureNoise, Perturbation, Vat, disturbance
-from mtseg.settings import validate
+from mtseg.settings.checked import validate
 from mtseg.targets import Moment
 from mtseg.task import Task
 

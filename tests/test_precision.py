@@ -10,8 +10,8 @@ from test_trainer import METHODS, begin
 from torch import Tensor, nn
 
 from mtseg.config import Config
-from mtseg.models import Smp
-from mtseg.norm import Frozen, Grouped, normed
+from mtseg.models.norm import Frozen, Grouped, normed
+from mtseg.models.smp import Smp
 from mtseg.precision import GROWS_AFTER, Scale, scale_for
 from mtseg.running import running
 from mtseg.state import restore, snapshot
@@ -232,7 +232,7 @@ def test_separate_normalisation_sees_the_labelled_images_alone(tmp_path):
 def test_sync_is_refused_between_cpus_and_is_plain_in_one_process(tmp_path, monkeypatch):
     network = tiny(tmp_path).model.build(3)
     assert normed(network, "sync", CPU) is network
-    monkeypatch.setattr("mtseg.norm.world", lambda: 2)
+    monkeypatch.setattr("mtseg.models.norm.world", lambda: 2)
     with pytest.raises(ValueError, match=r"norm: 'sync' .*norm=group"):
         normed(network, "sync", CPU)
 
@@ -240,7 +240,7 @@ def test_sync_is_refused_between_cpus_and_is_plain_in_one_process(tmp_path, monk
 @pytest.mark.parametrize("encoder", ["mobilenet_v2", "tu-efficientnet_lite0", "tu-mobilenetv3_small_050"])
 def test_batch_normalisation_over_processes_keeps_what_a_layer_does_beside_normalising(encoder, monkeypatch):
     """timm's have dropout and activation in them. In eval mode the answers are the same, and no GPU is needed."""
-    monkeypatch.setattr("mtseg.norm.world", lambda: 2)
+    monkeypatch.setattr("mtseg.models.norm.world", lambda: 2)
     torch.manual_seed(0)
     network = Smp(arch="fpn", encoder=encoder, weights="none").build(3).eval()
     layers = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())

@@ -17,17 +17,18 @@ from PIL import Image
 from runs import TINY, tiny
 
 import mtseg
-from mtseg import cli, pictures
+from mtseg import cli
 from mtseg.config import load, of_run
 from mtseg.data.channels import Channels, Layer
 from mtseg.data.decode import read_mask, size_of
 from mtseg.data.source import IGNORE
-from mtseg.inputs import items, place, shard
-from mtseg.predict import LARGE, asking
+from mtseg.inference import pictures
+from mtseg.inference.inputs import items, place, shard
+from mtseg.inference.predict import LARGE, asking
+from mtseg.inference.restored import restored
 from mtseg.predictors import Centre, Slide, Whole
-from mtseg.restored import restored
+from mtseg.settings.words import gather
 from mtseg.trainer import fit
-from mtseg.words import gather
 
 ROOT = Path(__file__).parent.parent
 
@@ -700,7 +701,7 @@ def test_the_frames_of_a_video_are_predicted_as_images_in_any_part(run, tmp_path
 
 
 def test_frames_are_read_in_any_order(tmp_path):
-    from mtseg.video import Frames
+    from mtseg.data.video import Frames
 
     pictures_of = video(tmp_path / "clip.avi", 4)
     frames = Frames(tmp_path / "clip.avi")

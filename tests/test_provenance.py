@@ -12,9 +12,9 @@ from runs import tiny
 from mtseg.data.camvid import Camvid
 from mtseg.data.kinds import data_of
 from mtseg.data.provenance import Expected, checked, digest, provenance, record
-from mtseg.dry_run import facts
+from mtseg.run.dry_run import facts
+from mtseg.settings.words import gather
 from mtseg.trainer import fit
-from mtseg.words import gather
 
 
 def test_the_hash_is_of_the_sorted_names_whatever_their_order():

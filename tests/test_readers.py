@@ -23,7 +23,7 @@ from mtseg.data.idd import Idd
 from mtseg.data.kinds import training_data
 from mtseg.data.source import Source, Splits
 from mtseg.data.voc import Voc
-from mtseg.merge import merge
+from mtseg.settings.merge import merge
 
 ROOT = Path(__file__).parent.parent
 # labelId -> trainId for three classes of each end of the official table, and void

@@ -11,10 +11,10 @@ import yaml
 
 from mtseg import cli
 from mtseg.config import load, whole
-from mtseg.elsewhere import NAMES
 from mtseg.reference import asked, markdown, page, sections
-from mtseg.settings import dump
-from mtseg.strict_yaml import read_yaml
+from mtseg.settings.checked import dump
+from mtseg.settings.elsewhere import NAMES
+from mtseg.settings.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parent.parent
 WHOLE = sorted([ROOT / "configs/demo.yaml", *(ROOT / "configs/recipe").rglob("*.yaml")])

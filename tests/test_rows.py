@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mtseg.config import Config, dump, load
 from mtseg.data.source import IGNORE
 from mtseg.data.stream import Stream
-from mtseg.merge import merge
-from mtseg.models import Smp
-from mtseg.settings import validate
+from mtseg.models.smp import Smp
+from mtseg.settings.checked import validate
+from mtseg.settings.merge import merge
 from mtseg.state import State, build
 from mtseg.step import train_step
 

@@ -14,15 +14,16 @@ import trees
 import yaml
 from runs import tiny
 
-from mtseg import checkpoint, cli
+from mtseg import cli
 from mtseg.config import of_run
 from mtseg.data.provenance import digest
 from mtseg.data.source import IGNORE
-from mtseg.gallery import predicted
-from mtseg.logged import read
+from mtseg.inference.restored import found, load, restored
+from mtseg.inference.scoring import Wanted, score_run
 from mtseg.metrics import Boundary, Confusion
-from mtseg.restored import found, load, restored
-from mtseg.scoring import Wanted, score_run
+from mtseg.results.gallery import predicted
+from mtseg.run import checkpoint
+from mtseg.run.logged import read
 from mtseg.tally import Also
 from mtseg.trainer import fit
 

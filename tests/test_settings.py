@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from mtseg.merge import merge
 from mtseg.part import part
-from mtseg.settings import dump, validate
-from mtseg.strict_yaml import MAX_BYTES, MAX_DEPTH, read_yaml, to_yaml
-from mtseg.words import gather, gathered, parse_word
+from mtseg.settings.checked import dump, validate
+from mtseg.settings.merge import merge
+from mtseg.settings.strict_yaml import MAX_BYTES, MAX_DEPTH, read_yaml, to_yaml
+from mtseg.settings.words import gather, gathered, parse_word
 
 # No deadline: a busy machine is not a failure.
 EXAMPLES = settings(max_examples=80, deadline=None)

@@ -15,8 +15,8 @@ from runs import TINY, comparison, tiny
 
 from mtseg import cli
 from mtseg.config import written
-from mtseg.logged import read
-from mtseg.scored import FACTS
+from mtseg.inference.scored import FACTS
+from mtseg.run.logged import read
 
 
 @pytest.fixture

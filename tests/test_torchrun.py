@@ -10,7 +10,7 @@ import pytest
 from runs import TINY
 from safetensors.torch import load_file
 
-from mtseg.strict_yaml import to_yaml
+from mtseg.settings.strict_yaml import to_yaml
 
 ROOT = Path(__file__).parent.parent
 WORDS = ("norm=group", "batch={labelled: 4, unlabelled: 4}", "steps=8", "eval.every=8", "method.branches=[{}]")

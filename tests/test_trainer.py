@@ -13,12 +13,12 @@ from runs import tiny
 from safetensors.torch import load_file
 from smalls import small
 
-from mtseg import checkpoint
 from mtseg.config import Config
 from mtseg.data.damaged import Damaged
 from mtseg.data.source import IGNORE, Source, refuse_one_class
 from mtseg.data.stream import Stream
-from mtseg.differences import differences
+from mtseg.run import checkpoint
+from mtseg.settings.differences import differences
 from mtseg.signals import Stopped
 from mtseg.state import State, build
 from mtseg.step import train_step
@@ -347,8 +347,8 @@ def test_a_loss_that_stays_no_number_ends_the_run_with_the_step_and_a_capture(tm
 @pytest.mark.parametrize(("words", "ahead"), [([], 0.03), (["views.labelled.colour=[]"], 0.08)], ids=["demo", "plain"])
 def test_the_teacher_of_the_demo_is_ahead_of_supervised_only(words, ahead, seed, tmp_path):
     """The demo's labelled images have the student's colours, which alone are worth most of what plain ones miss."""
-    from mtseg.compare import compare
     from mtseg.config import load
+    from mtseg.results.compare import compare
 
     demo = str(Path(__file__).parent.parent / "configs" / "demo.yaml")
     rows = compare(load([demo, *words, f"seed={seed}", f"data.seed={seed}", f"out={tmp_path}"]))

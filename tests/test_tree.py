@@ -14,7 +14,7 @@ from mtseg.config import load
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.match import images
 from mtseg.data.tree import Tree
-from mtseg.inputs import _named, items
+from mtseg.inference.inputs import _named, items
 
 
 def drawn(root: Path, *names: str) -> Path:

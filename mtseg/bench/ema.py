@@ -10,7 +10,7 @@ from mtseg.bench.asked import Asked
 from mtseg.bench.made import CLASSES
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.ema import Ema
-from mtseg.models import Smp
+from mtseg.models.smp import Smp
 
 ENCODERS = ("resnet50", "mobilenet_v2")
 

@@ -14,7 +14,7 @@ from mtseg.bench.made import CLASSES, in_files, scene
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.data.source import Source
 from mtseg.evaluate import evaluate
-from mtseg.models import Smp
+from mtseg.models.smp import Smp
 from mtseg.predictors import Predictor, Slide, Whole, joined
 from mtseg.predictors import asked as answering
 from mtseg.views import Views

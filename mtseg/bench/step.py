@@ -15,12 +15,12 @@ from mtseg.bench.phases import phases
 from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.data.stream import Stream
-from mtseg.merge import merge
-from mtseg.settings import validate
+from mtseg.settings.checked import validate
+from mtseg.settings.merge import merge
+from mtseg.settings.words import gather
 from mtseg.state import State, sized
 from mtseg.step import train_step
 from mtseg.targets import Moment
-from mtseg.words import gather
 
 GEOMETRY = {"scale": [0.75, 1.5], "rotation": 10, "flip": 0.5}
 

@@ -11,7 +11,7 @@ from mtseg.bench.made import CLASSES
 from mtseg.bench.paired import Group, Ratio, clock_of, timed
 from mtseg.data.batch import Crops
 from mtseg.geometry import Geometry, View
-from mtseg.models import Smp
+from mtseg.models.smp import Smp
 from mtseg.randomness import generator
 from mtseg.views import Views
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtseg.bench import WHAT
-from mtseg.cli.common import WORDS, answer, hold_memory, read
+from mtseg.cli.common import WORDS, answer, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +64,7 @@ def _groups(wanted: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from mtseg.bench.asked import Asked, heading, load, machine, table
+    from mtseg.run.machine import hold_memory
 
     torch.set_num_threads(wanted.threads)
     if wanted.device == "cpu":

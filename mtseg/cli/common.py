@@ -1,19 +1,11 @@
 """What the commands share: how words are written, which exit code an error has, which checkpoint is meant."""
 
 import argparse
-import ctypes
-import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mtseg.config import Config
-
-# mallopt's parameters and values: map from 1 GiB on only, never give the top back, and take it 256 MiB at a time.
-MALLOC = ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28))
 WORDS = "YAML files, merged in order, then key.sub=value words (strings, numbers, [lists], {maps: as in YAML})"
 
 
@@ -52,8 +44,8 @@ def read(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *, be
 
 def _as_words(left: Sequence[str]) -> list[str]:
     """What may be meant by `--steps 60`, `--steps=60`."""
-    from mtseg.complaints import meant
     from mtseg.config import Config
+    from mtseg.settings.complaints import meant
 
     found: list[str] = []
     for option, after in zip(left, [*left[1:], "--"], strict=True):
@@ -70,7 +62,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
     """The type of an option with these choices, which is answered with the nearest where it is none of them."""
 
     def taken(word: str) -> str:
-        from mtseg.complaints import near
+        from mtseg.settings.complaints import near
 
         if word not in choices:
             raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(choices)}{near(word, choices, ', ')}")
@@ -85,36 +77,3 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         "--at", default="last", help="last (default), best (of the evaluations while it trained), holdout, or a step"
     )
     parser.add_argument("--network", type=one_of("student", "teacher"), metavar="{student,teacher}", default="teacher")
-
-
-def share_cores(config: "Config") -> None:
-    """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise; and `hold_memory`.
-
-    OpenCV, whose pool knows nothing of that variable, gets no more threads than PyTorch.
-    """
-    import cv2
-    import torch
-
-    from mtseg.state import pick_device
-
-    if pick_device(config.device).type != "cpu":
-        return
-    hold_memory()
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores - config.workers))
-    cv2.setNumThreads(min(cv2.getNumThreads(), torch.get_num_threads()))
-
-
-def hold_memory() -> bool:
-    """Let the C library (glibc) keep what is freed: a step's tensors would be mapped, and cleared, anew each time.
-
-    Returns whether it does. It is left as it is where a variable MALLOC_... or GLIBC_TUNABLES says how it should be.
-    """
-    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library
-        return False
-    return all([mallopt(parameter, value) for parameter, value in MALLOC])

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import WORDS, answer, read, share_cores
+from mtseg.cli.common import WORDS, answer, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,10 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(words: Sequence[str], dry_run: bool) -> None:
-    from mtseg.compare import compare as run_both
-    from mtseg.compare import runs
     from mtseg.config import load, rate_for, written
-    from mtseg.dry_run import facts
+    from mtseg.results.compare import compare as run_both
+    from mtseg.results.compare import runs
+    from mtseg.run.dry_run import facts
+    from mtseg.run.machine import share_cores
 
     config = load(words)
     share_cores(config)

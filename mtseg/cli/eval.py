@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from mtseg import run_page
     from mtseg.atomic import write_whole
     from mtseg.config import of_run
-    from mtseg.scored import CHECKPOINTS
-    from mtseg.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv
-    from mtseg.side_by_side import called, files, print_side_by_side
+    from mtseg.inference.scored import CHECKPOINTS
+    from mtseg.inference.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv
+    from mtseg.inference.side_by_side import called, files, print_side_by_side
+    from mtseg.results import run_page
     from mtseg.tally import Also
 
     if parsed.boundary is not None and not 0 < parsed.boundary <= 1:

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from mtseg.export import export
+    from mtseg.inference.export import export
 
     run = Path(parsed.run)
     out = Path(parsed.out) if parsed.out else run / "export"

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mtseg.data.source import Splits
-    from mtseg.predict import Wishes
-    from mtseg.trained import Trained
+    from mtseg.inference.predict import Wishes
+    from mtseg.inference.trained import Trained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from mtseg import hub
     from mtseg.config import splits_of
-    from mtseg.inputs import items, pool_items
-    from mtseg.predict import Wishes, predict
-    from mtseg.restored import configured, load, refuse_whole, weights_of
+    from mtseg.inference import hub
+    from mtseg.inference.inputs import items, pool_items
+    from mtseg.inference.predict import Wishes, predict
+    from mtseg.inference.restored import configured, load, refuse_whole, weights_of
 
     run, out = Path(parsed.run), Path(parsed.out)
     if bool(parsed.images) == bool(parsed.pool):
@@ -63,7 +63,7 @@ def _predict(parsed: argparse.Namespace) -> None:
 
 def _next_round(trained: "Trained", out: "Path", splits: "Splits | None", wishes: "Wishes") -> None:
     """Say how much is kept, and make a data set of it where its images are there too."""
-    from mtseg import pseudo
+    from mtseg.inference import pseudo
 
     kept = pseudo.share_kept(out)
     shares = pseudo.classes_kept(out, trained.classes) if kept > 0 and "mask" in wishes.save else {}

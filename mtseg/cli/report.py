@@ -22,8 +22,8 @@ def _report(runs: Sequence[str], out: str | None) -> None:
     import os
     from pathlib import Path
 
-    from mtseg import run_page, runs_page
     from mtseg.atomic import write_whole
+    from mtseg.results import run_page, runs_page
 
     folders = [Path(run) for run in runs]
     if len(folders) == 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mtseg.cli.common import answer
 
 if TYPE_CHECKING:
-    from mtseg.standings import Standings
+    from mtseg.results.standings import Standings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,8 +58,8 @@ def _named(word: str) -> tuple[str, Path]:
 
 
 def _of_comparisons(parsed: argparse.Namespace, folders: Sequence[Path]) -> None:
-    from mtseg.standings import standings
-    from mtseg.tables import of_methods, over_seeds
+    from mtseg.results.standings import standings
+    from mtseg.results.tables import of_methods, over_seeds
 
     compared = all((folder / "comparison.json").is_file() for folder in folders)  # else what they are is told below
     for name in ("vary", "baseline", "full"):
@@ -77,7 +77,7 @@ def _of_comparisons(parsed: argparse.Namespace, folders: Sequence[Path]) -> None
 
 def _further(parsed: argparse.Namespace, found: "Standings") -> None:
     """What is asked for besides: tables on standard output, a picture in its file."""
-    from mtseg.tables import over_classes, over_steps, plot_of_methods
+    from mtseg.results.tables import over_classes, over_steps, plot_of_methods
 
     for wanted, table in ((parsed.steps, over_steps), (parsed.classes, over_classes)):
         if wanted:
@@ -88,8 +88,8 @@ def _further(parsed: argparse.Namespace, found: "Standings") -> None:
 
 
 def _of_runs(parsed: argparse.Namespace, named: Sequence[tuple[str, Path]]) -> None:
-    from mtseg.standings import standings
-    from mtseg.tables import of_methods
+    from mtseg.results.standings import standings
+    from mtseg.results.tables import of_methods
 
     of = {key: getattr(parsed, key) for key in ("baseline", "full", "vary", "scores")}
     found = standings(named, **{key: value for key, value in of.items() if value not in (None, [])})

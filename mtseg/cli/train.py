@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mtseg.cli.common import WORDS, answer, read, share_cores
+from mtseg.cli.common import WORDS, answer, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.config import load, rate_for, written
     from mtseg.distributed import first_launched
-    from mtseg.dry_run import facts
+    from mtseg.run.dry_run import facts
+    from mtseg.run.machine import share_cores
     from mtseg.trainer import fit
 
     config = load(words)
@@ -45,6 +46,6 @@ def _train(words: Sequence[str], dry_run: bool) -> None:
 def _replay(file: str, words: Sequence[str]) -> None:
     from pathlib import Path
 
-    from mtseg.replay import replay
+    from mtseg.run.replay import replay
 
     print("\n".join(replay(Path(file), words)))

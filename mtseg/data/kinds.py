@@ -5,7 +5,6 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import Field
 
-from mtseg.complaints import NOWHERE
 from mtseg.data.ade20k import Ade20k
 from mtseg.data.camvid import Camvid
 from mtseg.data.channels import PLAIN, Channels
@@ -19,8 +18,9 @@ from mtseg.data.scenes import Scenes
 from mtseg.data.small import Small
 from mtseg.data.voc import Voc
 from mtseg.part import part
-from mtseg.settings import takes, validate
-from mtseg.words import gathered
+from mtseg.settings.checked import takes, validate
+from mtseg.settings.complaints import NOWHERE
+from mtseg.settings.words import gathered
 
 Data = Annotated[
     Scenes | Folder | Camvid | Voc | Cityscapes | Ade20k | Coco | Idd | Small | ImageFolder | Given,

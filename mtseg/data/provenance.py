@@ -14,7 +14,7 @@ from mtseg.atomic import write_whole
 from mtseg.data.palette import check_named, inks
 from mtseg.data.source import Source, Splits, identity
 from mtseg.part import part
-from mtseg.settings import validate
+from mtseg.settings.checked import validate
 
 POOLS = ("labelled", "unlabelled", "val", "test")
 FILE = "splits.json"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from mtseg.video import SUFFIXES as VIDEOS
+from mtseg.data.video import SUFFIXES as VIDEOS
 
 PHOTOGRAPHS = (
     ".heic .heif .hif .avif .jfif .jpe .jif .jp2 .j2k .jpx .jxl .mpo .gif .apng .ppm .pgm .pbm .pnm .tga .exr .hdr"

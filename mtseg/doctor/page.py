@@ -9,7 +9,7 @@ import numpy as np
 from mtseg.doctor.examine import Report
 from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted
 from mtseg.doctor.pictures import Sheet
-from mtseg.page import document, facts, folded, image, name_cell, number, share, table
+from mtseg.results.page import document, facts, folded, image, name_cell, number, share, table
 
 SHOWN = 20  # files of a finding; the JSON has them all
 

@@ -21,8 +21,8 @@ from mtseg.data.source import IGNORE, Source, Splits, Subset
 from mtseg.data.stream import Stream
 from mtseg.doctor.finding import Finding, key_of
 from mtseg.doctor.survey import POOLS, Survey
-from mtseg.gallery import coloured
 from mtseg.geometry import View
+from mtseg.results.gallery import coloured
 from mtseg.views import Views
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)

@@ -10,10 +10,10 @@ from mtseg.data.files import Files
 from mtseg.doctor.finding import Finding, megabytes
 from mtseg.doctor.pools import shares
 from mtseg.doctor.survey import Survey
-from mtseg.duration import Duration, on_cpu, tried
-from mtseg.estimate import estimate
-from mtseg.log import lasting
 from mtseg.optim import Sgd
+from mtseg.run.duration import Duration, on_cpu, tried
+from mtseg.run.estimate import estimate
+from mtseg.run.log import lasting
 from mtseg.state import pick_device
 
 DAY = 86400.0  # seconds

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mtseg.atomic import write_whole
-from mtseg.cli.common import share_cores
 from mtseg.config import Config, whole
 from mtseg.data.tree import first
 from mtseg.doctor.channels import completed
 from mtseg.doctor.examine import Report, examine
 from mtseg.doctor.finding import SEVERITIES, Finding, amount, counted, key_of
 from mtseg.doctor.machine import Machine
-from mtseg.words import gathered
+from mtseg.run.machine import share_cores
+from mtseg.settings.words import gathered
 
 FINDINGS = "findings.json"
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}

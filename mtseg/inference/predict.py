@@ -1,0 +1,211 @@
+"""Predictions of many images into a folder: what is there is kept, what fails is listed, the rest goes on."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from mtseg.atomic import write_whole
+from mtseg.data.channels import PLAIN, visible
+from mtseg.data.geotiff import georeference, in_bands
+from mtseg.data.source import IGNORE
+from mtseg.inference import pictures, rasters
+from mtseg.inference.inputs import CLAIM, KINDS, Item, place, shard
+from mtseg.inference.pictures import ROWS
+from mtseg.inference.records import append, ranking, recorded, refuse_twice, shares
+from mtseg.inference.rows import Rows
+from mtseg.inference.trained import Trained
+from mtseg.predictors import Canvas, Predictor, Slide, Whole
+from mtseg.settings.checked import dump
+
+LARGE = 16_000_000  # pixels of an image from which on windows of WINDOW are asked about, where it would be the whole
+WINDOW = (512, 512)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is written: `save`, some of KINDS, each into a folder of its name; and for which `part` (i/n) of the images.
+
+    min_confidence: masks have IGNORE where the network is less sure; rank: write ranking.csv
+    """
+
+    save: tuple[str, ...] = ("mask",)
+    min_confidence: float = 0.0
+    rank: bool = False
+    part: str = "1/1"
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.save if kind not in KINDS]
+        if unknown:
+            raise ValueError(f"--save: {', '.join(unknown)} is not known; choose among {', '.join(KINDS)}")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"--min-confidence: {self.min_confidence} is no probability; give one in [0, 1]")
+
+
+class Answered(NamedTuple):
+    """classes, IGNORE where there is none, and confidence in parts of 255, of an image of `size` (H, W); uncertainty:
+    mean of 1 - p; named: the share of the pixels that have a class; shares: those of each class."""
+
+    size: tuple[int, int]
+    classes: Rows
+    confidence: Rows
+    uncertainty: float
+    named: float
+    shares: list[float]
+
+
+class Outcome(NamedTuple):
+    """How many images were predicted, were there already, and failed."""
+
+    done: int
+    kept: int
+    failed: int
+
+
+def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes, *, weights: str) -> Outcome:
+    """Predict the images of `wishes.part` into `out`. `weights` says whose they are, as a run's name and a hash do.
+
+    Raises ValueError where `out` holds the predictions of others. An image that fails is a line in errors.jsonl.
+    """
+    if "image" in wishes.save and trained.channels != PLAIN:
+        raise ValueError(
+            "--save: image is red, green and blue of 8 bits, and this run's images are what data.channels says; leave "
+            "it out, and name the images themselves beside the masks"
+        )
+    _claim(out, trained, wishes, weights)
+    marks = "" if wishes.part == "1/1" else "-" + wishes.part.replace("/", "-of-")
+    record, errors = out / f"predictions{marks}.jsonl", out / f"errors{marks}.jsonl"
+    before = recorded(out)
+    refuse_twice(before, wanted, out)
+    kept = failed = done = 0
+    errors.unlink(missing_ok=True)
+    mine = shard(wanted, wishes.part)
+    for item in track(mine, "predicting", disable=len(mine) < 2):
+        try:
+            if item.name in before and _there(before[item.name], item, out, wishes):
+                kept += 1
+                continue
+            append(record, _predicted(trained, item, out, wishes))
+            done += 1
+        except (ValueError, OSError) as error:
+            failed += 1
+            append(errors, {"image": item.said, "error": str(error)})
+    if wishes.rank:
+        write_whole(out / "ranking.csv", ranking(out))
+    write_whole(out / "shares.csv", shares(out, trained.classes))
+    return Outcome(done, kept, failed)
+
+
+def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path) -> Answered:
+    """The answer to an image (1, H, W, C), gathered band by band; of large ones no scores are held but a band's, and
+    the rows lie in a file without a name in the folder `aside`."""
+    size = (image.shape[1], image.shape[2])
+    classes, confidence = Rows(size[1], aside), Rows(size[1], aside)
+    doubt, count, found = 0.0, 0, np.zeros(256, np.int64)
+    with torch.no_grad():
+        for band in asking(trained.predictor, size)(trained.answer, image):
+            if band.classes.dim() == 1:
+                raise ValueError(
+                    "the network answers for whole images and draws no masks; use mtseg.load(RUN).predict(IMAGE)"
+                )
+            sure = band.confidence[0]
+            said = band.classes[0].byte().masked_fill(sure < min_confidence, IGNORE).cpu().numpy()
+            classes.add(said, top=band.top, left=band.left, around=IGNORE)
+            confidence.add((sure * 255).round().byte().cpu().numpy(), top=band.top, left=band.left, around=0)
+            doubt, count = doubt + float((1 - sure).double().sum()), count + sure.numel()
+            found += np.bincount(said.ravel(), minlength=256)
+    classes.end(size[0], around=IGNORE)
+    confidence.end(size[0], around=0)
+    shares = found[: len(trained.classes)] / (size[0] * size[1])
+    return Answered(size, classes, confidence, doubt / count, float(shares.sum()), shares.tolist())
+
+
+def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
+    """`predictor`, or windows, one by one, where it would ask about a whole image of LARGE pixels or more."""
+    if isinstance(predictor, Whole) and size[0] * size[1] >= LARGE:
+        return Slide(window=WINDOW, batch=1, augment=predictor.augment, average=predictor.average)
+    return predictor
+
+
+def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
+    """Whether all outputs of an image as it is now are there and whole. Raises ValueError where they are another's."""
+    if before["image"] != item.said:
+        raise ValueError(f"{out} has predictions of {before['image']} as {item.name!r} already; choose another --out")
+    whole, suffix = (rasters.whole, ".tif") if georeference(item.path) else (pictures.whole, ".png")
+    there = (whole(place(out / kind, item.name, suffix)) for kind in wishes.save)
+    return before.get("files") == item.stamp() and all(there)
+
+
+def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[str, Any]:
+    """Write an image's outputs, TIFFs with its georeference where it has one; what is recorded of it."""
+    tags = georeference(item.path)
+    places = {kind: place(out / kind, item.name, ".tif" if tags else ".png") for kind in wishes.save}
+    for path in places.values():
+        if os.path.realpath(path) == os.path.realpath(item.said):
+            raise ValueError(f"{item.said}: its output would be written over it; choose another --out")
+    files = item.stamp()
+    with in_bands(item.path, trained.channels, LARGE) as bands:
+        image: Canvas = torch.from_numpy(item.read())[None] if bands is None else bands
+        answer = answered(trained, image, wishes.min_confidence, out)
+        for kind, path in places.items():
+            rows, palette = _drawn(kind, trained, image, answer)
+            if tags:
+                rasters.write(path, rows, answer.size, tags, palette)
+            else:
+                pictures.write(path, rows, answer.size, palette)
+    return {
+        "name": item.name,
+        "image": item.said,
+        "origin": item.origin,
+        "time": time.time(),
+        "files": files,
+        "size": list(answer.size),
+        "uncertainty": answer.uncertainty,
+        "named": answer.named,
+        "shares": answer.shares,
+        "protocol": asking(trained.predictor, answer.size).sentence(),
+    }
+
+
+def _drawn(
+    kind: str, trained: Trained, image: Canvas, answer: Answered
+) -> tuple[Iterator[NDArray[np.uint8]], NDArray[np.uint8] | None]:
+    """The strips of an output, and the palette that they are indices of."""
+    if kind == "mask":
+        return answer.classes.strips(), trained.palette
+    if kind == "confidence":
+        return answer.confidence.strips(), None
+    shown = (visible(image[:, top : top + ROWS, :][0].numpy()) for top in range(0, answer.size[0], ROWS))
+    return shown if kind == "image" else pictures.overlay(shown, answer.classes.strips(), trained.palette), None
+
+
+def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
+    """Say in `out` whose predictions it holds. Raises ValueError where it holds others, which would be mixed."""
+    said = {
+        "weights": weights,
+        "step": trained.step,
+        "classes": list(trained.classes),
+        "protocol": trained.predictor.sentence(),
+        "normalisation": trained.views.normalisation,
+        "channels": dump(trained.channels),
+        "min_confidence": wishes.min_confidence,
+    }
+    path = out / CLAIM
+    out.mkdir(parents=True, exist_ok=True)
+    before: Any = said
+    if path.is_file():
+        with suppress(ValueError):
+            before = json.loads(path.read_text(encoding="utf-8"))
+    if before != said:
+        changed = [key for key in said if not isinstance(before, dict) or before.get(key) != said[key]]
+        raise ValueError(f"{out} holds predictions with other {', '.join(changed)}; choose another --out")
+    write_whole(path, json.dumps(said, indent=1))

@@ -1,0 +1,1 @@
+"""Networks: segmentation and whole images, from smp, timm and papers; weights they start from."""

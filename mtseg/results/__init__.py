@@ -1,0 +1,1 @@
+"""What runs amount to: tables, plots and pages."""

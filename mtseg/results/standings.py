@@ -1,0 +1,199 @@
+"""How finished runs of several methods ended, and what they scored on the way: what tables and plots are made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from mtseg.config import of_run
+from mtseg.inference.scored import Scored, scored, when
+from mtseg.run.logged import read, score_of, selected
+from mtseg.settings.complaints import near
+from mtseg.settings.differences import differences, names_of_settings
+from mtseg.tally import HEADLINES, headline
+
+OVERALL = {"frequency_weighted_IoU": "frequency-weighted IoU", "pixel_accuracy": "pixel accuracy"}
+
+
+@dataclass(frozen=True)
+class History:
+    """A run's scores in percent, {step: score} of the evaluations that had one, and the one `selected` on images
+    held out; None where none were. `parts` are the teacher's other scores at the end, its classes' IoU first; None for
+    a class that no image has."""
+
+    student: Mapping[int, float]
+    teacher: Mapping[int, float]
+    selected: float | None
+    parts: Mapping[str, float | None] = field(default_factory=dict)
+
+    def last(self, network: str) -> float:
+        """The score of `student` or `teacher` at the run's end."""
+        of: Mapping[int, float] = getattr(self, network)
+        return of[max(of)]
+
+
+@dataclass(frozen=True)
+class Standings:
+    """Runs of several methods that compare: method -> seed -> history, the method with the best teacher first.
+
+    `baseline` is the method that the others are compared with, `full` the one with all labels, which may be missing;
+    `called` is the score (`mIoU`), of images of `split`, and `when` the point of the runs at which it is taken. Where
+    scores are of a file of `tools/eval.py`, and not of the runs' own evaluations, `scored` says how they were asked.
+    """
+
+    histories: Mapping[str, Mapping[int, History]]
+    baseline: str
+    full: str
+    called: str
+    split: str
+    when: str
+    scored: str = ""
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that each method has."""
+        return sorted(self.histories[self.baseline])
+
+    def last(self, method: str, network: str) -> list[float]:
+        """The last score of `student` or `teacher` of each seed."""
+        return [self.histories[method][seed].last(network) for seed in self.seeds]
+
+    def evaluations(self) -> list[int]:
+        """The steps at which any run's teacher was evaluated."""
+        every = [set(run.teacher) for seeds in self.histories.values() for run in seeds.values()]
+        return sorted(set.union(*every))
+
+
+def standings(
+    runs: Sequence[tuple[str, Path]],
+    *,
+    baseline: str = "supervised",
+    full: str | None = None,
+    vary: Sequence[str] = (),
+    scores: str | None = None,
+) -> Standings:
+    """How `runs`, methods' names and folders, ended. `full` is, unless named, `supervised_all` where there is such.
+
+    `scores` names a file that `tools/eval.py` wrote into each run's folder, `eval_test.json`: its scores are taken.
+
+    Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
+    the keys in `vary` (`batch`), or that have not the same seeds for each method; for a key that is no setting; where
+    no run is `baseline`'s, or `full`'s; and where a file of `scores` is missing or of other images than the first's.
+    """
+    _refuse_unknown(runs, vary)
+    found = _histories(runs)
+    for key, method in (("baseline", baseline), ("full", full or baseline)):
+        if method not in found:
+            raise ValueError(
+                f"--{key}: no run of {method!r} among {', '.join(found)}; name its folders too, or another"
+            )
+    full = full or "supervised_all"
+    _refuse_unlike(runs, found, full=full, vary=vary)
+    first = runs[0][1]
+    one = of_run(first)
+    called = HEADLINES[score_of(read(first), one.eval.split, "teacher").rpartition("/")[2]]
+    lengths = sorted({of_run(run).steps for _, run in runs})
+    steps = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
+    whole = Standings(found, baseline, full, called, one.eval.split, f"after {steps} steps")
+    whole = whole if scores is None else _rescored(whole, runs, scores)
+    best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in whole.histories[name].values()))
+    return replace(whole, histories={name: whole.histories[name] for name in best})
+
+
+def _refuse_unknown(runs: Sequence[tuple[str, Path]], vary: Sequence[str]) -> None:
+    known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))}) if vary else []
+    for key in vary:
+        if key not in known:
+            raise ValueError(f"--vary {key}: no setting of these runs{near(key, known, '; ')}")
+
+
+def _histories(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[int, History]]:
+    found: dict[str, dict[int, History]] = {}
+    for name, run in runs:
+        seed = of_run(run).seed
+        if seed in found.get(name, {}):
+            raise ValueError(
+                f"{run}: the method {name!r} has seed {seed} twice; tables take a run's method from its folder, "
+                f"METHOD/SEED, or from a word, METHOD={run}; name each run once"
+            )
+        found.setdefault(name, {})[seed] = _history(run)
+    return found
+
+
+def _rescored(whole: Standings, runs: Sequence[tuple[str, Path]], scores: str) -> Standings:
+    """The same runs by the scores in their files of that name."""
+    files = scored([run for _, run in runs], scores)
+    found: dict[str, dict[int, History]] = {name: {} for name in whole.histories}
+    for name, run in runs:
+        found[name][of_run(run).seed] = _of_file(files[run])
+    first = files[runs[0][1]]
+    return replace(
+        whole,
+        histories=found,
+        called=HEADLINES[headline(first["student"])],
+        split=first["split"],
+        when=when(first, of_run(runs[0][1]).steps),
+        scored=f"{scores}: {first['protocol']}, labels of {first['resolution']}",
+    )
+
+
+def _of_file(found: Scored) -> History:
+    score = headline(found["student"])
+    student, teacher = ({found["step"]: 100 * found[network][score]} for network in ("student", "teacher"))
+    return History(student, teacher, None)
+
+
+def _history(run: Path) -> History:
+    config = of_run(run)
+    lines = read(run)
+    found: dict[str, dict[int, float]] = {}
+    for network in ("student", "teacher"):
+        try:
+            key = score_of(lines, config.eval.split, network)
+        except ValueError as error:
+            raise ValueError(f"{run}: {error}") from None
+        scores = {line["step"]: line[key] for line in lines if key in line}
+        found[network] = {step: 100 * score for step, score in scores.items() if score is not None}
+        if max(scores) != config.steps or config.steps not in found[network]:
+            raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
+    chosen = selected(lines, config.eval.split, "teacher")
+    parts = _parts(lines, f"{config.eval.split}_teacher")
+    return History(found["student"], found["teacher"], 100 * chosen[0] if chosen else None, parts)
+
+
+def _parts(lines: Sequence[dict[str, Any]], network: str) -> dict[str, float | None]:
+    """What the last evaluation that has it says of a network's classes, and of all pixels."""
+    last: dict[str, Any] = next((line[network] for line in reversed(lines) if network in line), {})
+    found = dict(last.get("IoU", {})) | {said: last[key] for key, said in OVERALL.items() if key in last}
+    return {name: None if value is None else 100 * value for name, value in found.items()}
+
+
+def _refuse_unlike(
+    runs: Sequence[tuple[str, Path]],
+    found: Mapping[str, Mapping[int, History]],
+    *,
+    full: str,
+    vary: Sequence[str],
+) -> None:
+    if len({tuple(sorted(seeds)) for seeds in found.values()}) > 1:
+        shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
+        raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
+    own = ("method", "views", "model.heads", *vary)
+    begun = next((run for name, run in runs if name != full), runs[0][1])
+    for name, run in runs:
+        with_as_many = next(other for known, other in runs if (known == full) is (name == full))
+        for other, of_labels in ((begun, False), (with_as_many, True)):
+            unlike = [
+                line
+                for line in differences(of_run(other), of_run(run))
+                if line.startswith("data.labels:") is of_labels
+                and not line.startswith(own)
+                and not line.partition(":")[0].endswith("seed")
+            ]
+            if unlike:
+                listed = "\n  ".join(unlike)
+                raise ValueError(
+                    f"{other} and {run} differ in more than method and seed:\n  {listed}\n"
+                    f"If that is what is compared, say so: --vary {unlike[0].partition(':')[0]}"
+                )
