@@ -222,6 +222,31 @@ def test_the_table_and_the_csv_show_boundaries_the_interval_and_the_images(run, 
 # --- a run to predict with
 
 
+@pytest.mark.parametrize("more", [[], ["--images"], ["--boundary", "0.05"]])
+def test_what_was_asked_of_the_same_scores_before_is_kept(more, run):
+    assert cli.main(["eval", str(run), "--boundary", "--images"]) == 0
+    before = json.loads((run / "eval_val.json").read_text())
+    assert cli.main(["eval", str(run), *more]) == 0
+    after = json.loads((run / "eval_val.json").read_text())
+    for network in ("student", "teacher"):
+        assert after[network].keys() == before[network].keys()
+        assert after[network]["images"] == before[network]["images"]
+        assert after[network]["boundary_ratio"] == (0.05 if "0.05" in more else 0.02)
+    assert "boundary_IoU" in (run / "eval_val.csv").read_text().splitlines()[0]
+    assert (run / "eval_val_images.csv").is_file()
+
+
+@pytest.mark.parametrize("unlike", [{"step": 3}, {"sha256": "0" * 64}, {"teacher": {"mIoU": 0.123}}])
+def test_what_was_asked_of_other_scores_is_not_kept_beside_these(unlike, run):
+    assert cli.main(["eval", str(run), "--boundary"]) == 0
+    path = run / "eval_val.json"
+    before = json.loads(path.read_text())
+    teacher = before["teacher"] | unlike.pop("teacher", {})
+    path.write_text(json.dumps(before | unlike | {"teacher": teacher}))
+    assert cli.main(["eval", str(run)]) == 0
+    assert "boundary_mIoU" not in json.loads(path.read_text())["teacher"]
+
+
 def test_a_run_predicts_without_its_data_as_it_does_with_it(run, tmp_path):
     """Its data cannot even be listed: the folder of a run is all that is moved to another machine."""
     image = restored(run).splits.test.image(0)

@@ -51,6 +51,17 @@ def kept(run: Path) -> dict[str, Scored]:
     return {name: scores for name, scores in found.items() if scores is not None}
 
 
+def with_former(path: Path, scores: dict[str, Any]) -> dict[str, Any]:
+    """`scores`, and what the file in their place says besides of the same ones: boundaries, and of single images."""
+    former, networks = _whole(path), [name for name in NETWORKS if name in scores]
+    if former is None or any(former.get(fact) != scores[fact] for fact in (*FACTS, "step")):
+        return scores
+    heads = [(name, headline(scores[name])) for name in networks]
+    if any(former.get(name, {}).get(key) != scores[name][key] for name, key in heads):
+        return scores
+    return scores | {name: former[name] | scores[name] for name in networks}
+
+
 def sentence(scores: Scored) -> str:
     """All that scores depend on, in a line."""
     keys = [line.partition(":")[0] for line in scores.get("changed", ())]
