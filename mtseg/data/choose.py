@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,35 @@ def part(count: int, first: int, random: np.random.RandomState) -> tuple[Indices
     mask[:first] = True
     random.shuffle(mask)
     return np.flatnonzero(mask), np.flatnonzero(~mask)
+
+
+def refuse_two_ways(labels: int | str, per_class: int | None, split: Path | None) -> None:
+    """Raises ValueError where more than one of them chooses the labelled images; `labels` does unless it is `all`."""
+    chosen = [key for key, value in (("split", split), ("per_class", per_class)) if value is not None]
+    if len(chosen) + (labels != "all") > 1:
+        raise ValueError(f"labels: {labels!r} and {' and '.join(chosen)} choose the labelled images; keep one")
+
+
+def drawn(
+    wanted: int | Literal["all"],
+    labels: NDArray[np.int64],
+    random: np.random.RandomState,
+    classes: Sequence[str],
+    *,
+    per_class: int | None,
+) -> Indices:
+    """Random indices of `labels`: `wanted` of them, as many of each of the `classes`, or `per_class` of each.
+
+    `all`, ascending, where neither says how many. Raises ValueError as `balanced` does, and for a number that is not
+    the same of each class.
+    """
+    if per_class is None and wanted == "all":
+        return np.arange(len(labels))
+    if per_class is None and int(wanted) % len(classes):
+        raise ValueError(
+            f"data.labels: {wanted} is not the same number of each of {len(classes)} classes; choose a multiple"
+        )
+    return balanced(labels, per_class or int(wanted) // len(classes), random, classes)
 
 
 def balanced(

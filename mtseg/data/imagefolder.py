@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mtseg.data.choose import balanced, listed
+from mtseg.data.choose import drawn, listed, refuse_two_ways
 from mtseg.data.decode import read_image
 from mtseg.data.palette import colours
 from mtseg.data.provenance import Expect, Expected, checked
@@ -42,9 +42,7 @@ class ImageFolder:
     allow_outside_root: bool = False
 
     def __post_init__(self) -> None:
-        chosen = [key for key in ("split", "per_class") if getattr(self, key) is not None]
-        if len(chosen) + (self.labels != "all") > 1:
-            raise ValueError(f"labels: {self.labels!r} and {' and '.join(chosen)} choose the labelled images; keep one")
+        refuse_two_ways(self.labels, self.per_class, self.split)
 
     def build(self) -> Splits:
         """List the folders. Raises ValueError for those that are missing, empty, or of other classes."""
@@ -76,15 +74,8 @@ class ImageFolder:
         labels = np.array(train.classes, np.int64)
         if self.split is not None:
             return listed(self.root / self.split, labels, classes, train.names)
-        if self.per_class is None and self.labels == "all":
-            return np.arange(len(train))
-        if isinstance(self.labels, int) and self.labels % len(classes):
-            raise ValueError(
-                f"data.labels: {self.labels} is not the same number of each of {len(classes)} classes; choose a "
-                "multiple"
-            )
-        per_class = self.per_class or int(self.labels) // len(classes)
-        return balanced(labels, per_class, np.random.RandomState(self.split_seed), classes)
+        random = np.random.RandomState(self.split_seed)
+        return drawn(self.labels, labels, random, classes, per_class=self.per_class)
 
 
 @dataclass(frozen=True, eq=False)

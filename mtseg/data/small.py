@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mtseg.data.choose import balanced, listed, part
+from mtseg.data.choose import drawn, listed, part, refuse_two_ways
 from mtseg.data.held import Held
 from mtseg.data.palette import colours
 from mtseg.data.provenance import Expect, Expected, checked
@@ -57,9 +57,7 @@ class Small:
     expect: Expect = Expected()
 
     def __post_init__(self) -> None:
-        chosen = [key for key in ("split", "per_class") if getattr(self, key) is not None]
-        if len(chosen) + (self.labels != "all") > 1:
-            raise ValueError(f"labels: {self.labels!r} and {' and '.join(chosen)} choose the labelled images; keep one")
+        refuse_two_ways(self.labels, self.per_class, self.split)
         if self.extra and self.set != "svhn":
             raise ValueError(f"extra: {self.extra} images of {self.set}, and only svhn has extra ones; set extra: 0")
 
@@ -97,18 +95,8 @@ class Small:
             if np.isin(indices, kept, invert=True).any():
                 raise ValueError(f"{path}: names images that data.val keeps apart; set data.val=0, or another list")
             return indices
-        if self.per_class is None and self.labels == "all":
-            return kept
-        per_class = self.per_class or self._share(len(found.classes))
-        return kept[balanced(found.train_labels[kept], per_class, random, found.classes)]
-
-    def _share(self, classes: int) -> int:
-        assert isinstance(self.labels, int)
-        if self.labels % classes:
-            raise ValueError(
-                f"data.labels: {self.labels} is not the same number of each of {classes} classes; choose a multiple"
-            )
-        return self.labels // classes
+        labels = found.train_labels[kept]
+        return kept[drawn(self.labels, labels, random, found.classes, per_class=self.per_class)]
 
     def _with_extra(self, found: Arrays, random: np.random.RandomState) -> tuple[Held, NDArray[np.int64]]:
         """The training images with the extra ones behind them, and where those are."""
