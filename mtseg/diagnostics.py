@@ -100,7 +100,7 @@ class Alarms:
 
     def evaluated(self, scores: dict[str, dict[str, Any]]) -> list[str]:
         """Sentences about the scores of student and teacher at an evaluation."""
-        student, teacher = (scores[name][headline(scores[name])] for name in ("student", "teacher"))
+        student, teacher = (scores[name][headline(scores[name])] for name in NETWORKS)
         behind = student is not None and teacher is not None and teacher < student - 0.005
         self._behind = self._behind + 1 if behind else 0
         if self._behind < PATIENCE:

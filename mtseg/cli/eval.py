@@ -38,11 +38,11 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     from mtseg.inference.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv
     from mtseg.inference.side_by_side import called, files, print_side_by_side
     from mtseg.results import run_page
-    from mtseg.tally import Also
+    from mtseg.tally import NETWORKS, Also
 
     if parsed.boundary is not None and not 0 < parsed.boundary <= 1:
         raise ValueError(f"--boundary: {parsed.boundary} is no share of the diagonal; give one in (0, 1], such as 0.02")
-    networks = ("student", "teacher") if parsed.network == "both" else (parsed.network,)
+    networks = NETWORKS if parsed.network == "both" else (parsed.network,)
     wanted = Wanted(networks=networks, also=Also(parsed.boundary, parsed.images))
     run = Path(parsed.run)
     usual = called(run, parsed.words)

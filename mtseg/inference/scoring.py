@@ -46,7 +46,7 @@ class Wanted:
     """Which checkpoint, which of its networks, and what is scored besides; see `Also`. `seed` is the bootstrap's."""
 
     at: str = "last"
-    networks: tuple[str, ...] = ("student", "teacher")
+    networks: tuple[str, ...] = NETWORKS
     also: Also = field(default_factory=Also)
     seed: int = 0
 
@@ -137,7 +137,7 @@ def _other_images(run: Path, found: dict[str, Any]) -> list[str]:
 
 def print_table(found: dict[str, Any]) -> None:
     """The scores of the networks by class and in the mean, in percent, and what they depend on."""
-    names = [name for name in ("student", "teacher") if name in found]
+    names = [name for name in NETWORKS if name in found]
     first = found[names[0]]
     kinds = [kind for kind in BY_CLASS if kind in first]
     table = Table(title=Text(f"{found['run']}, in percent"), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -166,7 +166,7 @@ def table_csv(found: dict[str, Any]) -> str:
     all_of = "pixel_accuracy" if "pixel_accuracy" in next(found[name] for name in NETWORKS if name in found) else "top1"
     kinds = {"IoU": "mIoU", "accuracy": all_of, "boundary_IoU": "boundary_mIoU"}
     rows = []
-    for name in (name for name in ("student", "teacher") if name in found):
+    for name in (name for name in NETWORKS if name in found):
         there = {kind: mean for kind, mean in kinds.items() if kind in found[name]}
         for row in found["classes"]:
             rows.append({"network": name, "class": row} | {kind: found[name][kind][row] for kind in there})
@@ -176,7 +176,7 @@ def table_csv(found: dict[str, Any]) -> str:
 
 def images_csv(found: dict[str, Any]) -> str:
     """The mIoU of each image as CSV, by network."""
-    names = [name for name in ("student", "teacher") if name in found]
+    names = [name for name in NETWORKS if name in found]
     images = found[names[0]]["images"]
     return as_csv([{"image": image} | {name: found[name]["images"][image] for name in names} for image in images])
 

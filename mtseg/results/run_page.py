@@ -25,7 +25,7 @@ from mtseg.results.run_facts import NO_FACTS, Lines, alarms_of, computed_by, fac
 from mtseg.run.log import Log
 from mtseg.run.logged import read, score_of
 from mtseg.run.mute import Mute
-from mtseg.tally import HEADLINES, Tally, percent
+from mtseg.tally import HEADLINES, NETWORKS, Tally, percent
 
 FILE = "report.html"
 RECENT = 10  # logged steps over which the classes' shares are meaned
@@ -113,12 +113,11 @@ def curves(config: Config, trained: Lines, scored: Lines, score: str) -> list[st
         return Curve(name, [(line["step"], _spread(line.get(key))) for line in trained])
 
     scores = [
-        Curve(name, [(line["step"], line.get(f"{split}_{name}/{score}")) for line in scored])
-        for name in ("student", "teacher")
+        Curve(name, [(line["step"], line.get(f"{split}_{name}/{score}")) for line in scored]) for name in NETWORKS
     ]
     errors = [
         Curve(name, [(line["step"], (line.get(f"{split}_{name}") or {}).get("ECE")) for line in scored])
-        for name in ("student", "teacher")
+        for name in NETWORKS
     ]
     return [
         chart(f"{HEADLINES[score]} on {split}, %", scores, percent=True),
@@ -147,7 +146,7 @@ def _by_class(
     split, shares = config.eval.split, {}
     for key in ("target_share", "label_share"):
         shares[key] = mean_shares(by_step(trained, f"train/{key}")[-RECENT:], key)
-    found = {name: scored[-1].get(f"{split}_{name}") or {} for name in ("student", "teacher")}
+    found = {name: scored[-1].get(f"{split}_{name}") or {} for name in NETWORKS}
     columns = [("student", "IoU"), ("teacher", "IoU"), ("teacher", "accuracy")]
     if "IoU" not in found["teacher"]:
         columns = [("student", "accuracy"), ("teacher", "accuracy")]
@@ -169,7 +168,7 @@ def _worst(rows: Sequence[Mapping[str, Any]], score: str) -> list[str]:
 
 
 def _row(row: Mapping[str, Any], score: str) -> str:
-    networks = ("student", "teacher")
+    networks = NETWORKS
     scores = "mIoU of this image: " + ", ".join(f"{name} {percent(row[name])} %" for name in networks)
     if score != "mIoU":
         scores = ", ".join(f"{name} {'right' if row[name] else 'wrong'}" for name in networks)

@@ -15,7 +15,7 @@ from mtseg.results.run_page import by_step, scored_by
 from mtseg.results.tables import spread
 from mtseg.run.logged import read
 from mtseg.settings.differences import differences
-from mtseg.tally import HEADLINES, percent
+from mtseg.tally import HEADLINES, NETWORKS, percent
 
 CHARTS = {  # the title, and whether it is in percent
     "train/loss_sup": ("supervised loss", False),
@@ -103,7 +103,7 @@ def _over_seeds(groups: Sequence[Sequence[Run]]) -> list[str]:
     """Mean and sample deviation of each group of several runs."""
     rows = []
     for group in groups:
-        scores = {name: [run.scores(name) for run in group] for name in ("student", "teacher")}
+        scores = {name: [run.scores(name) for run in group] for name in NETWORKS}
         if len(group) > 1 and all(all(values) for values in scores.values()):
             last = [spread([100 * values[-1][0] for values in scores[name]]) for name in scores]
             rows.append(name_cell(_called(group)) + "".join(map(number, [str(len(group)), *last])))
@@ -125,7 +125,7 @@ def _charts(groups: Sequence[Sequence[Run]]) -> list[str]:
     networks = [
         (f"{{}}_{name}/{score}", f"{called} of the {name}, %", True)
         for called, score in names.items()
-        for name in ("student", "teacher")
+        for name in NETWORKS
     ]
     keys = [*networks, *((key, title, percent) for key, (title, percent) in CHARTS.items())]
     laid = ((title, [curve for group in groups for curve in _curves(group, key)], share) for key, title, share in keys)

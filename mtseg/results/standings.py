@@ -11,7 +11,7 @@ from mtseg.inference.scored import Scored, scored, when
 from mtseg.run.logged import read, score_of, selected
 from mtseg.settings.complaints import near
 from mtseg.settings.differences import differences, names_of_settings
-from mtseg.tally import HEADLINES, headline
+from mtseg.tally import HEADLINES, NETWORKS, headline
 
 OVERALL = {"frequency_weighted_IoU": "frequency-weighted IoU", "pixel_accuracy": "pixel accuracy"}
 
@@ -140,7 +140,7 @@ def _rescored(whole: Standings, runs: Sequence[tuple[str, Path]], scores: str) -
 
 def _of_file(found: Scored) -> History:
     score = headline(found["student"])
-    student, teacher = ({found["step"]: 100 * found[network][score]} for network in ("student", "teacher"))
+    student, teacher = ({found["step"]: 100 * found[network][score]} for network in NETWORKS)
     return History(student, teacher, None)
 
 
@@ -148,7 +148,7 @@ def _history(run: Path) -> History:
     config = of_run(run)
     lines = read(run)
     found: dict[str, dict[int, float]] = {}
-    for network in ("student", "teacher"):
+    for network in NETWORKS:
         try:
             key = score_of(lines, config.eval.split, network)
         except ValueError as error:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtseg.run.boards import Board, Name, begun
 from mtseg.run.logged import TIMINGS, read
-from mtseg.tally import HEADLINES, headline
+from mtseg.tally import HEADLINES, NETWORKS, headline
 
 T = TypeVar("T")
 Scalars = dict[str, float]
@@ -181,7 +181,7 @@ class Log:
         for line in reversed(read(self._folder)):
             for pool in pools:
                 if line.get("step") == step and f"{pool}_student" in line:
-                    found[pool] = {name: line[f"{pool}_{name}"] for name in ("student", "teacher")}
+                    found[pool] = {name: line[f"{pool}_{name}"] for name in NETWORKS}
         return found if len(found) == len(pools) else None
 
     def length(self) -> int:
