@@ -18,10 +18,9 @@ from mtseg.part import part
 from mtseg.perturb import Perturbation, Vat
 from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
-from mtseg.targets import Memory, Moment, Soft, Target, aimed
+from mtseg.targets import Moment, Past, Soft, Target, aimed
 from mtseg.task import Task, sureness
-from mtseg.teachers import Ensemble, Itself, Teacher, TeacherState
-from mtseg.teachers import Memory as MemoryOfImages
+from mtseg.teachers import Ensemble, Itself, Memory, Teacher, TeacherState
 from mtseg.views import Views
 
 
@@ -47,7 +46,7 @@ class Plan:
     """What a step asks of the student, what targets remember after it, and the teacher's answer in its own view."""
 
     tasks: list[Task]
-    memory: Memory
+    past: Past
     answer: View | None = None
 
 
@@ -103,7 +102,7 @@ class Method:
             )
         if self.frame == "source" and mixed:
             raise ValueError("frame: 'source' cannot hold mixed images, which have no one source; use frame: student")
-        if isinstance(self.teacher, MemoryOfImages) and self.branches and not isinstance(self.branches[0].mix, NoMix):
+        if isinstance(self.teacher, Memory) and self.branches and not isinstance(self.branches[0].mix, NoMix):
             raise ValueError("teacher: 'memory' remembers the first branch's images, which must be whole; mix another")
         if self.normalise == "batch" and (self.mean_over == "counted" or not isinstance(self.supervised, CrossEntropy)):
             raise ValueError(
@@ -126,17 +125,17 @@ class Method:
         return sum(branch.sees == "student" for branch in self.branches)
 
     def plan(
-        self, batch: Batch, *, student: nn.Module, teacher: TeacherState, views: Views, moment: Moment, memory: Memory
+        self, batch: Batch, *, student: nn.Module, teacher: TeacherState, views: Views, moment: Moment, past: Past
     ) -> Plan:
         """Ask the teacher, bring its answer to each branch's frame, make targets of it, mix.
 
         No gradient passes, but to the teacher's side where the teacher asks for that.
         """
         if batch.teacher is None:
-            return Plan([], memory)
+            return Plan([], past)
         asked = batch.teacher.view(views)
         answer = teacher.answer(student, asked, batch.teacher.index)
-        if isinstance(self.teacher, MemoryOfImages) and (given := answer.data.dim() - 2) != batch.dimensions:
+        if isinstance(self.teacher, Memory) and (given := answer.data.dim() - 2) != batch.dimensions:
             raise ValueError(
                 f"method.teacher.size: answers of {given} dimensions and labels of {batch.dimensions}; give [] for "
                 "whole images, and height and width for maps"
@@ -146,7 +145,7 @@ class Method:
         for branch in self.branches:
             seen = asked if branch.sees == "teacher" else next(students).view(views)
             known = answer.seen_from(seen if self.frame == "student" else source_frame(seen))
-            aim, weight, after = aimed(self.target, known, moment, memory)
+            aim, weight, after = aimed(self.target, known, moment, past)
             remembered.append(after)
             if branch.adversary is not None:
                 seen = replace(seen, data=branch.adversary(student, seen.data, rng))

@@ -21,13 +21,13 @@ from mtseg.precision import Scale, memory_format, scale_for
 from mtseg.randomness import reseed_torch
 from mtseg.run import checkpoint
 from mtseg.running import running
-from mtseg.targets import Memory
+from mtseg.targets import Past
 from mtseg.teachers import TeacherState
 
 
 @dataclass
 class State:
-    """All that a run changes. `step` counts finished steps; `memory` is what targets remember.
+    """All that a run changes. `step` counts finished steps; `past` is what targets remember.
 
     `skipped` steps, whose loss or gradient was not finite, updated nothing; the last `skipped_in_a_row` were such.
     `overflowed` steps updated nothing because the `scale` of the loss was too high; schedules do not count them.
@@ -39,7 +39,7 @@ class State:
     teacher: TeacherState
     optimizer: torch.optim.Optimizer
     step: int = 0
-    memory: Memory = field(default_factory=dict)
+    past: Past = field(default_factory=dict)
     skipped: int = 0
     skipped_in_a_row: int = 0
     scale: Scale = field(default_factory=Scale)
@@ -175,7 +175,7 @@ def snapshot(state: State, metrics_bytes: int = 0) -> checkpoint.Checkpoint:
     rest = {
         "optimizer": state.optimizer.state_dict(),
         "teacher": state.teacher.state_dict(),
-        "memory": state.memory,
+        "memory": state.past,
         "skipped": [state.skipped, state.skipped_in_a_row],
         "scale": [state.scale.value, state.scale.good, state.overflowed, state.scale.dynamic],
         "metrics_bytes": metrics_bytes,
@@ -204,7 +204,7 @@ def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
     load_networks(state, saved, run)
     try:
         state.teacher.load_state_dict(saved.rest["teacher"])
-        state.memory = {name: value.to(state.device) for name, value in saved.rest["memory"].items()}
+        state.past = {name: value.to(state.device) for name, value in saved.rest["memory"].items()}
         _restore_optimizer(state.optimizer, saved.rest["optimizer"])
         state.step = saved.step
         state.skipped, state.skipped_in_a_row = map(int, saved.rest.get("skipped", (0, 0)))

@@ -46,7 +46,7 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
     set_lr(state.optimizer, config.schedule(state.place, config.steps), **others)
     with casting(config.precision, state.device):
         plan = method.plan(
-            batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
+            batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, past=state.past
         )
     tasks, label = plan.tasks, batch.label
     counts = method.counts(label, tasks, images=batch.images)
@@ -70,7 +70,7 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
         level([state.student, state.teacher.module])
         state.optimizer.step()
         state.teacher.update(state.student, tasks, whole.classes)
-        state.memory, state.skipped_in_a_row = plan.memory, 0
+        state.past, state.skipped_in_a_row = plan.past, 0
         state.scale.fits()
     else:
         undo()

@@ -3,7 +3,7 @@
 A target is called with the teacher's answer in the frame of comparison, `Moment` and what targets remember; it
 gives the probabilities to agree with (B, K, *S), a weight (B, 1, *S) in [0, 1], and what to remember next. What it
 counts it counts in all processes (`total`); what it remembers are tensors, and those given are not changed in place. It
-is called for every branch with the same memory, of which the first branch's is kept.
+is called for every branch with the same past, of which the first branch's is kept.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from mtseg.distributed import gathered, highest, rows, total
 from mtseg.geometry import Probability, View
 from mtseg.part import part
 
-Memory = dict[str, Tensor]  # what targets remember from step to step; saved with the run
-Aim = tuple[Tensor, Tensor, Memory]
+Past = dict[str, Tensor]  # what targets remember from step to step; saved with the run
+Aim = tuple[Tensor, Tensor, Past]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Soft:
 
     kind: Literal["soft"] = "soft"
 
-    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
-        return answer.data, _everywhere(answer.data), memory
+    def __call__(self, answer: View, moment: Moment, past: Past) -> Aim:
+        return answer.data, _everywhere(answer.data), past
 
 
 @part
@@ -52,9 +52,9 @@ class Sharpen:
     kind: Literal["sharpen"] = "sharpen"
     temperature: Annotated[float, Field(ge=1e-3, le=1)] = 0.5
 
-    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+    def __call__(self, answer: View, moment: Moment, past: Past) -> Aim:
         logits = answer.data.clamp_min(torch.finfo(answer.data.dtype).tiny).log() / self.temperature
-        return logits.softmax(1), _everywhere(answer.data), memory
+        return logits.softmax(1), _everywhere(answer.data), past
 
 
 @part
@@ -64,9 +64,9 @@ class Hard:
     kind: Literal["hard"] = "hard"
     threshold: Probability = 0.95
 
-    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+    def __call__(self, answer: View, moment: Moment, past: Past) -> Aim:
         confidence, classes = answer.data.max(1, keepdim=True)
-        return _one_hot(classes, answer.data), (confidence >= self.threshold).to(answer.data.dtype), memory
+        return _one_hot(classes, answer.data), (confidence >= self.threshold).to(answer.data.dtype), past
 
 
 @part
@@ -79,7 +79,7 @@ class LowEntropy:
     kind: Literal["low_entropy"] = "low_entropy"
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
-    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+    def __call__(self, answer: View, moment: Moment, past: Past) -> Aim:
         entropy = -torch.xlogy(answer.data, answer.data).sum(1, keepdim=True)
         # Ranked among the known alone: the unknown come last, and count nowhere anyway.
         order = gathered(torch.where(answer.known, entropy, torch.inf)).flatten().argsort()
@@ -88,7 +88,7 @@ class LowEntropy:
         weight[order] = (torch.arange(len(order), device=order.device) < kept).to(entropy.dtype)
         weight = rows(entropy.numel()).of(weight)
         classes = answer.data.argmax(1, keepdim=True)
-        return _one_hot(classes, answer.data), weight.view_as(entropy), memory
+        return _one_hot(classes, answer.data), weight.view_as(entropy), past
 
 
 @part
@@ -106,10 +106,10 @@ class Adaptive:
     momentum: Probability = 0.999
     per_class: bool = False
 
-    def __call__(self, answer: View, moment: Moment, memory: Memory) -> Aim:
+    def __call__(self, answer: View, moment: Moment, past: Past) -> Aim:
         classes = answer.data.shape[1]
         confidence, predicted = answer.data.max(1, keepdim=True)
-        before = memory.get("threshold", torch.full((classes,), self.start, device=answer.data.device))
+        before = past.get("threshold", torch.full((classes,), self.start, device=answer.data.device))
         how = "mean" if self.per_class else "amax"
         # The unknown are a class of their own: to pick the known would wait for the device.
         counted = torch.where(answer.known, predicted, classes)
@@ -123,15 +123,15 @@ class Adaptive:
         after = torch.lerp(now, before, self.momentum)
         limit = after * (after / after.max().clamp_min(1e-6)) if self.per_class else after
         weight = (confidence >= limit[predicted]).to(answer.data.dtype)
-        return _one_hot(predicted, answer.data), weight, {**memory, "threshold": after}
+        return _one_hot(predicted, answer.data), weight, {**past, "threshold": after}
 
 
 Target = Annotated[Soft | Sharpen | Hard | LowEntropy | Adaptive, Field(discriminator="kind")]
 
 
-def aimed(target: Target, answer: View, moment: Moment, memory: Memory) -> Aim:
+def aimed(target: Target, answer: View, moment: Moment, past: Past) -> Aim:
     """What `target` makes of an answer. Raises ValueError where that is not of the shapes and types at the top."""
-    aim, weight, after = found = target(answer, moment, memory)
+    aim, weight, after = found = target(answer, moment, past)
     like = answer.data
     for name, values, shape in (("probabilities", aim, like.shape), ("weight", weight, like[:, :1].shape)):
         if values.shape != shape or not values.is_floating_point():

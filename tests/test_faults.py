@@ -73,7 +73,7 @@ def everything(state: State) -> dict[str, torch.Tensor]:
     """Copies of all that a step may change, but for the counts of steps."""
     found = {f"student.{k}": v for k, v in state.student.state_dict().items()}
     found |= {f"teacher.{k}": v for k, v in state.teacher.module.state_dict().items()}
-    found |= {f"memory.{k}": v for k, v in state.memory.items()}
+    found |= {f"memory.{k}": v for k, v in state.past.items()}
     found |= {f"said.{k}": torch.as_tensor(v) for k, v in state.teacher.state_dict().items() if k != "each"}
     for n, slot in state.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{n}.{k}": torch.as_tensor(v) for k, v in slot.items()}

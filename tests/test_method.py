@@ -128,7 +128,7 @@ def plan(
     method: Method, teacher: Any, batch: Batch, *, student: nn.Module | None = None, moment: Moment = MOMENT
 ) -> list[Task]:
     student = nn.Identity() if student is None else student
-    return method.plan(batch, student=student, teacher=teacher, views=VIEWS, moment=moment, memory={}).tasks
+    return method.plan(batch, student=student, teacher=teacher, views=VIEWS, moment=moment, past={}).tasks
 
 
 def consistency(method: Method, student: nn.Module, teacher: Any, batch: Batch) -> Tensor:
@@ -732,8 +732,8 @@ def test_what_targets_remember_is_handed_on_and_not_changed_in_place() -> None:
     copies = {name: tensor.clone() for name, tensor in before.items()}
     batch = unlabelled(crops(*HERE), crops(*THERE), crops(*HERE))
     after = method.plan(
-        batch, student=nn.Identity(), teacher=Says(answers()), views=VIEWS, moment=MOMENT, memory=before
-    ).memory
+        batch, student=nn.Identity(), teacher=Says(answers()), views=VIEWS, moment=MOMENT, past=before
+    ).past
     assert all(torch.equal(before[name], tensor) for name, tensor in copies.items())
     assert (after["threshold"] != 0.5).all()
     assert torch.equal(after["of another"], before["of another"])
@@ -743,9 +743,9 @@ def test_what_targets_remember_is_handed_on_and_not_changed_in_place() -> None:
         teacher=Says(answers()),
         views=VIEWS,
         moment=MOMENT,
-        memory=before,
+        past=before,
     )
-    assert unasked.memory is before
+    assert unasked.past is before
 
 
 # --- weights
@@ -887,8 +887,8 @@ def test_a_step_is_remembered_once_as_the_first_branch_sees_it_whatever_the_numb
     def threshold(*students: tuple[NDArray[np.float64], ...]) -> Tensor:
         batch = unlabelled(crops(*HERE), *(crops(*warps) for warps in students))
         method = Method(target=Adaptive(momentum=0.5), branches=(Branch(),) * len(students))
-        made = method.plan(batch, student=nn.Identity(), teacher=Says(answers()), views=VIEWS, moment=MOMENT, memory={})
-        return made.memory["threshold"]
+        made = method.plan(batch, student=nn.Identity(), teacher=Says(answers()), views=VIEWS, moment=MOMENT, past={})
+        return made.past["threshold"]
 
     one, other = threshold(THERE), threshold(BEYOND)
     assert not torch.equal(one, other)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtseg.geometry import View
-from mtseg.targets import Adaptive, Hard, LowEntropy, Memory, Moment, Sharpen, Soft, Target, aimed
+from mtseg.targets import Adaptive, Hard, LowEntropy, Moment, Past, Sharpen, Soft, Target, aimed
 
 Array = NDArray[np.float64]
 
@@ -230,15 +230,15 @@ def test_threshold_follows_its_definition_step_by_step(
     batch: int, size: tuple[int, ...], momentum: float, per_class: bool
 ) -> None:
     rule = Adaptive(start=0.85, momentum=momentum, per_class=per_class)
-    memory: Memory = {}
+    past: Past = {}
     expected = np.full(CLASSES, 0.85)
     for step, among in enumerate([(0, 1, 2, 3, 4), (1, 4), (2,), (0, 3, 4), (5,), ()]):
         view = answer(20 + step, batch, size, among=among, sure=1.5 if step % 2 else 0.5)
         view = only_where_known(view, extreme(view)) if step == 3 else view  # the unknown are very sure of another
-        target, weight, memory = rule(view, Moment(step, 10), memory)
+        target, weight, past = rule(view, Moment(step, 10), past)
         expected, _, weights = transcribed(rule, view, expected)
         assert_one_hot_of_the_most_probable(target, view)
-        np.testing.assert_allclose(memory["threshold"], expected, rtol=1e-5)
+        np.testing.assert_allclose(past["threshold"], expected, rtol=1e-5)
         assert weight.shape == (batch, 1, *size)
         assert np.array_equal(pixels(weight)[:, 0], weights)
 
@@ -253,8 +253,8 @@ def test_threshold_is_the_mean_of_the_occurring_classes_highest_confidences(
         data[pixel, among[which]] = highest[which] - 0.02 * pixel  # the first of each is the highest
     data[1 % len(among), among[-1]] = highest[-1]
     view = View(data, torch.eye(3).expand(8, 3, 3), torch.ones(8, 1, dtype=torch.bool))
-    _, _, memory = Adaptive(start=0, momentum=0)(view, START, {})
-    np.testing.assert_allclose(memory["threshold"], np.full(CLASSES, np.mean(highest)), rtol=1e-6)
+    _, _, past = Adaptive(start=0, momentum=0)(view, START, {})
+    np.testing.assert_allclose(past["threshold"], np.full(CLASSES, np.mean(highest)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -262,9 +262,9 @@ def test_threshold_stays_where_nothing_is_known(per_class: bool) -> None:
     view = answer(30, 3, (5, 7))
     nothing = View(extreme(view), view.warp, torch.zeros_like(view.known))
     rule = Adaptive(start=0.6, momentum=0.5, per_class=per_class)
-    _, _, memory = rule(view, START, {})
-    _, weight, after = rule(nothing, START, memory)
-    assert torch.equal(after["threshold"], memory["threshold"])
+    _, _, past = rule(view, START, {})
+    _, weight, after = rule(nothing, START, past)
+    assert torch.equal(after["threshold"], past["threshold"])
     assert weight.isfinite().all()
     _, _, first = rule(nothing, START, {})  # nor does it begin elsewhere
     torch.testing.assert_close(first["threshold"], torch.full((CLASSES,), 0.6))
@@ -274,18 +274,18 @@ def test_threshold_stays_where_nothing_is_known(per_class: bool) -> None:
 def test_unknown_pixels_do_not_move_the_threshold(per_class: bool) -> None:
     view = answer(31, 3, (5, 7), among=(0, 1, 2))
     rule = Adaptive(start=0.6, momentum=0.5, per_class=per_class)
-    _, weight, memory = rule(view, START, {})
+    _, weight, past = rule(view, START, {})
     for poison in (extreme(view), torch.full_like(view.data, 1 / CLASSES)):
         _, poisoned, again = rule(only_where_known(view, poison), START, {})
-        assert torch.equal(again["threshold"], memory["threshold"])
+        assert torch.equal(again["threshold"], past["threshold"])
         assert torch.equal(poisoned[view.known], weight[view.known])
 
 
 def test_a_class_that_does_not_occur_keeps_its_own_threshold() -> None:
     rule = Adaptive(start=0.6, momentum=0.5, per_class=True)
-    memory = {"threshold": torch.linspace(0.3, 0.8, CLASSES)}
-    _, _, after = rule(answer(32, 3, (5, 7), among=(1, 4)), START, memory)
-    same = (after["threshold"] == memory["threshold"]).tolist()
+    past = {"threshold": torch.linspace(0.3, 0.8, CLASSES)}
+    _, _, after = rule(answer(32, 3, (5, 7), among=(1, 4)), START, past)
+    same = (after["threshold"] == past["threshold"]).tolist()
     assert same == [True, False, True, True, False, True]
 
 
@@ -301,8 +301,8 @@ def test_the_surest_class_has_its_average_as_threshold_and_the_others_less() -> 
 @pytest.mark.parametrize("per_class", [False, True])
 def test_threshold_zero_keeps_every_pixel(per_class: bool) -> None:
     view = answer(33, 3, (5, 7))
-    _, weight, memory = Adaptive(start=0, momentum=1, per_class=per_class)(view, START, {})
-    assert torch.equal(memory["threshold"], torch.zeros(CLASSES))
+    _, weight, past = Adaptive(start=0, momentum=1, per_class=per_class)(view, START, {})
+    assert torch.equal(past["threshold"], torch.zeros(CLASSES))
     assert torch.equal(weight, torch.ones_like(weight))
 
 
@@ -310,8 +310,8 @@ def test_mean_confidence_of_a_class_is_exact_however_many_pixels_it_has() -> Non
     """Singles that are added one after another are 5 % off at five million."""
     data = torch.tensor([0.9, 0.1])[None, :, None].expand(1, 2, 5_000_000)
     view = View(data, torch.eye(3)[None], torch.ones(1, 1, 5_000_000, dtype=torch.bool))
-    _, _, memory = Adaptive(momentum=0, per_class=True)(view, START, {})
-    assert memory["threshold"].tolist() == pytest.approx([0.9, 0.85], rel=1e-5)
+    _, _, past = Adaptive(momentum=0, per_class=True)(view, START, {})
+    assert past["threshold"].tolist() == pytest.approx([0.9, 0.85], rel=1e-5)
 
 
 # --- all of them
@@ -323,15 +323,15 @@ def test_arguments_are_left_alone_and_the_rest_of_the_memory_is_kept(
     target: Any, batch: int, size: tuple[int, ...]
 ) -> None:
     view = answer(40, batch, size)
-    memory = {"threshold": torch.linspace(0.3, 0.8, CLASSES), "another": torch.arange(3.0)}
-    saved = copy.deepcopy((view.data, view.known, memory))
-    _, _, after = target(view, START, memory)
+    past = {"threshold": torch.linspace(0.3, 0.8, CLASSES), "another": torch.arange(3.0)}
+    saved = copy.deepcopy((view.data, view.known, past))
+    _, _, after = target(view, START, past)
     assert torch.equal(view.data, saved[0])
     assert torch.equal(view.known, saved[1])
-    assert memory.keys() == saved[2].keys() == after.keys()
-    assert all(torch.equal(memory[name], saved[2][name]) for name in memory)
-    assert torch.equal(after["another"], memory["another"])
-    moves = not torch.equal(after["threshold"], memory["threshold"])
+    assert past.keys() == saved[2].keys() == after.keys()
+    assert all(torch.equal(past[name], saved[2][name]) for name in past)
+    assert torch.equal(after["another"], past["another"])
+    moves = not torch.equal(after["threshold"], past["threshold"])
     assert moves == isinstance(target, Adaptive)
 
 

@@ -107,7 +107,7 @@ def _agreeing(config: Config, state: State, batch: Batch) -> Callable[[], None]:
     """What warps the teacher's answer into the student's views, and takes the consistency loss and its gradient."""
     method, moment = config.method, Moment(state.step, config.steps, config.seed)
     plan = method.plan(
-        batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, memory=state.memory
+        batch, student=state.student, teacher=state.teacher, views=config.views, moment=moment, past=state.past
     )
     answer, tasks = plan.answer, plan.tasks
     logits = [torch.randn_like(task.target.data).requires_grad_() for task in tasks]

@@ -18,7 +18,7 @@ from mtseg.data.tree import is_image
 Indices = NDArray[np.int64]
 
 
-def part(count: int, first: int, random: np.random.RandomState) -> tuple[Indices, Indices]:
+def divided(count: int, first: int, random: np.random.RandomState) -> tuple[Indices, Indices]:
     """[0, count) in two random parts, of `first` and of all others, both ascending."""
     mask = np.zeros(count, bool)
     mask[:first] = True

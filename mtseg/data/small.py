@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mtseg.data.choose import drawn, listed, part, refuse_two_ways
+from mtseg.data.choose import divided, drawn, listed, refuse_two_ways
 from mtseg.data.held import Held
 from mtseg.data.palette import colours
 from mtseg.data.provenance import Expect, Expected, checked
 from mtseg.data.source import UNKNOWN, Splits, Subset
-from mtseg.part import part as config_part
+from mtseg.part import part
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -30,7 +30,7 @@ class Arrays(NamedTuple):
     classes: tuple[str, ...]
 
 
-@config_part
+@part
 class Small:
     """Small images under `root`, of which `labels` are labelled: a number, the same of each class, or `all`.
 
@@ -68,7 +68,7 @@ class Small:
             raise ValueError(f"data.val: {self.val} of {len(found.train)} training images leaves none; lower it")
         random = np.random.RandomState(self.split_seed)
         every = np.arange(len(found.train))
-        apart, kept = part(len(every), self.val, random) if self.val else (every[:0], every)
+        apart, kept = divided(len(every), self.val, random) if self.val else (every[:0], every)
         chosen = self._chosen(found, kept, random)
         rest = np.setdiff1d(kept, chosen)
         train, more = self._with_extra(found, random)
@@ -106,7 +106,7 @@ class Small:
         images, _ = svhn(self.root, "extra")
         if self.extra > len(images):
             raise ValueError(f"data.extra: {self.extra} of {len(images)} extra images; ask for fewer")
-        chosen, _ = part(len(images), self.extra, random)
+        chosen, _ = divided(len(images), self.extra, random)
         whole = np.concatenate([found.train, images[chosen]])
         labels = np.concatenate([found.train_labels, np.full(self.extra, UNKNOWN)])
         more = np.arange(len(found.train), len(whole))
