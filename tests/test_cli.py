@@ -205,6 +205,24 @@ def test_images_are_read_by_no_more_threads_than_the_network_has(threads, tmp_pa
         torch.set_num_threads(before[1])
 
 
+@pytest.mark.parametrize(
+    ("load", "threads", "said"), [(0.4, 4, False), (1.5, 4, True), (7.0, 2, True), (2.5, 2, False), (30.0, 1, False)]
+)
+def test_that_others_keep_the_cores_busy_is_told_where_threads_would_wait(
+    load, threads, said, config, monkeypatch, capsys
+):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("mtseg.run.machine.torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("mtseg.run.machine.torch.set_num_threads", lambda _: None)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert cli.main(["train", config, "out=x", "--dry-run"]) == 0
+    assert (f"{load} of 4 cores" in capsys.readouterr().out) == said
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert cli.main(["train", config, "out=x", "--dry-run"]) == 0
+    assert "OMP_NUM_THREADS" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("weights", "said"), [("imagenet", True), ("none", False)])
 def test_dry_run_says_from_where_weights_would_be_fetched(weights, said, config, capsys):
     assert cli.main(["train", config, "out=x", f"model.weights={weights}", "--dry-run"]) == 0

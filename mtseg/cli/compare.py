@@ -23,8 +23,8 @@ def _compare(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.run.machine import share_cores
 
     config = load(words)
-    share_cores(config)
-    if sentence := rate_for(words):
+    crowded = share_cores(config)
+    for sentence in filter(None, (crowded, rate_for(words))):
         print(sentence)
     if not dry_run:
         run_both(config)

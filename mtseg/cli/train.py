@@ -28,12 +28,12 @@ def _train(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.trainer import fit
 
     config = load(words)
-    share_cores(config)
+    crowded = share_cores(config)
     if not first_launched():  # of several processes one speaks
         if not dry_run:
             fit(config)
         return
-    if sentence := rate_for(words):
+    for sentence in filter(None, (crowded, rate_for(words))):
         print(sentence)
     if dry_run:
         print(written(config))

@@ -13,18 +13,35 @@ from mtseg.state import pick_device
 MALLOC = ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28))
 
 
-def share_cores(config: Config) -> None:
+def share_cores(config: Config) -> str | None:
     """On a CPU, leave a core to each loading process, unless OMP_NUM_THREADS says otherwise; and `hold_memory`.
 
-    OpenCV, whose pool knows nothing of that variable, gets no more threads than PyTorch.
+    OpenCV, whose pool knows nothing of that variable, gets no more threads than PyTorch. Returns what is to be known
+    where other programs compute on the same cores.
     """
     if pick_device(config.device).type != "cpu":
-        return
+        return None
     hold_memory()
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores - config.workers))
     cv2.setNumThreads(min(cv2.getNumThreads(), torch.get_num_threads()))
+    return crowded(torch.get_num_threads())
+
+
+def crowded(threads: int) -> str | None:
+    """That so many threads will wait for each other, where others keep the cores busy; None where they need not, or
+    where OMP_NUM_THREADS was set. A thread that waits holds up all of a step's, and it holds its core while it does."""
+    if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "getloadavg"):
+        return None
+    busy, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if threads == 1 or busy + threads <= cores + 1:
+        return None
+    return (
+        f"other programs kept {busy:.1f} of {cores} cores busy in the last minute: {threads} threads that wait for "
+        "each other can be many times slower than one; if steps take long, stop it, and begin the command with "
+        "OMP_NUM_THREADS=1"
+    )
 
 
 def hold_memory() -> bool:
