@@ -856,6 +856,35 @@ def test_masks_in_the_colours_of_the_palette_or_of_voc_are_mapped_by_them(own, r
     assert shares_of(after) == right
 
 
+def test_masks_in_black_and_white_of_two_classes_are_mapped_as_pictures_show_them(root):
+    """Whatever the palette is called: the second class's own colour is in none of them."""
+    data = folder_data(root) | {"classes": ["other", "car"]}
+    rewritten(root, lambda values: np.where(values == 2, 1, 0).astype(np.uint8))
+    right = shares_of(examine(config_of(root, data=data), HEALTHY))
+    rewritten(root, lambda values: np.repeat(255 * values[..., None], 3, 2).astype(np.uint8))
+    (only,) = serious(found(root, data=data))
+    assert (only.code, len(only.files)) == ("mask-channels", 13)
+    assert only.suggestion == 'data.mask_map={"#000000": "other", "#ffffff": "car"}'
+    after = examine(config_of(root, only.suggestion, data=data), HEALTHY)
+    assert serious(after.findings) == []
+    assert shares_of(after) == right
+
+
+def test_no_map_is_suggested_by_black_and_white_alone_where_there_are_more_classes(root):
+    rewritten(root, lambda values: np.repeat(np.where(values == 2, 255, 0)[..., None], 3, 2).astype(np.uint8))
+    (only,) = [finding for finding in serious(found(root)) if finding.code == "mask-channels"]
+    assert only.suggestion == ""
+    assert "the masks hold #000000, #ffffff: say in data.mask_map" in only.text
+
+
+def test_for_a_few_masks_in_colours_among_others_no_map_is_suggested(root):
+    """It would be one for all of them."""
+    in_colours(root)
+    (only,) = serious(found(root))
+    assert (only.code, only.files, only.suggestion) == ("mask-channels", (M2,), "")
+    assert "save it with one channel" in only.text
+
+
 def test_a_stray_value_can_be_ignored_as_suggested(root):
     seven(root)
     (only,) = serious(found(root))

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Set
 from dataclasses import replace
 
-from mtseg.data.source import IGNORE
+from mtseg.data.source import IGNORE, Splits
 from mtseg.doctor.facts import Counts, Image, Mask
 from mtseg.doctor.finding import Finding, Severity, amount
-from mtseg.doctor.suggest import mask_map
+from mtseg.doctor.suggest import Guess, mask_map
 from mtseg.doctor.survey import Survey
 
 LARGE = 8_000_000  # pixels of an image that take some tenths of a second to decode
@@ -23,12 +23,21 @@ def of_files(survey: Survey, *, maps: bool) -> Iterator[Finding]:
     yield from _grey(images)
     masks = list({entry.mask.name: entry.mask for entry in survey.of("labelled", "val", "test") if entry.mask}.values())
     for finding in _faults(masks):
-        guess = mask_map([mask for mask in masks if mask.name in finding.files], survey.splits)
+        guess = _in_colours([mask for mask in masks if mask.name in finding.files], masks, survey.splits)
         hinted = maps and finding.code == "mask-channels"
         yield replace(finding, text=finding.text + guess[1], suggestion=guess[0]) if hinted else finding
     yield from _no_class(survey, masks, maps)
     yield from _two_values(survey, masks, maps)
     yield from _of_one_kind(survey)
+
+
+def _in_colours(these: list[Mask], masks: list[Mask], splits: Splits) -> Guess:
+    """What to do about masks of several channels; where others have one, a map of colours would be theirs too."""
+    plain = [mask for mask in masks if mask not in these and not mask.colours and mask.raw]
+    if not plain:
+        return mask_map(these, splits)
+    it = "it" if len(these) == 1 else "them"
+    return "", f"; {amount(len(plain), 'mask')} of {len(masks)} have one channel: save {it} with one channel too"
 
 
 def _skipped(survey: Survey) -> set[str]:

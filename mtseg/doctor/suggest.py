@@ -11,6 +11,8 @@ from mtseg.data.palette import voc_colours
 from mtseg.data.source import IGNORE, Splits
 from mtseg.doctor.facts import Mask
 
+BLACK, WHITE = 0x000000, 0xFFFFFF
+VOID = {WHITE, 0xE0E0C0}  # colours that no class has where palettes are VOC's
 FEW = 30  # different colours beyond which a mask is a photograph, or was saved lossy once
 Guess = tuple[str, str]  # the word, and the end of a sentence
 
@@ -54,11 +56,15 @@ def _paired(values: list[int], classes: tuple[str, ...]) -> dict[str, str]:
 
 
 def _of_colours(colours: list[int], splits: Splits) -> Guess:
-    """The data set's own palette, or VOC's, where it has all of them; else their number is what can be said."""
+    """The data set's own palette, or VOC's, where it has all of them, and more than black and what is void; else their
+    number is what can be said."""
+    if {*colours} == {BLACK, WHITE} and len(splits.classes) == 2:
+        return _word(dict(zip(("#000000", "#ffffff"), splits.classes, strict=True))), "; pictures show two classes so"
     for inks, whose in ((splits.palette, "data.palette"), (voc_colours(len(splits.classes)), "VOC's palette")):
         palette = dict(zip(code_of(inks[None])[0].tolist(), splits.classes, strict=True))
         unknown = [colour for colour in colours if colour not in palette]
-        if not set(unknown) - {0xFFFFFF, 0xE0E0C0} and len(palette) == len(splits.classes):
+        plain = {*colours} <= {BLACK, *VOID}
+        if not (plain or {*unknown} - VOID) and len(palette) == len(splits.classes):
             words = {f"#{c:06x}": n for c, n in palette.items()} | {f"#{c:06x}": "ignore" for c in unknown}
             return _word(words), f"; they are the colours of {whose}, map them as suggested"
     if len(colours) > FEW:
