@@ -328,6 +328,28 @@ def test_the_card_has_what_was_scored_of_the_network_that_is_handed_on(run, tmp_
     assert str(copy) not in card
 
 
+SCALED = "eval.predictor={kind: whole, augment: {scales: [0.5]}}"
+
+
+@pytest.mark.parametrize(("words", "told"), [([], False), ([SCALED], True)])
+@pytest.mark.parametrize("formats", ["hf", "torch"])
+def test_a_run_that_asks_otherwise_says_that_bare_networks_do_not(formats, words, told, run, tmp_path, capsys):
+    assert cli.main(["export", str(run), *words, "--to", formats, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert ("asks for whole images, scale 0.5" in said) == told
+    assert ("model.pt2 takes" in said) == (told and formats == "torch")
+    assert ("the bare network of hf takes" in said) == (told and formats == "hf")
+    if formats == "hf":
+        card = (tmp_path / "hf/README.md").read_text()
+        assert ("images as they are" in card) == told
+
+
+def test_the_folder_says_nothing_of_the_views_that_the_run_was_shown(run):
+    said = json.loads((run / "export/hf/mtseg.json").read_text())["views"]
+    assert not {"labelled", "teacher", "student"} & said.keys()
+    assert {"crop", "mean", "std"} <= said.keys()
+
+
 def test_the_cards_own_score_is_said_as_it_was_asked_for_whatever_is_handed_on(run, tmp_path):
     otherwise = "eval.predictor={kind: whole, augment: {scales: [0.5, 1]}}"
     assert cli.main(["export", str(run), otherwise, "eval.split=test", "--out", str(tmp_path / "out")]) == 0

@@ -25,5 +25,7 @@ def _export(parsed: argparse.Namespace) -> None:
 
     run = Path(parsed.run)
     out = Path(parsed.out) if parsed.out else run / "export"
-    export(run, out, parsed.to.split(","), parsed.words, at=parsed.at, network=parsed.network)
+    otherwise = export(run, out, parsed.to.split(","), parsed.words, at=parsed.at, network=parsed.network)
     print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    if otherwise:
+        print(otherwise)

@@ -20,6 +20,7 @@ from mtseg.inference.restored import configured, load, refuse_whole, weights_of
 from mtseg.inference.scored import kept, sentence
 from mtseg.inference.trained import Name, Trained
 from mtseg.models.smp import Padded
+from mtseg.predictors import Predictor, Whole
 from mtseg.run.logged import read
 from mtseg.tally import percent
 from mtseg.teachers import Ensemble, Panel
@@ -62,8 +63,8 @@ def _taken(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return maps.index_select(2, rows.to(maps.device)).index_select(3, columns.to(maps.device))
 
 
-def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = (), *, at: str, network: Name) -> Path:
-    """Write a run's network in `formats`, some of FORMATS, into `out`, which is returned.
+def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = (), *, at: str, network: Name) -> str:
+    """Write a run's network in `formats`, some of FORMATS, into `out`; returns what to know of how they are asked.
 
     Raises ValueError for a format that is not known, where its libraries are not installed, for a network that answers
     for whole images, for the folder of an ensemble, and for a graph that does not give the network's classes on AGREE
@@ -94,7 +95,18 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
         for name, write in (("torch", to_torch), ("onnx", to_onnx)):
             if name in formats:
                 write(program, ready, out, facts)
-    return out
+    return _asked_otherwise(out, trained.predictor, formats)
+
+
+def _asked_otherwise(out: Path, predictor: Predictor, formats: Sequence[str]) -> str:
+    """What to know where the run asks its network otherwise than about whole images at once; empty: nothing."""
+    names = {"hf": "the bare network of hf", "torch": "model.pt2", "onnx": "model.onnx"}
+    bare = [name for kind, name in names.items() if kind in formats]
+    if predictor == Whole():
+        return ""
+    takes = "takes images as they are" if len(bare) == 1 else "take images as they are"
+    whole = f"; mtseg.load({str(out / 'hf')!r}) asks as the run does" if "hf" in formats else ""
+    return f"the run asks for {predictor.sentence()}; {' and '.join(bare)} {takes}: do the like before and after{whole}"
 
 
 def _read_back(folder: Path, trained: Trained) -> None:

@@ -21,6 +21,7 @@ from mtseg.models import dpt
 from mtseg.models.norm import Norm, normed
 from mtseg.models.smp import Padded, Smp
 from mtseg.part import part
+from mtseg.predictors import Predictor, Whole
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.complaints import show
 from mtseg.settings.merge import merge
@@ -35,7 +36,7 @@ library_name: {library}
 pipeline_tag: image-segmentation
 tags: [semantic-segmentation, semi-supervised, mean-teacher]
 ---
-# {name}
+# {arch} on {encoder}, {count} classes
 
 The {network} of a run of mtseg after {step} steps: {arch} with encoder {encoder}, {count} classes.
 
@@ -67,7 +68,10 @@ BARE = """With segmentation-models-pytorch, the bare network:
 import segmentation_models_pytorch as smp
 
 model = smp.from_pretrained("{name}").eval()
-```"""
+```{otherwise}"""
+OTHERWISE = """
+
+It takes images as they are: what the run does besides ({protocol}) is not in it, and the scores above are of that."""
 NOT_BARE = "segmentation-models-pytorch cannot load it: {why}. `mtseg.load(...).network` is the network."
 
 
@@ -94,7 +98,7 @@ class Handed:
 def write(trained: Trained, config: Config, folder: Path, *, network: Name, scores: str) -> Path:
     """Fill `folder` with weights, configurations and a model card. `scores`: a sentence for the card."""
     padded, model = cast(Padded, trained.network), cast(Smp, config.model)
-    views = replace(config.views, labelled=Policy(), teacher=Policy(), student=StudentPolicy())  # not what it was shown
+    views = replace(config.views, labelled=Policy(), teacher=Policy(), student=StudentPolicy())
     handed = Handed(
         model=replace(model, weights=Path("none")),
         views=views,
@@ -108,11 +112,14 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
     )
     why, name = _not_bare(config, padded), folder.resolve().name
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / FILE, json.dumps(dump(handed), indent=1))
+    told = dump(handed)
+    for shown in ("labelled", "teacher", "student"):  # in training: what was, is not said, and is not asked for
+        del told["views"][shown]
+    write_whole(folder / FILE, json.dumps(told, indent=1))
     card = CARD.format(
         name=name,
         library="mtseg" if why else "segmentation-models-pytorch",
-        bare=NOT_BARE.format(why=why) if why else BARE.format(name=name),
+        bare=NOT_BARE.format(why=why) if why else BARE.format(name=name, otherwise=_otherwise(trained.predictor)),
         network=network,
         step=trained.step,
         arch=model.arch,
@@ -130,6 +137,10 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
     padded.network.save_pretrained(folder)
     shutil.copymode(folder / "README.md", folder / WEIGHTS)  # which the library lets none but the owner read
     return folder
+
+
+def _otherwise(predictor: Predictor) -> str:
+    return "" if predictor == Whole() else OTHERWISE.format(protocol=predictor.sentence())
 
 
 def _not_bare(config: Config, padded: Padded) -> str:
