@@ -25,6 +25,7 @@ from mtseg.data.source import IGNORE
 from mtseg.inference import pictures
 from mtseg.inference.inputs import items, place, shard
 from mtseg.inference.predict import LARGE, asking
+from mtseg.inference.pseudo import classes_kept
 from mtseg.inference.restored import restored
 from mtseg.predictors import Centre, Slide, Whole
 from mtseg.settings.words import gather
@@ -552,6 +553,59 @@ def test_the_next_round_of_a_run_that_held_images_out_has_their_labels_too(own_r
     found = {hash_of(after.labelled.image(i)): after.labelled.label(i) for i in range(len(after.labelled))}
     assert wanted.keys() <= found.keys()
     assert all((found[key] == wanted[key]).all() for key in wanted)
+
+
+@pytest.mark.parametrize("scored", ["pool", "files"])
+def test_what_is_labelled_or_scored_is_no_pseudo_label_of_the_next_round(scored, own_run, tmp_path, capsys):
+    (run, words), out = own_run, tmp_path / "next"
+    before = restored(run).splits
+    wish = ["--save", "mask,image", "--min-confidence", 0.01, "--out", out]
+    if scored == "files":
+        root = load([*words, "out=x"]).data.root
+        assert predicted(run, *(root / before.val.name(i) for i in range(len(before.val))), *wish) == 0
+    else:
+        assert predicted(run, "--pool", "val", *wish) == 0
+        assert predicted(run, "--pool", "labelled", *wish) == 0
+    capsys.readouterr()
+    assert predicted(run, "--pool", "unlabelled", *wish) == 0
+    known = len(before.val) + (len(before.labelled) if scored == "pool" else 0)
+    assert f"; {known} images that are labelled or scored already are left out" in capsys.readouterr().out
+    after = load([*words, str(out / "data.yaml"), "out=x"]).data.build()
+    learnt = [hash_of(pool.image(i)) for pool in (after.labelled, after.unlabelled) for i in range(len(pool))]
+    assert not {hash_of(before.val.image(i)) for i in range(len(before.val))} & {*learnt}
+    wanted = {hash_of(before.labelled.image(i)): before.labelled.label(i) for i in range(len(before.labelled))}
+    found = [(hash_of(after.labelled.image(i)), after.labelled.label(i)) for i in range(len(after.labelled))]
+    assert len({key for key, _ in found}) == len(found)
+    assert all((label == wanted[key]).all() for key, label in found if key in wanted)
+
+
+def test_further_images_are_added_to_a_round_and_the_persons_labels_stay(own_run, tmp_path, photos, capsys):
+    (run, words), out = own_run, tmp_path / "next"
+    wish = ["--save", "mask,image", "--min-confidence", 0.01, "--out", out]
+    assert predicted(run, "--pool", "unlabelled", *wish) == 0
+    first = load([*words, str(out / "data.yaml"), "out=x"]).data.build()
+    capsys.readouterr()
+    assert predicted(run, photos / "a", *wish) == 0
+    assert f"beside {len(restored(run).splits.labelled)} of persons" in capsys.readouterr().out
+    after = load([*words, str(out / "data.yaml"), "out=x"]).data.build()
+    assert (len(after.labelled), len(after.unlabelled)) == (len(first.labelled) + 1, len(first.unlabelled) + 1)
+    assert [after.val.name(i) for i in range(len(after.val))] == [first.val.name(i) for i in range(len(first.val))]
+
+
+def test_the_classes_that_are_kept_of_masks_of_any_size_are_counted(run, photos, tmp_path, monkeypatch):
+    assert predicted(run, photos, "--out", tmp_path, "--min-confidence", 0.2) == 0
+    masks = np.concatenate([read_mask(tmp_path / "mask" / name).ravel() for name in outputs(tmp_path)])
+    classes = mtseg.load(run).classes
+    counts = np.bincount(masks[masks != IGNORE], minlength=len(classes))
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)  # as is a GeoTIFF's that is read band by band
+    expected = dict(zip(classes, counts / counts.sum(), strict=True))
+    assert classes_kept(tmp_path, classes) == pytest.approx(expected)
+
+
+def test_an_exported_folder_has_no_pools(run, tmp_path, capsys):
+    assert cli.main(["export", str(run), "--out", str(tmp_path / "export")]) == 0
+    assert predicted(tmp_path / "export/hf", "--pool", "val", "--out", tmp_path / "out") == 1
+    assert "--pool: an exported folder knows no data; name images" in capsys.readouterr().err
 
 
 def hash_of(pixels: np.ndarray) -> str:

@@ -37,7 +37,7 @@ def _predict(parsed: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mtseg.config import splits_of
-    from mtseg.inference import hub
+    from mtseg.inference import hub, pseudo
     from mtseg.inference.inputs import items, pool_items
     from mtseg.inference.predict import Wishes, predict
     from mtseg.inference.restored import configured, load, refuse_whole, weights_of
@@ -47,16 +47,19 @@ def _predict(parsed: argparse.Namespace) -> None:
         raise ValueError("name images (files, folders, globs, lists), or a --pool of the run's data; not both")
     save = () if parsed.save == "none" else tuple(parsed.save.split(","))
     wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
+    if hub.holds(run) and parsed.pool:
+        raise ValueError("--pool: an exported folder knows no data; name images: files, folders, globs or lists")
     if not hub.holds(run):
         refuse_whole(run, configured(run, parsed.set), "draws no masks")
     trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
     pool = parsed.pool
-    splits = splits_of(configured(run, parsed.set)) if pool else None
-    wanted = pool_items(splits, pool) if splits is not None else items(parsed.images, out, trained.channels)
+    labels = wishes.min_confidence > 0 and (pool == "unlabelled" or pseudo.has_labels(out))  # are to be beside
+    splits = splits_of(configured(run, parsed.set)) if pool or labels else None
+    wanted = pool_items(splits, pool) if splits is not None and pool else items(parsed.images, out, trained.channels)
     outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
     print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")
     if wishes.min_confidence > 0:
-        _next_round(trained, out, splits if pool == "unlabelled" else None, wishes)
+        _next_round(trained, out, splits if labels else None, wishes)
     if outcome.failed:
         raise ValueError(f"{outcome.failed} images failed; {out}/errors*.jsonl says why; the same command tries again")
 

@@ -86,11 +86,18 @@ def pool_items(splits: Splits, pool: str) -> list[Item]:
     if not chosen:
         raise ValueError(f"--pool: this data set has no {pool} images; name another, or files")
     called = distinct([names[index] for index in chosen])
-    found = [
-        Item(names[index], name, partial(source.image, index), partial(_files, source, index))
-        for index, name in zip(chosen, called, strict=True)
-    ]
+    found = [_of_source(source, index, name) for index, name in zip(chosen, called, strict=True)]
     return sorted(found, key=lambda item: item.name)
+
+
+def identities(source: Source) -> set[str]:
+    """By what images of a pool are known again, whatever they are named by: their files, or else their names."""
+    every = (_of_source(source, index, "") for index in range(len(source)))
+    return {item.origin or item.said for item in every}
+
+
+def _of_source(source: Source, index: int, name: str) -> Item:
+    return Item(source.name(index), name, partial(source.image, index), partial(_files, source, index))
 
 
 def shard(of: Sequence[Item], part: str) -> list[Item]:

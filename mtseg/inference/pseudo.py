@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.progress import track
 
 from mtseg.atomic import write_whole
@@ -12,7 +11,7 @@ from mtseg.data.folder import Folder
 from mtseg.data.match import Images, Masked
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.inference import pictures
-from mtseg.inference.inputs import distinct, place
+from mtseg.inference.inputs import distinct, identities, place
 from mtseg.inference.records import recorded
 from mtseg.inference.trained import Trained
 from mtseg.settings.checked import dump
@@ -34,15 +33,17 @@ def share_kept(out: Path) -> float:
 
 
 def classes_kept(out: Path, classes: Sequence[str]) -> dict[str, float]:
-    """Of the pixels that have a class in the masks in `out`, the share of each class, the commonest first."""
-    counts = np.zeros(256, np.int64)
-    for name in recorded(out):
-        path = out / _written(out, "mask", name)
-        if path.is_file():
-            with Image.open(path) as mask:
-                counts += np.bincount(np.asarray(mask).ravel(), minlength=256)[:256]
-    shares = counts[: len(classes)] / max(1, counts[: len(classes)].sum())
+    """Of the pixels of all masks in `out` that have a class, the share of each class, the commonest first."""
+    counts = np.zeros(len(classes))
+    for line in recorded(out).values():
+        counts += np.array(line["shares"]) * line["size"][0] * line["size"][1]
+    shares = counts / max(1, counts.sum())
     return {classes[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
+
+
+def has_labels(out: Path) -> bool:
+    """Whether `write` has put the labels that persons drew beside what was predicted into `out`."""
+    return (out / "data.yaml").is_file() and (out / "labelled/mask").is_dir()
 
 
 def _written(out: Path, kind: str, name: str) -> str:
@@ -55,10 +56,14 @@ def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
     """Write data.yaml, and the lists that it names, for the folders `image` and `mask` in `out`; says what is in it.
 
     `splits`: the run's data, whose labelled images (those held out too) are labelled here, and whose val and test
-    images are scored; all are copied into `out`. Without it, a tenth of the pseudo-labels is scored. A mask without any
-    class is no label: its image is one of the unlabelled.
+    images are scored; all are copied into `out`, and are no pseudo-labels too. Without it, a tenth of the pseudo-labels
+    is scored. A mask without any class is no label: its image is one of the unlabelled.
     """
-    found = {name: line["named"] for name, line in sorted(recorded(out).items())}
+    known = _known(splits) if splits else set()
+    every = recorded(out)
+    found = {
+        n: line["named"] for n, line in sorted(every.items()) if (line.get("origin") or line["image"]) not in known
+    }
     pairs = {name: (_written(out, "image", name), _written(out, "mask", name)) for name in found}
     there = [name for name, pair in pairs.items() if all((out / path).is_file() for path in pair)]
     sure = [pairs[name] for name in there if found[name] > 0]
@@ -88,8 +93,15 @@ def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
     seen = dump(trained.views.labelled)  # as the run saw its labelled images, whatever recipe this is laid on
     views = {"labelled": {key: seen[key] for key in ("colour", "pick")}}
     write_whole(out / "data.yaml", head + to_yaml({"data": tree, "views": views}))
-    none = len(there) - len(sure)
-    return f"{len(sure)} pseudo-labels{beside}" + (f"; {none} images have none, and stay unlabelled" if none else "")
+    none, left = len(there) - len(sure), len(every) - len(found)
+    said = f"; {none} images have none, and stay unlabelled" if none else ""
+    said += f"; {left} images that are labelled or scored already are left out" if left else ""
+    return f"{len(sure)} pseudo-labels{beside}{said}"
+
+
+def _known(splits: Splits) -> set[str]:
+    """The images that are labelled or scored already."""
+    return set.union(*map(identities, (splits.labelled, splits.holdout, splits.val, splits.test)))
 
 
 def _copied(trained: Trained, out: Path, source: Source, pool: str) -> list[Pair]:
