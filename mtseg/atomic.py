@@ -14,11 +14,23 @@ def aside(path: Path) -> Iterator[Path]:
     name = f".tmp-{os.getpid()}-{path.name}".encode("utf-8", "surrogateescape")[-200:]  # of 255 bytes that there may be
     place = path.with_name(name.decode("utf-8", "ignore"))
     try:
-        yield place
-        place.replace(path)
+        with naming(path):
+            yield place
+            place.replace(path)
     finally:
         with suppress(OSError):
             place.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within, an OSError of the system that says of no file what it is about, as where a disk is full, is of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_whole(path: Path, text: str) -> None:

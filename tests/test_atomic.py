@@ -51,6 +51,15 @@ def test_what_fails_while_it_is_written_leaves_the_old_file_and_nothing_beside_i
     assert path.read_bytes() == b"old"
 
 
+def test_a_full_disk_is_told_with_the_file_that_was_to_be_written(tmp_path):
+    def full() -> None:
+        with aside(tmp_path / "scores.json"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*scores\.json'"):
+        full()
+
+
 @pytest.mark.parametrize("name", ["n" * 250 + ".png", "\u4e2d" * 83 + ".png", "a.png"])
 def test_whatever_name_there_may_be_can_be_written(name, tmp_path):
     path = tmp_path / name

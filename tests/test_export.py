@@ -198,6 +198,17 @@ def test_eval_of_the_folder_counts_what_eval_of_the_run_counts(how, run, tmp_pat
     assert f"step {runs['step']} (exported)" in capsys.readouterr().out
 
 
+def test_scores_of_other_images_lie_beside_those_that_a_folder_has(run, tmp_path):
+    folder = Path(shutil.copytree(run / "export/hf", tmp_path / "hf"))
+    data = data_of(run, tmp_path / "data.yaml")
+    for words in (["data.images=9"], ["data.images=9", "data.seed=5"], ["data.images=9"]):
+        assert cli.main(["eval", str(folder), data, *words]) == 0
+    files = {path.name: json.loads(path.read_text())["sha256"] for path in folder.glob("eval_*.json")}
+    assert len(files) == len(set(files.values())) == 2
+    assert {"eval_val.json"} < files.keys()
+    assert all(name in ("eval_val.json", f"eval_val_{images[:12]}.json") for name, images in files.items())
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

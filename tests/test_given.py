@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import tiny
+from runs import TINY, tiny
 from test_trainer import files
 
 import mtseg
 from mtseg import cli
-from mtseg.config import of_run, written
+from mtseg.config import load, of_run, written
 from mtseg.data.channels import PLAIN, Channels, Layer
 from mtseg.data.damaged import Damaged
 from mtseg.data.given import given
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import IGNORE, Nothing, Splits
 from mtseg.run.dry_run import facts
+from mtseg.settings.strict_yaml import to_yaml
 from mtseg.trainer import fit
 
 
@@ -104,6 +105,14 @@ def test_a_network_of_given_images_of_four_channels_is_asked_about_such_and_hand
     assert torch.allclose(folder.answer(torch.tensor(image)[None]), model.answer(torch.tensor(image)[None]), atol=1e-5)
     with pytest.raises(ValueError, match=r"\(H, W, 4\)"):
         model.predict(pixels(1))
+
+
+def test_a_program_trains_by_words_on_images_of_its_own(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(to_yaml({**TINY, "data": {"kind": "given"}}))
+    splits, words = drawn(), [str(tmp_path / "tiny.yaml"), "steps=2", f"out={tmp_path / 'run'}"]
+    assert mtseg.fit(words, splits=splits, quiet=True) == fit(load(words), splits=splits, quiet=True)
+    with pytest.raises(ValueError, match="given"):
+        mtseg.fit([*words[:-1], f"out={tmp_path / 'none'}"], quiet=True)
 
 
 def test_a_run_begun_when_its_config_named_other_images_is_continued_with_the_same(tmp_path):

@@ -347,6 +347,20 @@ def test_several_runs_have_their_mean_and_sample_deviation_over_seeds_and_what_d
     assert (teacher.count("<path"), teacher.count("<polygon")) == (2, 1)  # three seeds are a mean in a band
 
 
+def test_runs_on_other_images_are_not_meaned_and_the_first_of_equal_scores_is_the_best(tmp_path):
+    runs = [made(tmp_path / str(seed), seed, [0.5, 0.6, 0.6], "data.seed=0") for seed in (0, 1)]
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "both.html")]) == 0
+    page = (tmp_path / "both.html").read_text()
+    assert "Mean and sample deviation over seeds" in page
+    assert "60.00 at 20" in page
+    for run, images in zip(runs, ("a", "b"), strict=True):
+        (Path(run) / "splits.json").write_text(json.dumps({"name": "own", "val": {"sha256": 64 * images}}))
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "both.html")]) == 0
+    page = (tmp_path / "both.html").read_text()
+    assert "Mean and sample deviation over seeds" not in page
+    assert "images of val: aaaaaaaaaaaa" in page
+
+
 def test_a_run_beside_the_root_of_the_disk_has_a_name_of_its_own(tmp_path, monkeypatch):
     places = {Path(made(tmp_path / name, 0, [0.5])): Path(place) for name, place in (("a", "/one"), ("b", "/data/two"))}
     monkeypatch.setattr(Path, "resolve", lambda self: places[self])

@@ -131,6 +131,14 @@ def test_overlay_shows_the_image_itself_where_no_class_is_named_in_every_band():
         assert np.abs(drawn[classes == k] - (0.75 * image[classes == k] + 0.25 * palette[k])).max() <= 0.5
 
 
+def test_black_is_laid_on_no_image_for_it_would_be_a_shadow():
+    image = np.random.default_rng(1).integers(1, 256, (9, 5, 3), dtype=np.uint8)
+    classes = np.arange(45, dtype=np.uint8).reshape(9, 5) % 2
+    drawn = np.concatenate(list(pictures.overlay([image], [classes], np.array([[0, 0, 0], [0, 0, 9]], np.uint8))))
+    assert (drawn[classes == 0] == image[classes == 0]).all()
+    assert (drawn[classes == 1] != image[classes == 1]).any()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 7), (pictures.ROWS + 1, 5), (3 * pictures.ROWS, 2)])
 def test_pictures_written_row_by_row_are_read_by_others_as_they_were(size, tmp_path):
     import cv2

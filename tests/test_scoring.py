@@ -110,7 +110,8 @@ def test_another_way_of_asking_and_one_network_alone_have_files_of_their_own(run
 
 
 @pytest.mark.parametrize(
-    ("at", "says"), [("3", "there are: 2, 4"), ("first", "neither last, best, holdout nor a step")]
+    ("at", "says"),
+    [("3", "there are: 2, 4"), ("first", "neither last, best, holdout nor a step"), ("\u00b2", "nor a step")],
 )
 def test_a_checkpoint_that_is_not_there_is_refused(at, says, trained, capsys):
     assert cli.main(["eval", str(trained), "--at", at]) == 1
@@ -217,6 +218,8 @@ def test_the_table_and_the_csv_show_boundaries_the_interval_and_the_images(run, 
     with (run / "eval_test_images.csv").open() as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert {name: float(row["teacher"]) for name, row in rows.items()} == said["teacher"]["images"]
+    facts = {"step": "4", "at": "last", "split": "test", "sha256": said["sha256"], "protocol": said["protocol"]}
+    assert all(facts.items() <= row.items() for row in rows.values())
 
 
 # --- a run to predict with

@@ -99,6 +99,37 @@ def test_a_table_over_steps_has_every_seed_at_each_evaluation_and_the_smallest_l
     assert [rows[name][3] for name in rows] == ["-1.0", "+1.0", "-"]
 
 
+def scoring(run: str, images: str, split: str = "val") -> None:
+    """Say in a run's folder which images it scored."""
+    pool = {"sha256": images, "images": 4}
+    (Path(run) / "splits.json").write_text(json.dumps({"name": "own", split: pool}))
+
+
+@pytest.mark.parametrize(("words", "refused"), [([], True), (["data.seed=9"], False)])
+def test_runs_whose_data_are_called_alike_and_were_other_images_are_no_table(words, refused, tmp_path, capsys):
+    runs = [
+        a_run(tmp_path / "supervised" / "0", 0, 0.3, [0.3], "method.branches=[]"),
+        a_run(tmp_path / "method" / "0", 0, 0.3, [0.4], *words),
+    ]
+    for run in runs:
+        scoring(run, "a" * 64)
+    assert cli.main(["table", *runs]) == 0
+    scoring(runs[1], "b" * 64)
+    assert cli.main(["table", *runs]) == refused
+    assert (
+        "scored on other images (images of val: aaaaaaaaaaaa -> bbbbbbbbbbbb)" in capsys.readouterr().err
+    ) == refused
+
+
+def test_comparisons_on_other_images_are_no_table(tmp_path, capsys):
+    words = ("data.seed=0",)
+    folders = [comparison(tmp_path / str(seed), seed, 0.3, 0.4, *words) for seed in (0, 1)]
+    for folder, images in zip(folders, ("a" * 64, "b" * 64), strict=True):
+        scoring(str(folder / "method"), images)
+    assert cli.main(["table", *map(str, folders)]) == 1
+    assert "were scored on other images" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def as_scored(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scored")

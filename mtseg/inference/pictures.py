@@ -37,8 +37,9 @@ def overlay(
     """Strips (h, W, 3) of an image with `share` of the classes' colours laid on it, as it is where there is none."""
     table = colours(palette).astype(np.float32)
     for rows, named in zip(image, classes, strict=True):
+        black = (table[named] == 0).all(-1)  # is no colour to lay on: it would be a shadow
         mixed = ((1 - share) * rows.astype(np.float32) + share * table[named]).round().astype(np.uint8)
-        yield np.where((named == IGNORE)[..., None], rows, mixed)
+        yield np.where((black | (named == IGNORE))[..., None], rows, mixed)
 
 
 def strips(picture: Pixels) -> Iterator[Pixels]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mtseg.atomic import naming
 from mtseg.inference.inputs import Item
 from mtseg.inference.scoring import as_csv
 
@@ -56,7 +57,7 @@ def refuse_twice(before: Mapping[str, dict[str, Any]], wanted: Sequence[Item], o
 
 def append(path: Path, line: dict[str, Any]) -> None:
     """Add a line to a file of records."""
-    with path.open("a+b") as file:
+    with naming(path), path.open("a+b") as file:
         cut_off = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"  # by a crash
         file.write(b"\n" * cut_off + json.dumps(line).encode() + b"\n")
 

@@ -78,9 +78,9 @@ def found(run: Path, at: str) -> checkpoint.Checkpoint:
         for sentence in damaged.values():
             Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
         return saved
-    if at not in checkpoint.CHOICES and not at.isdigit():
+    if at not in checkpoint.CHOICES and not at.isdecimal():
         raise ValueError(f"--at: {at!r} is neither last, best, holdout nor a step; write one of them, as in --at 2000")
-    place = folder / checkpoint.name_of(int(at)) if at.isdigit() else _chosen(run, at)
+    place = folder / checkpoint.name_of(int(at)) if at.isdecimal() else _chosen(run, at)
     if not place.is_dir():
         there = ", ".join(str(int(kept.name.removeprefix("step-"))) for kept in checkpoint.steps(folder)) or "none"
         raise ValueError(

@@ -20,7 +20,7 @@ from mtseg.data.provenance import names_of, recorded
 from mtseg.evaluate import evaluate, source_of
 from mtseg.inference import exported, hub
 from mtseg.inference.restored import Restored, restored_at
-from mtseg.inference.scored import sentence
+from mtseg.inference.scored import kept, sentence
 from mtseg.metrics import interval
 from mtseg.settings.differences import differences
 from mtseg.state import pick_device
@@ -38,6 +38,7 @@ SUMMARY = {
     "ECE": "calibration error",
 }
 BY_CLASS = {"IoU": "IoU", "accuracy": "acc.", "boundary_IoU": "bound."}
+DEPENDS = ("run", "step", "at", "split", "data", "sha256", "protocol", "resolution")  # what stands in every row
 WORST = 10
 
 
@@ -120,10 +121,16 @@ def file_name(run: Path, found: dict[str, Any]) -> str:
     own = (hub.described(run, {}) if exports else of_run(run)).eval.predictor.sentence()
     protocol, networks = str(found["protocol"]), [name for name in NETWORKS if name in found]
     parts = ["eval", found["split"]]
-    parts += [] if exports else _other_images(run, found)
+    parts += _beside(run, found) if exports else _other_images(run, found)
     parts += [] if found["at"] == "last" or exports else [found["at"]]
     parts += [] if protocol == own else [re.sub(r"[^\w.]+", "-", protocol).strip("-")]
     return "_".join(parts + (networks if len(networks) == 1 and not exports else []))
+
+
+def _beside(folder: Path, found: dict[str, Any]) -> list[str]:
+    """By what scores of an exported folder are told from those of other images that it holds already."""
+    others = {scores["sha256"] for name, scores in kept(folder).items() if name == f"eval_{found['split']}.json"}
+    return [found["sha256"][:12]] if others - {found["sha256"]} else []
 
 
 def _other_images(run: Path, found: dict[str, Any]) -> list[str]:
@@ -162,7 +169,7 @@ def print_table(found: dict[str, Any]) -> None:
 
 def table_csv(found: dict[str, Any]) -> str:
     """The scores as CSV: a row a class and a network, one for the mean, each with what it depends on."""
-    facts = {key: found[key] for key in ("run", "step", "at", "split", "data", "sha256", "protocol", "resolution")}
+    facts = {key: found[key] for key in DEPENDS}
     all_of = "pixel_accuracy" if "pixel_accuracy" in next(found[name] for name in NETWORKS if name in found) else "top1"
     kinds = {"IoU": "mIoU", "accuracy": all_of, "boundary_IoU": "boundary_mIoU"}
     rows = []
@@ -177,8 +184,9 @@ def table_csv(found: dict[str, Any]) -> str:
 def images_csv(found: dict[str, Any]) -> str:
     """The mIoU of each image as CSV, by network."""
     names = [name for name in NETWORKS if name in found]
-    images = found[names[0]]["images"]
-    return as_csv([{"image": image} | {name: found[name]["images"][image] for name in names} for image in images])
+    images, facts = found[names[0]]["images"], {key: found[key] for key in DEPENDS}
+    rows = [{"image": image} | {name: found[name]["images"][image] for name in names} for image in images]
+    return as_csv([row | facts for row in rows])
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

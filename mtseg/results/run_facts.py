@@ -37,7 +37,7 @@ def facts_of(
         values = [(line.get(f"{split}_{name}/{score}"), line["step"]) for line in scored]
         known = [(value, at) for value, at in values if value is not None]
         if known:
-            best, at = max(known)
+            best, at = max(known, key=lambda pair: (pair[0], -pair[1]))  # of equals the first, as is kept
             last = f"{percent(values[-1][0])} %"
             said[f"{name}, {HEADLINES[score]} on {split}"] = f"{last}; best {percent(best)} % at step {at}"
             if chosen := selected(lines, split, name):

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 from mtseg.config import Config, of_run
+from mtseg.results.alike import apart, images_of
 from mtseg.results.charts import Curve, chart
 from mtseg.results.page import document, folded, name_cell, number, table
 from mtseg.results.run_page import by_step, scored_by
@@ -29,9 +30,10 @@ CHARTS = {  # the title, and whether it is in percent
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is compared: its folder's name among the others, its config, its lines of metrics."""
+    """A run as it is compared: its folder's name among the others, that folder, its config, its lines of metrics."""
 
     name: str
+    folder: Path
     config: Config
     lines: list[dict[str, Any]]
 
@@ -56,7 +58,7 @@ def page(folders: Sequence[Path]) -> str:
         raise ValueError(f"{', '.join(map(str, folders))}: a run is named twice; name each once")
     shared = commonpath([path.parent for path in paths])
     runs = [
-        Run(str(path.relative_to(shared)), of_run(folder), read(folder))
+        Run(str(path.relative_to(shared)), folder, of_run(folder), read(folder))
         for path, folder in zip(paths, folders, strict=True)
     ]
     groups, called = grouped(runs), " or ".join(_called_scores(runs))
@@ -87,13 +89,15 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _unlike(one: Run, other: Run) -> list[str]:
     found = differences(one.config, other.config)
-    return [line for line in found if not line.partition(":")[0].endswith("seed")]
+    unlike = [line for line in found if not line.partition(":")[0].endswith("seed")]
+    return [*unlike, *filter(None, [apart(images_of(one.folder, one.config), images_of(other.folder, other.config))])]
 
 
 def _row(run: Run) -> str:
     student, teacher = run.scores("student"), run.scores("teacher")
     step = max((line["step"] for line in run.lines), default=0)
-    best = f"{percent(max(teacher)[0])} at {max(teacher)[1]}" if teacher else "-"
+    score, at = max(teacher, key=lambda pair: (pair[0], -pair[1]), default=(None, 0))
+    best = f"{percent(score)} at {at}" if teacher else "-"
     last = [percent(values[-1][0]) if values else "-" for values in (student, teacher)]
     cells = [str(run.config.seed), f"{step} of {run.config.steps}", run.config.eval.split, *last, best]
     return name_cell(run.name) + "".join(map(number, cells))

@@ -8,6 +8,7 @@ from typing import Any
 
 from mtseg.config import of_run
 from mtseg.inference.scored import Scored, scored, when
+from mtseg.results.alike import refuse_apart
 from mtseg.run.logged import read, score_of, selected
 from mtseg.settings.complaints import near
 from mtseg.settings.differences import differences, names_of_settings
@@ -96,7 +97,10 @@ def standings(
     lengths = sorted({of_run(run).steps for _, run in runs})
     steps = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
     whole = Standings(found, baseline, full, called, one.eval.split, f"after {steps} steps")
-    whole = whole if scores is None else _rescored(whole, runs, scores)
+    if scores is None:
+        refuse_apart([run for _, run in runs])
+    else:
+        whole = _rescored(whole, runs, scores)
     best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in whole.histories[name].values()))
     return replace(whole, histories={name: whole.histories[name] for name in best})
 

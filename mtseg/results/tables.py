@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from mtseg.config import of_run
+from mtseg.results.alike import refuse_apart
 from mtseg.results.compare import NETWORKS
 from mtseg.results.dots import dots
 from mtseg.results.standings import Standings
@@ -49,6 +50,7 @@ def _refuse_unlike(folders: Sequence[Path], found: Sequence[dict]) -> None:
         unlike = [line for line in unlike if not line.partition(":")[0].endswith("seed")]
         if unlike:
             raise ValueError(f"{folders[0]} and {folder} differ in more than their seed:\n  " + "\n  ".join(unlike))
+    refuse_apart([folder / "method" for folder in folders])
     for n, (folder, one) in enumerate(zip(folders, found, strict=True)):
         for earlier, other in zip(folders[:n], found[:n], strict=True):
             if one["seed"] == other["seed"]:
