@@ -710,7 +710,9 @@ def test_a_corner_is_judged_by_the_images_of_its_own_pool(root):
         Image.open(path).resize((960, 660)).save(path)
     (warned,) = corners(root, "views.crop=[64, 96]", *scaled(1, 2))
     assert warned.text.startswith("views.teacher, views.student: a crop of 64 x 96 shows at most 10% of a side")
-    assert warned.suggestion == ""  # at one scale the pools show different things
+    assert warned.suggestion == "views.crop=[320, 480]"  # at one scale the pools show different things
+    assert "320 x 480, of 25 times the pixels" in warned.text
+    assert not corners(root, *scaled(1, 2), warned.suggestion)
     assert not corners(root, "views.crop=[64, 96]", *scaled(1, 2), "method.branches=[]")
 
 

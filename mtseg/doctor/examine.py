@@ -15,7 +15,7 @@ from mtseg.data.search import search
 from mtseg.data.source import Source, Splits
 from mtseg.data.tree import is_image
 from mtseg.doctor.cache import kept, of_cache
-from mtseg.doctor.channels import of_channels
+from mtseg.doctor.channels import completed, of_channels
 from mtseg.doctor.files import of_files
 from mtseg.doctor.finding import SEVERITIES, Finding
 from mtseg.doctor.machine import Machine, of_installation, of_loading
@@ -63,7 +63,7 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
     facts |= {"cache": cache.sentence()} if cache else {}
     waiting = 0
     if not here.broken:  # no network can be built on a torchvision that cannot be imported
-        needs, wrong = _needs(config, read)
+        needs, wrong = _needs(completed(config, read), read)
         found += wrong
         facts |= needs.facts() if needs else {}
         waiting = needs.waiting if needs else 0

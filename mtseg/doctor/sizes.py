@@ -70,7 +70,10 @@ def _corner(config: Config, survey: Survey) -> list[Finding]:
     lowered = {view: _rounded(shown[worst] * edge for edge in geometry.scale) for view, geometry in geometries.items()}
     fits = low == list(geometries) and all(geometry.area is None for geometry in geometries.values())
     if not fits or math.sqrt(math.prod(lowered["labelled"])) < LEAST_SCALE:
-        return [Finding("warning", "crop-is-a-corner", text)]
+        larger = [math.ceil(side * CORNER / shown[worst] / STRIDE) * STRIDE for side in config.views.crop]
+        times = math.prod(larger) / math.prod(config.views.crop)
+        text += f"; a crop of {larger[0]} x {larger[1]}, of {times:.2g} times the pixels, shows half of it"
+        return [Finding("warning", "crop-is-a-corner", text, suggestion=f"views.crop={larger}")]
     word = ", ".join(f"{view}: {{geometry: {{scale: [{a:g}, {b:g}]}}}}" for view, (a, b) in lowered.items())
     return [
         Finding(

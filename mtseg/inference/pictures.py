@@ -34,7 +34,8 @@ def colours(palette: Pixels) -> Pixels:  # (256, 3)
 def overlay(
     image: Iterable[Pixels], classes: Iterable[Pixels], palette: Pixels, *, share: float = 0.5
 ) -> Iterator[Pixels]:
-    """Strips (h, W, 3) of an image with `share` of the classes' colours laid on it, as it is where there is none."""
+    """Strips (h, W, 3) of an image with `share` of the classes' colours laid on it; as it is where no class is, or one
+    whose colour is black, as the background's is in most palettes."""
     table = colours(palette).astype(np.float32)
     for rows, named in zip(image, classes, strict=True):
         black = (table[named] == 0).all(-1)  # is no colour to lay on: it would be a shadow
