@@ -91,16 +91,25 @@ class Alarms:
             found["heavy"] = (
                 f"consistency weighs {pull / mean('train/loss_sup'):.0f} times the supervised loss: lower method.weight"
             )
+        chosen = mean("train/kept") < 0.999  # pixels, by a threshold
+        remedy = (
+            "lower method.weight or the threshold, or take a per-class one (method.target={kind: adaptive, per_class: "
+            "true})"
+            if chosen
+            else "lower method.weight, or let labelled pixels of rare classes count more (balance=0.5)"
+        )
         for name in self._collapsed() if "empty" not in found else ():
             found[f"collapsed {name}"] = (
-                f"class {name!r} has all but vanished from the targets, though it is labelled: lower method.weight or "
-                "the threshold, or take a per-class one (method.target={kind: adaptive, per_class: true})"
+                f"class {name!r} has all but vanished from the targets, though it is labelled: {remedy}"
             )
         return self._new(found)
 
     def evaluated(self, scores: dict[str, dict[str, Any]]) -> list[str]:
         """Sentences about the scores of student and teacher at an evaluation."""
         student, teacher = (scores[name][headline(scores[name])] for name in NETWORKS)
+        if student is None and teacher is None:
+            text = "no labelled pixel is asked about: look at eval.predictor, and at the labels of eval.split"
+            return self._new({"blank": f"there is no score: {text}"})
         behind = student is not None and teacher is not None and teacher < student - 0.005
         self._behind = self._behind + 1 if behind else 0
         if self._behind < PATIENCE:

@@ -147,6 +147,20 @@ def test_each_alarm_speaks_once_after_a_window_of_its_cause(changes: dict[str, A
     assert heard[WINDOW:] == [[]] * (2 * WINDOW)
 
 
+@pytest.mark.parametrize(("kept", "threshold"), [(1.0, False), (0.5, True)])
+def test_the_remedy_for_a_vanished_class_names_a_threshold_where_there_is_one(kept: float, threshold: bool) -> None:
+    alarms = Alarms(NAMES)
+    said = [s for _ in range(WINDOW) for s in alarms.train(line(kept=kept, target_share=[0.6, 0.2, 0.0049, 0.1951]))]
+    assert [("threshold" in sentence, "balance=0.5" in sentence) for sentence in said] == [(threshold, not threshold)]
+
+
+def test_evaluations_that_score_no_pixel_are_told_once() -> None:
+    alarms = Alarms(NAMES)
+    heard = [alarms.evaluated({name: {"mIoU": None} for name in ("student", "teacher")}) for _ in range(3)]
+    assert [len(sentences) for sentences in heard] == [1, 0, 0]
+    assert "no labelled pixel is asked about" in heard[0][0]
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"kept": 0.011}, {"loss_cons": 2.9}, {"target_share": [0.6, 0.2, 0.0051, 0.1949]}],
@@ -228,7 +242,7 @@ def test_a_teacher_behind_its_student_for_long_is_told_and_not_before(level: flo
     heard = [alarms.evaluated(behind) for _ in range(PATIENCE)]
     assert heard[:-1] == [[]] * (PATIENCE - 1)
     assert "teacher is behind" in heard[-1][0]
-    assert alarms.evaluated({"student": {"mIoU": None}, "teacher": {"mIoU": None}}) == []
+    assert alarms.evaluated({"student": {"mIoU": 0.5}, "teacher": {"mIoU": None}}) == []
 
 
 @pytest.mark.parametrize(("lines", "says"), [(1, False), (FEWEST, True), (WINDOW - 1, True), (WINDOW, False)])

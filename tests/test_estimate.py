@@ -21,6 +21,9 @@ from mtseg.step import train_step
 LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
 
 
+PI = ("method.teacher={kind: itself, gradient: both}",)
+
+
 def estimated(config: Config, classes: int, images: int, *, processes: int = 1) -> Estimate:
     network = config.model.build(classes, channels=config.views.channels, pretrained=False)
     return estimate(config, network, classes, images, processes=processes)
@@ -46,7 +49,7 @@ def peak(config: Config) -> int:
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("method.branches=[]",), ("accumulate=2",), ("recompute=true",), ("precision=bf16",)],
+    [(), ("method.branches=[]",), ("accumulate=2",), ("recompute=true",), ("precision=bf16",), PI],
     ids=lambda words: " ".join(words) or "as it is",
 )
 def test_the_estimate_is_what_a_step_holds_within_a_third(words, tmp_path):

@@ -87,7 +87,8 @@ def standings(
     for key, method in (("baseline", baseline), ("full", full or baseline)):
         if method not in found:
             raise ValueError(
-                f"--{key}: no run of {method!r} among {', '.join(found)}; name its folders too, or another"
+                f"--{key}: no run of {method!r} among {', '.join(found)}; name its folders too, or one of these: "
+                f"--{key} {next(iter(found))}"
             )
     full = full or "supervised_all"
     _refuse_unlike(runs, found, full=full, vary=vary)
@@ -159,6 +160,11 @@ def _history(run: Path) -> History:
             raise ValueError(f"{run}: {error}") from None
         scores = {line["step"]: line[key] for line in lines if key in line}
         found[network] = {step: 100 * score for step, score in scores.items() if score is not None}
+        if scores.get(config.steps, 0) is None:
+            raise ValueError(
+                f"{run}: no labelled pixel was asked about at step {config.steps}, so there is no score; look at its "
+                "eval.predictor, and at its labels"
+            )
         if max(scores) != config.steps or config.steps not in found[network]:
             raise ValueError(f"{run}: not finished, or without a score at step {config.steps}; run its command again")
     chosen = selected(lines, config.eval.split, "teacher")

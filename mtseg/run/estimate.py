@@ -56,6 +56,8 @@ def estimate(config: Config, network: nn.Module, classes: int, images: int, *, p
         learnt = SINGLE * sum(value.numel() for value in student.parameters() if value.requires_grad)
     teachers = teacher.count if isinstance(teacher, Ensemble) else 1
     remembered = images * (classes + 1) * math.prod(teacher.size) * 2 if isinstance(teacher, Memory) else 0
+    if branches and getattr(teacher, "gradient", "student") == "both":
+        held += held * asked // crops  # of the teacher's forward too
     # Of each crop: the image, and its logits, probabilities and their gradients; of each task its target.
     answers = 3 * classes * crops + (branches + 1) * asked * (classes if branches else 0)
     return Estimate(
