@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from runs import tiny
+from test_trainer import begin
 
 from mtseg.run import duration
+from mtseg.step import train_step
 
 
 def test_a_network_that_fails_on_a_crop_is_said_with_the_crop():
@@ -24,6 +27,33 @@ def test_a_forwards_time_is_the_median_of_half_a_second_without_the_first(monkey
     monkeypatch.setattr(torch.nn.Identity, "forward", slow)
     assert duration.tried(torch.nn.Identity(), (16, 24), channels=3) == pytest.approx((0.1 + 0.125) / 2)
     assert next(takes) == 9.0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("method.branches=[]",),
+        ("method.branches=[{adversary: {kind: vat, iterations: 3}}]",),
+        ("method.teacher={kind: itself, gradient: both}",),
+        ("method.teacher={kind: itself}", "method.branches=[{}, {adversary: {kind: vat}}]"),
+        ("method.teacher={kind: ema, augment: {flip: true}}",),
+    ],
+    ids=" ".join,
+)
+def test_what_a_step_asks_of_networks_is_counted_with_its_backwards(words, tmp_path):
+    """By hooks on every network: a crop is one, and one more for each of the two halves of a backward through it."""
+    config = tiny(tmp_path, *words)
+    state, stream = begin(config)
+    seen = []
+
+    def count(_: object, given: tuple[torch.Tensor]) -> None:
+        seen.append(len(given[0]) * (1 + duration.BACKWARD * torch.is_grad_enabled()))
+
+    for network in {state.student, state.teacher.module}:
+        network.register_forward_pre_hook(count)
+    train_step(config, state, stream[0])
+    assert sum(seen) == duration.forwards(config)
 
 
 def test_a_fast_forward_is_tried_some_times_and_not_for_half_a_second(monkeypatch):

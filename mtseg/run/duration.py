@@ -38,8 +38,11 @@ def on_cpu(config: Config, network: nn.Module, *, channels: int) -> Duration | N
 
 def forwards(config: Config) -> float:
     """Of single crops in a step, with backwards counted as such."""
-    crops, asked = config.crops
-    return (1 + BACKWARD) * crops + asked * config.method.teacher.cost
+    (crops, asked), method = config.crops, config.method
+    adversaries = [branch.adversary for branch in method.branches if branch.adversary]
+    searches = sum(1 + (1 + BACKWARD) * adversary.iterations for adversary in adversaries)
+    answers = method.teacher.cost * (1 + BACKWARD * (getattr(method.teacher, "gradient", "student") == "both"))
+    return (1 + BACKWARD) * crops + asked * (answers + searches)
 
 
 def tried(network: nn.Module, crop: tuple[int, int], *, channels: int) -> float:
