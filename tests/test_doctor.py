@@ -705,6 +705,16 @@ def test_of_two_things_to_say_about_what_is_asked_the_one_that_fits_the_suggeste
     assert not serious(found(root, *words, *shlex.split(corner.words)))
 
 
+@pytest.mark.parametrize(("renamed", "noted"), [(1, True), (3, False)])
+def test_pools_that_number_their_images_alike_are_no_news_and_single_names_are(renamed, noted, root):
+    for number in range(renamed):
+        for kind, suffix in (("images", "jpg"), ("masks", "png")):
+            path = root / f"labelled/{kind}/labelled_{number}.{suffix}"
+            path.rename(path.with_stem(f"val_{number}"))
+    alike = [finding for finding in found(root) if finding.code == "names-alike"]
+    assert bool(alike) == noted
+
+
 def test_a_corner_is_judged_by_the_images_of_its_own_pool(root):
     for path in (root / "unlabelled").rglob("*.png"):
         Image.open(path).resize((960, 660)).save(path)

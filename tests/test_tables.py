@@ -157,7 +157,7 @@ def test_a_table_of_scores_has_those_that_eval_wrote(scored, capsys):
         assert cells[method] == [f"{100 * student:.1f}", f"{100 * teacher:.1f}", f"{100 * (teacher - base):+.1f}"]
     assert head == "| method | student | teacher | teacher over supervised, each seed |"
     assert found["method"]["protocol"] in asked
-    assert caption.startswith("mIoU on test in percent after 4 steps, seed 0")
+    assert caption == "mIoU on test in percent after 4 steps, seed 0: no other seeds"
 
 
 def test_comparisons_too_have_a_table_of_the_scores_that_eval_wrote(config, tmp_path, capsys):

@@ -139,10 +139,16 @@ def _twice(survey: Survey) -> Iterator[Finding]:
 
 
 def _alike(survey: Survey, first: str, second: str) -> Iterator[Finding]:
-    """Names that differ by folder, case, punctuation or `copy` alone, of pictures that are not the same."""
+    """Names that differ by folder, case, punctuation or `copy` alone, of pictures that are not the same.
+
+    Where most files of a pool have names that the other's have too, each counts its own from 0, and none is said.
+    """
     here: dict[str, Entry] = {_key(entry.image.name): entry for entry in survey.of(first)}
     pairs = [(here[_key(e.image.name)], e) for e in survey.of(second) if _key(e.image.name) in here]
     pairs = [(one, other) for one, other in pairs if one.image.digest != other.image.digest]
+    same = [pair for pair in pairs if len({PurePath(entry.image.name).stem for entry in pair}) == 1]
+    if len(same) > min(len(survey.of(first)), len(survey.of(second))) / 2:
+        pairs = [pair for pair in pairs if pair not in same]
     if pairs:
         one, other = pairs[0]
         text = (

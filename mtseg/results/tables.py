@@ -95,12 +95,13 @@ def of_methods(found: Standings) -> str:
     gap = found.full in rows
     once = bool(found.scored)  # there is one evaluation, and no best of several
     held = all(run.selected is not None for seeds in rows.values() for run in seeds.values())
+    spreads = "mean and sample deviation" if len(found.seeds) > 1 else "no other seeds"
     if once:
-        last = [": mean and sample deviation", f"of {found.scored}."]
+        last = [f": {spreads}", f"of {found.scored}."]
     else:
         chosen = ", held out the one that images held out of training chose" if held else ""
         of_all = "best is the teacher's best of all evaluations"
-        last = [": the last", f"evaluation, mean and sample deviation; {of_all}{chosen}."]
+        last = [": the last", f"evaluation, {spreads}; {of_all}{chosen}."]
     columns = ["method", "student", "teacher", *([] if once else ["best"]), *(["held out"] if held else [])]
     columns += [f"teacher over {found.baseline}, each seed", *(["gap closed"] if gap else [])]
     lines = [
