@@ -1,5 +1,6 @@
 """One thread a process: tests run side by side, and results must not depend on the number of cores."""
 
+import gc
 import os
 
 import cv2
@@ -9,3 +10,9 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # for the programs that tests start
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: from here on no collection looks at it again."""
+    gc.collect()
+    gc.freeze()
