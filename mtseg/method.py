@@ -20,7 +20,7 @@ from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
 from mtseg.targets import Moment, Past, Soft, Target, aimed
 from mtseg.task import Task, sureness
-from mtseg.teachers import Ensemble, Itself, Memory, Teacher, TeacherState
+from mtseg.teachers import Ensemble, Itself, Memory, Peer, Teacher, TeacherState
 from mtseg.views import Views
 
 
@@ -102,6 +102,11 @@ class Method:
             )
         if self.frame == "source" and mixed:
             raise ValueError("frame: 'source' cannot hold mixed images, which have no one source; use frame: student")
+        if isinstance(self.teacher, Peer) and not self.branches:
+            raise ValueError(
+                "teacher: a 'peer' learns with the student from its answers, and without branches it gives none; use "
+                "method.teacher.kind=ema"
+            )
         if isinstance(self.teacher, Memory) and self.branches and not isinstance(self.branches[0].mix, NoMix):
             raise ValueError("teacher: 'memory' remembers the first branch's images, which must be whole; mix another")
         if self.normalise == "batch" and (self.mean_over == "counted" or not isinstance(self.supervised, CrossEntropy)):

@@ -22,33 +22,52 @@ from mtseg.randomness import reseed_torch
 from mtseg.run import checkpoint
 from mtseg.running import running
 from mtseg.targets import Past
-from mtseg.teachers import TeacherState
+from mtseg.teachers import PeerTeacher, TeacherState
 
 
 @dataclass
-class State:
-    """All that a run changes. `step` counts finished steps; `past` is what targets remember.
+class Learner:
+    """A student, its teacher, and what else its learning changes; `past` is what targets remember.
 
-    `skipped` steps, whose loss or gradient was not finite, updated nothing; the last `skipped_in_a_row` were such.
-    `overflowed` steps updated nothing because the `scale` of the loss was too high; schedules do not count them.
-    `asked` is what a step asks in place of `student`, with the very same weights; see `running`. `class_weights` (K,),
-    on the device, is what a labelled pixel of each class counts; None: 1.
+    `asked` is what a step asks in place of `student`, with the very same weights; see `running`.
     """
 
     student: nn.Module
     teacher: TeacherState
     optimizer: torch.optim.Optimizer
-    step: int = 0
     past: Past = field(default_factory=dict)
+    asked: nn.Module = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.asked = self.student if self.asked is None else self.asked
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.student, self.teacher.module]
+
+
+@dataclass
+class State(Learner):
+    """All that a run changes. `step` counts finished steps.
+
+    `skipped` steps, whose loss or gradient was not finite, updated nothing; the last `skipped_in_a_row` were such.
+    `overflowed` steps updated nothing because the `scale` of the loss was too high; schedules do not count them.
+    `class_weights` (K,), on the device, is what a labelled pixel of each class counts; None: 1. The `peer` is a second
+    student, where that is the teacher.
+    """
+
+    step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     scale: Scale = field(default_factory=Scale)
     overflowed: int = 0
-    asked: nn.Module = None  # type: ignore[assignment]
     class_weights: Tensor | None = None
+    peer: Learner | None = None
 
-    def __post_init__(self) -> None:
-        self.asked = self.student if self.asked is None else self.asked
+    @property
+    def learners(self) -> list[Learner]:
+        """All that learn, the one that is evaluated first."""
+        return [self] if self.peer is None else [self, self.peer]
 
     def skip(self) -> None:
         """Count a step that was not finite: the scale's fault, while that can be lowered."""
@@ -96,7 +115,27 @@ def sized(
 
     `rgb` matters to `pretrained` weights alone.
     """
-    reseed_torch(config.seed, "initial weights")
+    learner = partial(_learner, config, classes, images, device=device, pretrained=pretrained, rgb=rgb, first=first)
+    state = State(**vars(learner()), scale=scale_for(config.precision))
+    if isinstance(state.teacher, PeerTeacher):
+        state.peer = learner(1)
+        assert isinstance(state.peer.teacher, PeerTeacher)
+        state.teacher.peer, state.peer.teacher.peer = state.peer.student, state.student
+    return state
+
+
+def _learner(
+    config: Config,
+    classes: int,
+    images: int,
+    *number: int,
+    device: torch.device,
+    pretrained: bool,
+    rgb: bool,
+    first: Callable[[], Tensor] | None,
+) -> Learner:
+    """The first, or that of a `number`, at step 0."""
+    reseed_torch(config.seed, "initial weights", *number)
     built = config.model.build(classes, channels=config.views.channels, rgb=rgb, pretrained=pretrained and rank() == 0)
     student = normed(built, config.norm, device)
     student = student.to(device, memory_format=memory_format(config.precision, device))  # type: ignore[call-overload]
@@ -107,7 +146,7 @@ def sized(
     teacher = config.method.teacher.build(student, images, classes)
     like = torch.zeros((2, config.views.channels, *config.views.crop), device=device)
     asked = running(student, like, compiled=config.compile, recompute=config.recompute)
-    return State(student, teacher, config.optimizer.build(student), scale=scale_for(config.precision), asked=asked)
+    return Learner(student, teacher, config.optimizer.build(student), asked=asked)
 
 
 def _first_images(config: Config, splits: Splits, device: torch.device) -> Tensor:
@@ -137,7 +176,7 @@ class Undo:
     """What forwards write into the buffers of `state`'s networks (batch statistics), to be put back when called."""
 
     def __init__(self, state: State) -> None:
-        buffers = [*state.student.buffers(), *state.teacher.module.buffers()]
+        buffers = [values for one in state.learners for network in one.networks for values in network.buffers()]
         floats = [buffer for buffer in buffers if buffer.is_floating_point()]
         self._groups = [group for group in (floats, [b for b in buffers if not b.is_floating_point()]) if group]
         self._before = [torch._foreach_mul(group, 1) for group in self._groups]  # copies, in one launch
@@ -180,6 +219,14 @@ def snapshot(state: State, metrics_bytes: int = 0) -> checkpoint.Checkpoint:
         "scale": [state.scale.value, state.scale.good, state.overflowed, state.scale.dynamic],
         "metrics_bytes": metrics_bytes,
     }
+    if state.peer is not None:
+        rest["peer"] = {
+            "student": state.peer.student.state_dict(),
+            "average": state.peer.teacher.module.state_dict(),
+            "optimizer": state.peer.optimizer.state_dict(),
+            "teacher": state.peer.teacher.state_dict(),
+            "memory": state.peer.past,
+        }
     return checkpoint.Checkpoint(state.step, state.student.state_dict(), state.teacher.module.state_dict(), rest)
 
 
@@ -203,9 +250,11 @@ def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
     """
     load_networks(state, saved, run)
     try:
-        state.teacher.load_state_dict(saved.rest["teacher"])
-        state.past = {name: value.to(state.device) for name, value in saved.rest["memory"].items()}
-        _restore_optimizer(state.optimizer, saved.rest["optimizer"])
+        _restore_learner(state, saved.rest, state.device)
+        if state.peer is not None:
+            state.peer.student.load_state_dict(saved.rest["peer"]["student"])
+            state.peer.teacher.module.load_state_dict(saved.rest["peer"]["average"])
+            _restore_learner(state.peer, saved.rest["peer"], state.device)
         state.step = saved.step
         state.skipped, state.skipped_in_a_row = map(int, saved.rest.get("skipped", (0, 0)))
         _restore_scale(state, *saved.rest.get("scale", (1.0, 0, 0)))
@@ -215,6 +264,13 @@ def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
             f"{run}: what is saved beside the weights of step {saved.step} is not of a run with its config.yaml "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); choose another out="
         ) from error
+
+
+def _restore_learner(learner: Learner, saved: dict[str, Any], device: torch.device) -> None:
+    """What it has but for its networks' weights."""
+    learner.teacher.load_state_dict(saved["teacher"])
+    learner.past = {name: value.to(device) for name, value in saved["memory"].items()}
+    _restore_optimizer(learner.optimizer, saved["optimizer"])
 
 
 def _restore_scale(state: State, value: float, good: int, overflowed: int, dynamic: bool | None = None) -> None:

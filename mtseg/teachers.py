@@ -121,20 +121,44 @@ class Ensemble:
         return EnsembleTeacher(self, student)
 
 
-Teacher = Annotated[Ema | Itself | Memory | Ensemble, Field(discriminator="kind")]
+@part
+class Peer:
+    """A second student answers, and learns in the same steps: from the same labels, and from what the first one says of
+    the same views, mixed alike (cross pseudo supervision, CPS: Chen et al. 2021).
+
+    It is the same network with other initial weights (but for pretrained ones) and an optimizer of its own. Each
+    answers before either learns. The first is evaluated and saved as the student; the second is saved to go on with.
+    `mode`, `average` and `augment`: as for `itself`.
+    """
+
+    kind: Literal["peer"] = "peer"
+    mode: Literal["train", "eval"] = "train"
+    average: Ema = Ema()
+    augment: Augment = ONCE
+
+    def __post_init__(self) -> None:
+        check_average(self.average)
+
+    @property
+    def cost(self) -> float:
+        return self.augment.cost
+
+    def averaging(self) -> Ema:
+        return self.average.averaging()
+
+    def build(self, student: nn.Module, images: int, classes: int) -> "PeerTeacher":
+        return PeerTeacher(self, student)
 
 
-class ItselfTeacher:
-    """The running state of `Itself`: the averaged weights."""
+Teacher = Annotated[Ema | Itself | Memory | Ensemble | Peer, Field(discriminator="kind")]
 
-    def __init__(self, rule: Itself, student: nn.Module) -> None:
-        self.rule, self.ema = rule, EmaTeacher(rule.average, student)
+
+class _Averaged:
+    """What follows the student without answering: the averaged weights."""
+
+    def __init__(self, average: Ema, student: nn.Module) -> None:
+        self.ema = EmaTeacher(average, student)
         self.module = self.ema.module
-
-    def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
-        with torch.set_grad_enabled(self.rule.gradient == "both"):
-            said = probabilities(student, asked.data, mode=self.rule.mode, aside=True, augment=self.rule.augment)
-            return asked.answered(said)
 
     def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
         self.ema.update(student)
@@ -146,13 +170,43 @@ class ItselfTeacher:
         self.ema.load_state_dict(state)
 
 
-class MemoryTeacher:
+class ItselfTeacher(_Averaged):
+    """The running state of `Itself`: the averaged weights."""
+
+    def __init__(self, rule: Itself, student: nn.Module) -> None:
+        super().__init__(rule.average, student)
+        self.rule = rule
+
+    def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
+        with torch.set_grad_enabled(self.rule.gradient == "both"):
+            said = probabilities(student, asked.data, mode=self.rule.mode, aside=True, augment=self.rule.augment)
+            return asked.answered(said)
+
+
+class PeerTeacher(_Averaged):
+    """The running state of `Peer`: the averaged weights of the student that it teaches, and its `peer`, which answers
+    and is given it once both are built."""
+
+    peer: nn.Module
+
+    def __init__(self, rule: Peer, student: nn.Module) -> None:
+        super().__init__(rule.average, student)
+        self.rule = rule
+
+    @torch.no_grad()
+    def answer(self, student: nn.Module, asked: View, index: Tensor) -> View:
+        return asked.answered(
+            probabilities(self.peer, asked.data, mode=self.rule.mode, aside=True, augment=self.rule.augment)
+        )
+
+
+class MemoryTeacher(_Averaged):
     """The running state of `Memory`. said: (N, K, *size) float16, sums of weighted predictions in the images' own
     frame; weight: (N, 1, *size) float16, the sums of their weights. Both on the student's device."""
 
     def __init__(self, rule: Memory, student: nn.Module, images: int, classes: int) -> None:
-        self.rule, self.ema = rule, EmaTeacher(rule.average, student)
-        self.module = self.ema.module
+        super().__init__(rule.average, student)
+        self.rule = rule
         device = next(student.parameters()).device
         self.said = torch.zeros((images, classes, *rule.size), dtype=torch.float16, device=device)
         self.weight = torch.zeros((images, 1, *rule.size), dtype=torch.float16, device=device)
@@ -168,7 +222,7 @@ class MemoryTeacher:
     @torch.no_grad()
     def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
         """Remember what the student said of the first branch's images; follow it."""
-        self.ema.update(student)
+        super().update(student, tasks, logits)
         for task, values in zip(tasks[:1], logits[:1], strict=True):
             index = task.index.to(self.said.device, non_blocking=True)
             here = task.seen.answered(values.float().softmax(1))
@@ -183,7 +237,7 @@ class MemoryTeacher:
             self.said[index], self.weight[index] = gathered(after)[chosen], gathered(weight)[chosen]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.ema.updates, "said": self.said, "weight": self.weight}
+        return super().state_dict() | {"said": self.said, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError for the memory of other images, classes or size."""
@@ -192,7 +246,7 @@ class MemoryTeacher:
                 f"the saved memory is of {tuple(state['said'].shape)} (images, classes, height, width), and this run's "
                 f"is of {tuple(self.said.shape)}; continue with the data of the run, or choose another out="
             )
-        self.ema.load_state_dict(state)
+        super().load_state_dict(state)
         self.said.copy_(state["said"])
         self.weight.copy_(state["weight"])
 

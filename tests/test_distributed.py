@@ -58,9 +58,9 @@ def begin(config: Config) -> tuple[State, Callable[[int], Batch]]:
         state = build(config, splits, CPU)
     finally:
         torch.set_default_dtype(torch.float32)
-    state.teacher.module.double()
     members = [member.module for member in getattr(state.teacher, "teachers", [])]
-    for network in {state.student, state.teacher.module, *members}:
+    for network in {network for learner in state.learners for network in learner.networks}.union(members):
+        network.double()
         network.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))
 
     def batch(step: int) -> Batch:
@@ -75,12 +75,13 @@ def begin(config: Config) -> tuple[State, Callable[[int], Batch]]:
 
 
 def gradients(config: Config, steps: int) -> list[dict[str, Tensor]]:
-    """The student's gradient of each step."""
+    """The students' gradients of each step."""
     found = []
     state, batch = begin(config)
     for step in range(steps):
         train_step(config, state, batch(step))
-        found.append({n: p.grad.clone() for n, p in state.student.named_parameters() if p.grad is not None})
+        students = torch.nn.ModuleList(learner.student for learner in state.learners)
+        found.append({n: p.grad.clone() for n, p in students.named_parameters() if p.grad is not None})
     return found
 
 

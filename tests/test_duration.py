@@ -38,6 +38,7 @@ def test_a_forwards_time_is_the_median_of_half_a_second_without_the_first(monkey
         ("method.teacher={kind: itself, gradient: both}",),
         ("method.teacher={kind: itself}", "method.branches=[{}, {adversary: {kind: vat}}]"),
         ("method.teacher={kind: ema, augment: {flip: true}}",),
+        ("method.teacher={kind: peer}", "method.branches=[{}, {adversary: {kind: vat}}]"),
     ],
     ids=" ".join,
 )
@@ -50,7 +51,7 @@ def test_what_a_step_asks_of_networks_is_counted_with_its_backwards(words, tmp_p
     def count(_: object, given: tuple[torch.Tensor]) -> None:
         seen.append(len(given[0]) * (1 + duration.BACKWARD * torch.is_grad_enabled()))
 
-    for network in {state.student, state.teacher.module}:
+    for network in {network for learner in state.learners for network in learner.networks}:
         network.register_forward_pre_hook(count)
     train_step(config, state, stream[0])
     assert sum(seen) == duration.forwards(config)

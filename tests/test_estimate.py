@@ -100,6 +100,9 @@ def test_processes_parts_and_recomputing_ask_for_less_and_optimizers_and_memorie
     assert total("optimizer={kind: adamw, lr: 0.1}") > plain
     weights = estimated(tiny(tmp_path), 6, 8).weights // 2
     assert estimated(tiny(tmp_path, "method.teacher={kind: ensemble, every: 2}"), 6, 8).weights == 3 * weights
+    peer = estimated(tiny(tmp_path, "method.teacher={kind: peer}"), 6, 8)
+    assert peer.weights == 4 * weights
+    assert peer.learning == 2 * estimated(tiny(tmp_path), 6, 8).learning
     memory = estimated(tiny(tmp_path, "method.teacher={kind: memory, size: [10, 20]}"), 6, 8).memory
     assert memory == 8 * 10 * 20 * (6 + 1) * 2
 

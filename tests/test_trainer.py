@@ -39,6 +39,7 @@ METHODS = {
     "pi": ["method.teacher={kind: itself, gradient: both, average: {decay: 0.9, buffers: copy}}"],
     "temporal ensembling": ["method.teacher={kind: memory, size: [24, 32], decay: 0.8}", "batch.unlabelled=4"],
     "ensemble": ["method.teacher={kind: ensemble, every: 3, of: {decay: 0.9}}", "method.target={kind: sharpen}"],
+    "peer": ["method.teacher={kind: peer, average: {decay: 0.9}}", "method.branches=[{mix: {kind: cutmix}}]", *HARD],
     "ensemble's current": [
         "method.teacher={kind: ensemble, count: 3, every: 1, answer: current, of: {mode: train, buffers: own}}"
     ],

@@ -21,7 +21,7 @@ def saved(config: Config, state: State, log: Log | Mute) -> bool:
 
     Raises Broken where the processes no longer hold the same weights.
     """
-    if not same_everywhere([state.student, state.teacher.module]):
+    if not same_everywhere([network for learner in state.learners for network in learner.networks]):
         raise Broken(
             f"the processes' weights differ after step {state.step}, which is an error of the program or of a machine; "
             "give the same command again: it continues from the checkpoint before"
