@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtseg.state import State
+from mtseg.teachers import Panel
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ def forwards(state: State, step: Callable[[], object]) -> list[Forward]:
         kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in given)
         made.append(Forward(network, kept, named, network.training, torch.is_grad_enabled(), dtype))
 
-    hooks = [
-        network.register_forward_pre_hook(note, with_kwargs=True) for network in (state.student, state.teacher.module)
+    networks = [network for learner in state.learners for network in learner.networks]
+    single = [
+        member for network in networks for member in (network.members if isinstance(network, Panel) else [network])
     ]
+    hooks = [network.register_forward_pre_hook(note, with_kwargs=True) for network in single]
     try:
         step()
     finally:

@@ -52,15 +52,15 @@ def _watched(state: State, spent: dict[str, float], clock: Clock) -> Iterator[No
         return counted
 
     backward = torch.Tensor.backward
-    state.teacher.answer = counting("teacher's answer", state.teacher.answer)  # type: ignore[method-assign]
-    state.teacher.update = counting("EMA", state.teacher.update)  # type: ignore[method-assign]
-    state.optimizer.step = counting("optimizer", state.optimizer.step)  # type: ignore[method-assign]
-    state.student.forward = counting("student forward", state.student.forward)
+    for learner in state.learners:
+        learner.teacher.answer = counting("teacher's answer", learner.teacher.answer)  # type: ignore[method-assign]
+        learner.teacher.update = counting("EMA", learner.teacher.update)  # type: ignore[method-assign]
+        learner.optimizer.step = counting("optimizer", learner.optimizer.step)  # type: ignore[method-assign]
+        learner.student.forward = counting("student forward", learner.student.forward)
     torch.Tensor.backward = counting("backward", backward)  # type: ignore[method-assign]
     try:
         yield
     finally:
         torch.Tensor.backward = backward  # type: ignore[method-assign]
-        for owner, name in ((state.teacher, "answer"), (state.teacher, "update"), (state.optimizer, "step")):
-            delattr(owner, name)
-        del state.student.forward
+        for learner in state.learners:
+            del learner.teacher.answer, learner.teacher.update, learner.optimizer.step, learner.student.forward
