@@ -126,6 +126,11 @@ class Config:
             self._check_asking_of_all()
         if self.accumulate > 1:
             self._refuse_parts()
+        if self.compile and self.recompute:
+            raise ValueError(
+                "compile: true, and what is compiled cannot be computed again (recompute: true); use recompute=false, "
+                "or compile=false"
+            )
         if self.norm != "process" and getattr(self.model, "norm", None) == "weight":
             raise ValueError(
                 f"norm: {self.norm!r} is about batch normalisation, and model.norm: weight has means of its own; use "

@@ -28,7 +28,7 @@ def running(student: nn.Module, images: Tensor, *, compiled: bool, recompute: bo
     """
     asked = _twin(student) if compiled or recompute else student
     if recompute:
-        for stage in stages(asked):
+        for stage in stages(asked, images):
             stage.forward = partial(
                 checkpoint, stage.forward, use_reentrant=False, context_fn=partial(_contexts, stage)
             )
@@ -54,26 +54,39 @@ def _twin(student: nn.Module) -> nn.Module:
     return copy.deepcopy(student, {id(tensor): tensor for tensor in shared})
 
 
-def stages(network: nn.Module) -> list[nn.Module]:
-    """The outermost sequences of the encoder (of a network without one: of the whole), and what its lists hold.
+def stages(network: nn.Module, images: Tensor) -> list[nn.Module]:
+    """The outermost sequences of the encoder (of a network without one: of the whole) that it asks for their answer to
+    `images` (B, C, *S), and the parts of those that it slices or goes through itself.
 
     Raises ValueError for a network without any, of which nothing could be recomputed.
     """
     inner = getattr(network, "network", network)
-    found = list(_sequences(getattr(inner, "encoder", inner)))
+    found = list(_sequences(getattr(inner, "encoder", inner), _asked_by(network, images)))
     if not found:
         raise ValueError("recompute: this network's encoder has no stages to recompute; use recompute=false")
     return found
 
 
-def _sequences(module: nn.Module) -> Iterator[nn.Module]:
+def _asked_by(network: nn.Module, images: Tensor) -> set[nn.Module]:
+    """The modules whose forward is called in that of `network`, which stays as it is."""
+    asked: set[nn.Module] = set()
+    hooks = [module.register_forward_pre_hook(lambda module, _: asked.add(module)) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            _forward_aside(network, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return asked
+
+
+def _sequences(module: nn.Module, asked: set[nn.Module], within: bool = False) -> Iterator[nn.Module]:
+    """Of `module`'s children, and of theirs; `within` a sequence or a list, all that are asked."""
     for child in module.children():
-        if isinstance(child, nn.Sequential):
+        if child in asked and (within or isinstance(child, nn.Sequential)):
             yield child
-        elif isinstance(child, nn.ModuleList):
-            yield from child
         else:
-            yield from _sequences(child)
+            yield from _sequences(child, asked, isinstance(child, nn.Sequential | nn.ModuleList))
 
 
 def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -94,11 +107,16 @@ def _statistics_as_they_are(stage: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
-def _leaves_weights_out(student: nn.Module, images: Tensor) -> bool:
-    """Whether some weights get no gradient, as parts of some decoders: to look for them at each step costs time."""
+def _forward_aside(student: nn.Module, images: Tensor) -> Any:
+    """Its answer in train mode, of both heads where there are two; what that writes into buffers goes into copies."""
     buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
     both = {"both": True} if getattr(student, "second", None) is not None else {}
-    said = functional_call(student.train(), buffers, (images,), both)
+    return functional_call(student.train(), buffers, (images,), both)
+
+
+def _leaves_weights_out(student: nn.Module, images: Tensor) -> bool:
+    """Whether some weights get no gradient, as parts of some decoders: to look for them at each step costs time."""
+    said = _forward_aside(student, images)
     cost = sum(values.sum() for values in (said if isinstance(said, tuple) else (said,)))
     weights = [weight for weight in student.parameters() if weight.requires_grad]
     return any(gradient is None for gradient in torch.autograd.grad(cost, weights, allow_unused=True))

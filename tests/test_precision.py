@@ -1,5 +1,6 @@
 """In half precision, with other normalisation, compiled and recomputed: what stays the same and what may differ."""
 
+import copy
 import json
 from typing import Any
 
@@ -267,11 +268,23 @@ def test_recomputed_activations_give_the_same_step_to_the_bit(name, tmp_path):
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_recomputing_holds_less_for_the_backward(tmp_path):
+@pytest.mark.parametrize(
+    ("arch", "encoder"),
+    [
+        ("unet", "tu-test_resnet"),  # asks its sequences as a whole
+        ("unet", "mobilenet_v2"),  # slices them
+        ("unet", "densenet121"),
+        ("fpn", "tu-mobilenetv3_small_100"),
+        ("dpt", "tu-test_vit"),
+    ],
+)
+def test_recomputing_holds_less_for_the_backward(arch, encoder):
     held = []
     for recompute in (False, True):
-        student = tiny(tmp_path).model.build(3).train()
-        asked = running(student, torch.zeros(2, 3, 48, 64), compiled=False, recompute=recompute)
+        student = Smp(arch=arch, encoder=encoder, weights="none").build(3).train()
+        before = copy.deepcopy(student.state_dict())
+        asked = running(student, torch.zeros(2, 3, 64, 64), compiled=False, recompute=recompute)
+        assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
         sizes: dict[int, int] = {}
 
         def pack(value: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -279,9 +292,16 @@ def test_recomputing_holds_less_for_the_backward(tmp_path):
             return value
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            asked(torch.zeros(2, 3, 48, 64))
+            asked.network.encoder(torch.zeros(2, 3, 64, 64))
+        for weights in asked.parameters():
+            sizes.pop(weights.untyped_storage().data_ptr(), None)
         held.append(sum(sizes.values()))
     assert held[1] < 0.8 * held[0]
+
+
+def test_compiling_and_recomputing_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match=r"compile: .*recompute=false"):
+        tiny(tmp_path, "compile=true", "recompute=true")
 
 
 def test_a_network_without_stages_cannot_be_recomputed():

@@ -106,8 +106,9 @@ def _largest(student: nn.Module, images: Tensor, held: Callable[[], int]) -> int
     def end(*_: object) -> None:
         found.append(held() - before.pop())
 
-    hooks = [stage.register_forward_pre_hook(begin) for stage in stages(student)]
-    hooks += [stage.register_forward_hook(end) for stage in stages(student)]
+    recomputed = stages(student, images[:2])
+    hooks = [stage.register_forward_pre_hook(begin) for stage in recomputed]
+    hooks += [stage.register_forward_hook(end) for stage in recomputed]
     student(images)
     for hook in hooks:
         hook.remove()
