@@ -167,13 +167,13 @@ class Method:
             sizes = [values[0].numel() for values in (label, *(task.target.known for task in tasks))]
             all_of = images * world() * torch.tensor(sizes, dtype=torch.float64).to(label.device, non_blocking=True)
             return Counts(all_of[0], all_of[1:], all_of[1:])
-        known = [self._known(task)[:, 0] for task in tasks]
+        known = [self.known(task)[:, 0] for task in tasks]
         kept = [torch.where(of, task.weight[:, 0], 0).sum() for of, task in zip(known, tasks, strict=True)]
         here = [has_class(label).sum(), *(of.sum() for of in known), *kept]
         sums = total(torch.stack([count.double() for count in here]))  # one exchange for all
         return Counts(sums[0], sums[1 : 1 + len(tasks)], sums[1 + len(tasks) :])
 
-    def _known(self, task: Task) -> Tensor:
+    def known(self, task: Task) -> Tensor:
         """(B, 1, *S) bool: where a task is known, in the frame of comparison."""
         if self.frame == "student":
             return task.target.known
@@ -215,8 +215,8 @@ class Method:
 
     def unfinished(self, total: int) -> str:
         """A sentence on a ramp that still rises where a run of `total` steps ends, and is short by over a hundredth."""
-        last = self.weight_at(total - 1, total)
-        rising = last > self.weight_at(max(0, total - 2), total)
+        first, half, last = (self.weight_at(step, total) for step in (0, total // 2, total - 1))
+        rising = last > half or last == half > first  # a ramp may move on once in many steps
         if not rising or last > 0.99 * self.weight:
             return ""
         return f"the consistency weight rises to {last:.2g} of {self.weight:g} in the run's {total} steps"

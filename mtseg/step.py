@@ -71,7 +71,7 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
     told = whole.terms | dict(zip(["loss_peer"], losses[1:], strict=False))
     terms: dict[str, Tensor | float] = {key: total(loss) if watch else loss for key, loss in told.items()}
     if tasks:
-        known = torch.stack([task.target.known.float().mean() for task in tasks]).mean()
+        known = torch.stack([method.known(task).float().mean() for task in tasks]).mean()
         known = total(known) / world() if watch else known
         terms |= {"weight": method.weight_at(moment.step, config.steps), "known": known}
     if batch.teacher is not None and plan.answer is not None and watch:

@@ -138,6 +138,10 @@ def test_a_dry_run_of_a_comparison_says_what_follows_for_both_runs_and_trains_no
             ["method.ramp={kind: rampup, steps: 9}"],
             f"rises to {2 * math.exp(-5 * (6 / 9) ** 2):.2g} of 2 in the run's 4",
         ),
+        (
+            ["method.ramp={kind: rampup, steps: 9, every: 2}"],
+            f"rises to {2 * math.exp(-5 * (7 / 9) ** 2):.2g} of 2 in the run's 4",
+        ),
     ],
 )
 def test_dry_run_says_how_the_consistency_weight_goes(words, says, config, capsys):

@@ -168,6 +168,11 @@ UNSOUND = {
     "smaller labels": (pixels, lambda i: halves(i)[:32], r"a label of shape \(32, 64\) for an image of \(64, 64, 3\)"),
     "labels of floats": (pixels, lambda i: halves(i).astype(np.float32), r"its label is float32; a label is"),
     "labels PyTorch has not": (pixels, lambda i: halves(i).astype(np.uint16), r"its label is <u2 .*ascontiguousarray"),
+    "labels that cannot be 255": (
+        pixels,
+        lambda i: halves(i).astype(np.int8),
+        r"its label is \|i1 .*ascontiguousarray",
+    ),
     "labels of another order": (pixels, lambda i: halves(i).astype(">i4"), r"its label is >i4 .*ascontiguousarray"),
     "labels upside down": (pixels, lambda i: halves(i)[::-1], r"with strides \(-64, 1\); .*ascontiguousarray"),
     "pictures": (lambda i: Image.fromarray(pixels(i)), None, r"a Image; an image is a NumPy array"),

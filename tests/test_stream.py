@@ -71,6 +71,14 @@ class Mislabelled(Rulers):
         return super().label(index)[3 * (index == 1) :]
 
 
+class Negative(Rulers):
+    """A column of its labels is -1."""
+
+    def label(self, index: int) -> NDArray[Any]:
+        label = super().label(index).astype(np.int16)
+        return np.where(label == label.max(), -1, label)
+
+
 FIVE, SEVEN = Rulers(5), Unlabelled(7)
 
 
@@ -373,3 +381,8 @@ def test_a_label_that_is_no_class_is_refused_by_name_with_its_value_and_count(wo
     assert value in label
     assert 2 <= value < 255
     assert count == ((label >= 2) & (label != 255)).sum()
+
+
+def test_a_negative_label_of_a_map_is_refused_where_it_is_learnt() -> None:
+    with pytest.raises(ValueError, match=r"ruler-\d+: label -1 on \d+ pixels is no class of the"):
+        a_stream(Negative(5))[0]

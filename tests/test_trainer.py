@@ -22,6 +22,7 @@ from mtseg.settings.differences import differences
 from mtseg.signals import Stopped
 from mtseg.state import State, build
 from mtseg.step import train_step
+from mtseg.targets import Moment
 from mtseg.trainer import fit
 
 CPU = torch.device("cpu")
@@ -210,6 +211,17 @@ def test_every_methods_consistency_reaches_every_weight_of_the_student_and_none_
         assert gradients[name].abs().max() > 0, name
     assert not any(torch.equal(p, q) for p, q in zip(before, state.student.parameters(), strict=True))
     assert all(p.grad is None and not p.requires_grad for p in state.teacher.module.parameters())
+
+
+@pytest.mark.parametrize("frame", ["student", "source"])
+def test_known_is_the_share_of_the_pixels_that_are_compared(frame, tmp_path):
+    apart = ["views.student.geometry={scale: [1, 2]}", "views.teacher.geometry={scale: [1, 2]}", "views.crop=[32, 32]"]
+    config = tiny(tmp_path, f"method.frame={frame}", *apart)
+    state, stream = begin(config)
+    asked, method, moment = {"student": state.student, "teacher": state.teacher}, config.method, Moment(0, 4)
+    (task,) = method.plan(stream[0], **asked, views=config.views, moment=moment, past={}).tasks
+    compared = method.compared(torch.zeros_like(task.target.data), task).known
+    assert float(train_step(config, state, stream[0])["known"]) == pytest.approx(compared.float().mean().item())
 
 
 @pytest.mark.parametrize("words", [METHODS["mean teacher"], METHODS["source frame, KL"]], ids=["student", "source"])

@@ -7,7 +7,7 @@ import numpy as np
 from mtseg.data.damaged import Damaged
 from mtseg.data.source import Label, Pixels, Source, Splits
 
-_INTEGERS = (np.uint8, np.int8, np.int16, np.int32, np.int64)
+_INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
 LOOKED_AT = 3  # images of a pool: the first, the last, and those between
 
 
@@ -74,8 +74,8 @@ def _refuse_label(where: str, label: Label, image: Pixels) -> None:
         raise ValueError(f"{where}: its label is {kind}; a label is a NumPy array of integers")
     if label.dtype.newbyteorder("=") not in _INTEGERS or not label.dtype.isnative or min(label.strides, default=0) < 0:
         raise ValueError(
-            f"{where}: its label is {label.dtype.str} with strides {label.strides}; PyTorch takes uint8 and signed "
-            "integers in this machine's order, forwards: np.ascontiguousarray(label, dtype=np.int64)"
+            f"{where}: its label is {label.dtype.str} with strides {label.strides}; a label is uint8, or signed "
+            "integers that hold 255, in this machine's order, forwards: np.ascontiguousarray(label, dtype=np.int64)"
         )
     if label.shape not in ((), image.shape[:2]):
         raise ValueError(

@@ -136,7 +136,8 @@ class Stream(Dataset[Batch]):
                 f"{source.name(index)}: the image is {image.shape[:2]} and its label {label.shape} (height, width); "
                 "they must be equal: resize the label with nearest neighbour, or take the image it was drawn on"
             )
-        wrong = label[(label >= classes) & ((label != IGNORE) | (label.ndim == 0))]
+        whole = label.ndim == 0
+        wrong = label[((label >= classes) & ((label != IGNORE) | whole)) | ((label < 0) & (not whole))]
         if wrong.size:
             raise ValueError(
                 f"{source.name(index)}: label {wrong[0]} on {wrong.size} pixels is no class of the {classes} "
