@@ -11,7 +11,7 @@ from mtseg.data.kinds import channels_of
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.evaluate import source_of
-from mtseg.mix import ALONG_BORDERS, NO_BORDERS
+from mtseg.mix import ALONE, ALONG_BORDERS, NO_BORDERS
 from mtseg.models.smp import Smp
 from mtseg.predictors import asked
 
@@ -33,8 +33,22 @@ def refuse_useless(config: Config, splits: Splits) -> None:
     if not isinstance(config.model, Smp):
         refuse_unanswerable(config, splits)
     refuse_one_class(splits)
+    refuse_unmixed(config, splits)
     if config.batch.labelled == 0:
         refuse_apart(splits)
+
+
+def refuse_unmixed(config: Config, splits: Splits) -> None:
+    """Raises ValueError where images are mixed with the next unlabelled one of their batch, and there is none."""
+    mixes = [branch.mix for branch in config.method.branches]
+    mixed = next((mix for mix in mixes if mix.partner == "unlabelled" and not isinstance(mix, ALONE)), None)
+    batch, pool = config.crops[1], len(splits.unlabelled)
+    if mixed is not None and min(batch, pool) < 2:
+        few = f"batch.unlabelled: {batch}" if batch < 2 else f"data: {pool} unlabelled image"
+        raise ValueError(
+            f"{few}, and mix.kind: {mixed.kind!r} takes a part of another unlabelled image of the batch, so nothing "
+            "would be mixed; give two or more, or the mix partner: labelled"
+        )
 
 
 def refuse_unfit(config: Config, splits: Splits) -> None:

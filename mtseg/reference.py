@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from mtseg.config import Config
 from mtseg.data.assemble import Choice
-from mtseg.rules import Rules, Schema, default_of, parts_of
+from mtseg.rules import Rules, Schema, parts_of
 from mtseg.settings.complaints import near
 from mtseg.settings.elsewhere import called_here
 from mtseg.settings.problems import join
@@ -162,7 +162,7 @@ def _told(default: str) -> str:
 def _section(path: str, schema: Schema, words: Rules) -> Section:
     required, properties = schema.get("required", ()), schema["properties"]
     keys = {
-        key: (words.takes(join(path, key), value), "" if key in required else default_of(value))
+        key: (words.takes(join(path, key), value), "" if key in required else words.default_of(value))
         for key, value in properties.items()
     }
     told = [of for of in schema.get("description", "").split("\n\n") if not of.startswith("Raises ")]

@@ -9,14 +9,6 @@ from typing import Any
 Schema = Mapping[str, Any]
 
 
-def default_of(schema: Schema) -> str:
-    """What stands at a key that is left out, as Markdown: `0.95`; of a part its kind."""
-    default = schema.get("default", {})
-    if isinstance(default, dict) and list(parts_of(schema)):
-        return f"`{{kind: {default['kind']}}}`" if "kind" in default else "its own defaults"
-    return "`''`" if default == "" else f"`{json.dumps(default, ensure_ascii=False)}`".replace('"', "")
-
-
 def parts_of(schema: Schema) -> Iterator[str]:
     """The names of the parts that may stand at a key, or in the list there."""
     if "$ref" in schema:
@@ -31,6 +23,21 @@ class Rules:
 
     parts: Mapping[str, Schema]
     places: Mapping[str, str]
+
+    def default_of(self, schema: Schema) -> str:
+        """What stands at a key that is left out, as Markdown: `0.95`; of a part its kind, and what is not its own
+        default there."""
+        default, parts = schema.get("default", {}), [self.parts[name] for name in parts_of(schema)]
+        if isinstance(default, dict) and parts:
+            properties = [part.get("properties", {}) for part in parts]
+            kinds = [own for own in properties if own.get("kind", {}).get("const") == default.get("kind")]
+            own = kinds[0] if kinds else {}
+            default = {
+                key: v for key, v in default.items() if key == "kind" or own.get(key, {}).get("default", ...) != v
+            }
+            if not default:
+                return "its own defaults"
+        return "`''`" if default == "" else f"`{json.dumps(default, ensure_ascii=False)}`".replace('"', "")
 
     def takes(self, path: str, schema: Schema) -> str:
         """What the key `path` takes, as Markdown: limits, choices, kinds; of a part told of elsewhere, where."""

@@ -19,6 +19,7 @@ from mtseg.task import Task
 from mtseg.tta import ONCE, Augment
 
 Count = Annotated[int, Field(ge=1)]
+AVERAGE = Ema(decay=0.999, span=0.02)  # of who gives no answers: for runs of any length
 
 
 class TeacherState(Protocol):
@@ -48,7 +49,7 @@ class Itself:
     kind: Literal["itself"] = "itself"
     mode: Literal["train", "eval"] = "train"
     gradient: Literal["student", "both"] = "student"
-    average: Ema = Ema()
+    average: Ema = AVERAGE
     augment: Augment = ONCE
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Memory:
     kind: Literal["memory"] = "memory"
     decay: Annotated[float, Field(ge=0, le=0.99)] = 0.6
     size: tuple[Count, Count] | tuple[()]
-    average: Ema = Ema()
+    average: Ema = AVERAGE
 
     def __post_init__(self) -> None:
         check_average(self.average)
@@ -133,7 +134,7 @@ class Peer:
 
     kind: Literal["peer"] = "peer"
     mode: Literal["train", "eval"] = "train"
-    average: Ema = Ema()
+    average: Ema = AVERAGE
     augment: Augment = ONCE
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mtseg.atomic import write_whole
@@ -43,14 +44,16 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
 
     `splits` are images of your own, in place of those that `config.data` names: the run's config then has data of
     kind `given`, which nothing but this program can read. A finished run is not trained
-    again. SIGINT, SIGTERM and SIGUSR1 stop it after the step, saved: `Stopped`.
+    again. SIGINT, SIGTERM and SIGUSR1 stop it after the step, saved: `Stopped`. Random generators of the program are
+    left as they were.
 
     Raises ValueError for data that cannot be used, for a folder that holds another run or is being written to, for
     memory that runs out, and after `max_skipped` updates in a row that were not finite. What came before is saved,
     except where it is not finite itself. Raises OSError where the last step cannot be saved.
     """
     device = pick_device(config.device)
-    with losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
+    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])  # the caller's stay as they are
+    with generators, losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         refuse_uneven(config, processes=world())
         if splits is not None:
             config = replace(config, data=together(partial(given, splits, channels_of(config.data))))

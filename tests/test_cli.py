@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from trees import camvid
 
 from mtseg import cli
-from mtseg.config import of_run
+from mtseg.config import load, of_run
+from mtseg.results.compare import compare
 from mtseg.results.gallery import coloured, predicted
 from mtseg.run import checkpoint
 from mtseg.run.logged import read
@@ -258,6 +259,21 @@ def test_compare_trains_both_on_equal_terms_and_leaves_a_table_and_a_picture(con
     configs[1]["method"].pop("branches")
     assert configs[0]["method"] == configs[1]["method"]
     assert {**configs[0], "out": ""} == {**configs[1], "out": ""}
+
+
+def test_of_several_processes_the_first_alone_prints_and_writes_a_comparison(config, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "both"
+    rows = compare(load([config, f"out={out}"]))
+    for file in ("comparison.json", "comparison.png"):
+        (out / file).unlink()
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("mtseg.results.compare.fit", lambda _: None)  # both are there already
+    assert compare(load([config, f"out={out}"])) == rows
+    assert cli.main(["compare", config, f"out={out}"]) == 0
+    assert capsys.readouterr().out == ""
+    assert not list(out.glob("comparison.*"))
 
 
 @pytest.mark.parametrize(

@@ -200,13 +200,30 @@ def test_there_are_configs_of_both_kinds():
 
 
 ROWS = [path for path in sorted((ROOT / "method").glob("*.yaml")) if path.stem != "supervised"]
+BASES = ("demo", "recipe/camvid_mt", "recipe/voc/92_unimatch", "recipe/cityscapes/1_16_unimatch")
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_a_row_is_the_same_method_on_whatever_it_is_laid(path):
     row = validate(Method, gather([str(path)])["method"])
-    for base in ("demo", "recipe/camvid_mt", "recipe/voc/92_unimatch"):
+    for base in BASES:
         assert load([str(ROOT / f"{base}.yaml"), str(path)]).method == row
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_supervised_only_is_the_recipes_loss_in_full_and_the_default_rows_average(base):
+    """What else its method says is about branches, and it has none."""
+    words = [str(ROOT / f"{base}.yaml"), str(ROOT / "method" / "supervised.yaml")]
+    alone, found = load(words[:1]).method, load(words).method
+    default = load([*words[:1], str(ROOT / "method" / "default.yaml")]).method
+    assert (found.supervised, found.supervised_weight, found.branches) == (alone.supervised, 1.0, ())
+    assert found.teacher == default.teacher
+
+
+def test_the_supervised_row_can_be_laid_on_a_teacher_with_statistics_of_its_own():
+    paper = str(ROOT / "method" / "mean_teacher_paper.yaml")
+    found = load([str(ROOT / "demo.yaml"), paper, str(ROOT / "method" / "supervised.yaml")]).method
+    assert (found.branches, found.supervised_weight) == ((), 1.0)
 
 
 @pytest.mark.parametrize("path", ["demo", "recipe/camvid_mt", "recipe/camvid_small", "recipe/photographs"])

@@ -20,6 +20,7 @@ from mtseg.data.damaged import Damaged
 from mtseg.data.given import given
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import IGNORE, Nothing, Splits
+from mtseg.fits import refuse_useless
 from mtseg.run.dry_run import facts
 from mtseg.settings.strict_yaml import to_yaml
 from mtseg.trainer import fit
@@ -185,6 +186,28 @@ def test_images_and_labels_of_other_shapes_and_types_are_refused_before_the_firs
     with pytest.raises(ValueError, match=says):
         fit(tiny(tmp_path), splits=drawn(image, label or halves), quiet=True)
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "bands", "mixup"])
+def test_a_mix_without_another_image_to_take_from_is_refused(mix, tmp_path):
+    """Of one unlabelled image nothing can be mixed with another; of labelled partners there are enough."""
+    words = [f"method.branches=[{{mix: {{kind: {mix}}}}}]", "views.student.geometry=shared"]
+    one = replace(drawn(), unlabelled=replace(drawn().unlabelled, last=drawn().unlabelled.first + 1))
+    with pytest.raises(ValueError, match=rf"batch.unlabelled: 1, and mix.kind: '{mix}' .*partner: labelled"):
+        refuse_useless(tiny(tmp_path, *words, "batch.unlabelled=1"), drawn())
+    with pytest.raises(ValueError, match=rf"data: 1 unlabelled image, and mix.kind: '{mix}'"):
+        refuse_useless(tiny(tmp_path, *words), one)
+    labelled = words[0].replace(mix, f"{mix}, partner: labelled")
+    refuse_useless(tiny(tmp_path, labelled, words[1], "batch.unlabelled=1"), one)
+    refuse_useless(tiny(tmp_path, "batch.unlabelled=1"), one)
+
+
+def test_a_programs_own_generator_is_left_as_it_was(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(tiny(tmp_path, "steps=1"), splits=drawn(), quiet=True)
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("pool", ["unlabelled", "val", "test"])

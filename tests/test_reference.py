@@ -4,17 +4,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 
 from mtseg import cli
 from mtseg.config import load, whole
+from mtseg.method import Method
 from mtseg.reference import asked, markdown, page, sections
-from mtseg.settings.checked import dump
+from mtseg.settings.checked import dump, validate
 from mtseg.settings.elsewhere import NAMES
-from mtseg.settings.strict_yaml import read_yaml
+from mtseg.settings.strict_yaml import parsed, read_yaml
+from mtseg.targets import Target
+from mtseg.teachers import Ensemble, Itself
 
 ROOT = Path(__file__).parent.parent
 WHOLE = sorted([ROOT / "configs/demo.yaml", *(ROOT / "configs/recipe").rglob("*.yaml")])
@@ -85,9 +88,10 @@ def titles(*words: str) -> list[str]:
 
 
 def test_a_path_is_told_of_with_what_is_in_it_and_a_kind_alone():
+    targets = [get_type_hints(part)["kind"] for part in get_args(get_args(Target)[0])]
     assert titles("method.target") == [
         "method",
-        *(f"method.target: {kind}" for kind in ("soft", "sharpen", "hard", "low_entropy", "adaptive")),
+        *(f"method.target: {get_args(target)[0]}" for target in targets),
     ]
     assert titles("cutmix") == titles("method.branches.mix.cutmix") == ["method.branches.mix: cutmix"]
     inside = [f"eval.predictor: {kind}" for kind in ("whole", "slide", "centre")]
@@ -182,3 +186,19 @@ def test_the_page_in_the_documents_is_the_codes(capsys):
     remedy = "it is made by: python tools/settings.py --page > docs/settings.md"
     assert (ROOT / "docs/settings.md").read_text() == shown, remedy
     assert all(markdown(one) in shown for one in sections())
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "default"),
+    [
+        ("method", "distance", Method().distance),
+        ("method", "teacher", Method().teacher),
+        ("method.teacher", "average", Itself().average),  # not that of an average that answers
+        ("method.teacher", "of", Ensemble(every=1).of),
+    ],
+)
+def test_a_parts_default_is_shown_with_what_is_not_its_own(path, key, default):
+    """What is shown, given as a word, is the default."""
+    kinds = {"average": "itself", "of": "ensemble"}
+    (shown,) = [one.keys[key][1] for one in asked([path]) if one.path == path and one.kind == kinds.get(key, "")]
+    assert validate(type(default), parsed(shown.strip("`"), "shown")) == default

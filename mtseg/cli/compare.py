@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.config import load, rate_for, written
+    from mtseg.distributed import first_launched
     from mtseg.results.compare import compare as run_both
     from mtseg.results.compare import runs
     from mtseg.run.dry_run import facts
@@ -24,6 +25,10 @@ def _compare(words: Sequence[str], dry_run: bool) -> None:
 
     config = load(words)
     crowded = share_cores(config)
+    if not first_launched():  # of several processes one speaks
+        if not dry_run:
+            run_both(config)
+        return
     for sentence in filter(None, (crowded, rate_for(words))):
         print(sentence)
     if not dry_run:

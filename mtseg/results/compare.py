@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mtseg.atomic import write_whole
 from mtseg.config import Config
+from mtseg.distributed import first_launched
 from mtseg.evaluate import source_of
 from mtseg.inference.restored import restored
 from mtseg.results.gallery import gallery
@@ -55,12 +56,18 @@ def runs(config: Config) -> dict[str, Config]:
 
 
 def compare(config: Config) -> Rows:
-    """Train supervised-only in `out`/supervised and the method in `out`/method; print a table, draw a picture."""
-    console = Console()
+    """Train supervised-only in `out`/supervised and the method in `out`/method; print a table, draw a picture.
+
+    Of several processes the first one prints, writes and draws.
+    """
+    first = first_launched()
+    console = Console(quiet=not first)
     for heading, run in runs(config).items():
         console.rule(heading, align="left")
         fit(run)
     rows = scores_of(config.out, config.eval.split)
+    if not first:
+        return rows
     name = score_of(read(config.out / "method"), config.eval.split, "teacher").rpartition("/")[2]
     facts = {"split": config.eval.split, "seed": config.seed, "steps": config.steps, name: rows}
     write_whole(config.out / "comparison.json", json.dumps(facts, indent=1))
