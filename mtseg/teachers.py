@@ -115,6 +115,11 @@ class Ensemble:
     def cost(self) -> float:
         return self.of.cost * (self.count if self.answer == "mean" else 1)
 
+    def own_update(self, update: int) -> int:
+        """Which of its own updates it is, counted from 0, of the average whose turn `update` is."""
+        rounds, place = divmod(update, self.every * self.count)
+        return rounds * self.every + place % self.every
+
     def averaging(self) -> Ema:
         return self.of.averaging()
 

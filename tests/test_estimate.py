@@ -17,6 +17,7 @@ from mtseg.run.estimate import Estimate, estimate
 from mtseg.settings.checked import validate
 from mtseg.settings.strict_yaml import to_yaml
 from mtseg.step import train_step
+from mtseg.trainer import fit
 
 LARGER = ("views.crop=[96, 96]", "batch={labelled: 4, unlabelled: 4}", "data.images=8")
 
@@ -105,6 +106,26 @@ def test_processes_parts_and_recomputing_ask_for_less_and_optimizers_and_memorie
     assert peer.learning == 2 * estimated(tiny(tmp_path), 6, 8).learning
     memory = estimated(tiny(tmp_path, "method.teacher={kind: memory, size: [10, 20]}"), 6, 8).memory
     assert memory == 8 * 10 * 20 * (6 + 1) * 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("optimizer={kind: adamw, lr: 1e-3}",),
+        ("method.teacher={kind: ensemble, every: 1, count: 3}",),
+        ("method.teacher={kind: memory, size: [48, 64]}", "batch.unlabelled=4", "data.images=40"),
+        ("method.teacher={kind: peer}",),
+    ],
+    ids=" ".join,
+)
+def test_a_checkpoint_is_as_large_as_is_said(words, tmp_path):
+    config = tiny(tmp_path, *words, "steps=1")
+    fit(config, quiet=True)
+    (place,) = (tmp_path / "checkpoints").glob("step-*")
+    size = sum(file.stat().st_size for file in place.iterdir())
+    said = estimated(config, len(SCENE_CLASSES), len(config.data.build().unlabelled)).checkpoint(config)
+    assert said == pytest.approx(size, rel=0.15)  # names and the manifest weigh something in a network this small
 
 
 def test_a_dry_run_says_it(tmp_path, capsys):

@@ -361,6 +361,29 @@ def test_runs_on_other_images_are_not_meaned_and_the_first_of_equal_scores_is_th
     assert "images of val: aaaaaaaaaaaa" in page
 
 
+def test_runs_that_are_not_finished_and_seeds_that_are_there_twice_are_not_meaned(tmp_path):
+    """One stopped at the first of three scores, another of three seeds; and two of one seed."""
+    runs = [made(tmp_path / "ours" / str(seed), seed, [0.2, 0.3, value]) for seed, value in enumerate([0.5, 0.7, 0.9])]
+    stopped = Path(runs[2]) / "metrics.jsonl"
+    stopped.write_text(stopped.read_text().splitlines()[0] + "\n")
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "stopped.html")]) == 0
+    text = Page((tmp_path / "stopped.html").read_text()).text
+    assert f"60.0 +- {np.std([50, 70], ddof=1):.1f}" in text
+    assert "Without runs that are not finished" in text
+    again = made(tmp_path / "again" / "0", 0, [0.2, 0.3, 0.9])
+    assert cli.main(["report", *runs[:2], again, "--out", str(tmp_path / "twice.html")]) == 0
+    text = Page((tmp_path / "twice.html").read_text()).text
+    assert "+-" not in text
+    assert "of which a seed is there twice" in text
+
+
+def test_runs_of_one_seed_say_that_their_data_have_others(tmp_path):
+    words = {"a": ["data.seed=0"], "b": ["data.seed=5", "method.weight=9.0"]}
+    runs = [made(tmp_path / name, 0, [0.5], *said) for name, said in words.items()]
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "both.html")]) == 0
+    assert "data.seed: 0 -> 5" in Page((tmp_path / "both.html").read_text()).text
+
+
 def test_a_run_beside_the_root_of_the_disk_has_a_name_of_its_own(tmp_path, monkeypatch):
     places = {Path(made(tmp_path / name, 0, [0.5])): Path(place) for name, place in (("a", "/one"), ("b", "/data/two"))}
     monkeypatch.setattr(Path, "resolve", lambda self: places[self])

@@ -105,20 +105,66 @@ def scoring(run: str, images: str, split: str = "val") -> None:
     (Path(run) / "splits.json").write_text(json.dumps({"name": "own", split: pool}))
 
 
-@pytest.mark.parametrize(("words", "refused"), [([], True), (["data.seed=9"], False)])
-def test_runs_whose_data_are_called_alike_and_were_other_images_are_no_table(words, refused, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("words", "pool", "says"),
+    [
+        ([], "val", "scored on other images (images of val: aaaaaaaaaaaa -> bbbbbbbbbbbb)"),
+        (
+            ["data.seed=9"],
+            "val",
+            "of seed 0 both, and have other val images (aaaaaaaaaaaa -> bbbbbbbbbbbb; data: seed: 0",
+        ),
+        (["data.seed=9"], "labelled", "have other labelled images (aaaaaaaaaaaa -> bbbbbbbbbbbb; data: seed: 0 -> 9)"),
+        ([], "labelled", "have other labelled images (aaaaaaaaaaaa -> bbbbbbbbbbbb; data: their lists are other ones)"),
+    ],
+)
+def test_runs_of_one_seed_on_other_images_are_no_table(words, pool, says, tmp_path, capsys):
     runs = [
         a_run(tmp_path / "supervised" / "0", 0, 0.3, [0.3], "method.branches=[]"),
         a_run(tmp_path / "method" / "0", 0, 0.3, [0.4], *words),
     ]
     for run in runs:
-        scoring(run, "a" * 64)
+        scoring(run, "a" * 64, pool)
     assert cli.main(["table", *runs]) == 0
-    scoring(runs[1], "b" * 64)
-    assert cli.main(["table", *runs]) == refused
-    assert (
-        "scored on other images (images of val: aaaaaaaaaaaa -> bbbbbbbbbbbb)" in capsys.readouterr().err
-    ) == refused
+    scoring(runs[1], "b" * 64, pool)
+    assert cli.main(["table", *runs]) == 1
+    assert says in capsys.readouterr().err
+    compared = cli.main(["table", *runs, "--vary", "data"]) == 0
+    assert compared == (pool == "labelled" or words != [])
+
+
+def test_other_seeds_and_all_labels_may_have_other_images(tmp_path, capsys):
+    names = {"supervised": "a", "method": "a", "supervised_all": "c"}
+    runs = [
+        (a_run(tmp_path / name / str(seed), seed, 0.3, [0.4]), 32 * f"{images}{seed}")
+        for name, images in names.items()
+        for seed in (0, 1)
+    ]
+    for run, images in runs:
+        scoring(run, images, "labelled")
+    assert cli.main(["table", *(run for run, _ in runs)]) == 0
+
+
+def test_means_over_other_classes_are_told_with_the_runs(tmp_path, capsys):
+    runs = [a_run(tmp_path / name / "0", 0, 0.3, [0.4]) for name in ("supervised", "method", "other")]
+    for run, fence in zip(runs, (None, 0.0, 0.0), strict=True):
+        path = Path(run) / "metrics.jsonl"
+        line = json.loads(path.read_text()) | {"val_teacher": {"IoU": {"road": 0.5, "fence": fence, "void": None}}}
+        path.write_text(json.dumps(line) + "\n")
+    assert cli.main(["table", *runs]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "over the same classes: fence, which is labelled nowhere, counts as 0 where a pixel is predicted" in said
+    assert "and not at all in supervised 0." in said
+    assert "void, which" not in said  # it is in no mean
+
+
+@pytest.mark.parametrize("word", ["views.crop=[32, 32]", "views.labelled.geometry={scale: [0.5, 1]}"])
+def test_crops_and_what_labelled_images_go_through_are_no_part_of_a_method(word, tmp_path, capsys):
+    runs = [a_run(tmp_path / name / "0", 0, 0.3, [0.4], *words) for name, words in (("supervised", ()), ("m", (word,)))]
+    assert cli.main(["table", *runs]) == 1
+    key = word.partition("=")[0]
+    assert f"--vary {key}" in capsys.readouterr().err
+    assert cli.main(["table", *runs, "--vary", key]) == 0
 
 
 def test_comparisons_on_other_images_are_no_table(tmp_path, capsys):

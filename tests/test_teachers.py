@@ -762,6 +762,7 @@ def test_one_of_the_ensemble_follows_at_a_time_in_turns_of_every_steps(count: in
         shake(student, update)
         teacher.update(student, [], [])
         turn = (update // every) % count
+        assert teacher.rule.own_update(update) == turns[turn]
         a = min(1 - 1 / (turns[turn] + 1), 0.7)
         expected[turn] = a * expected[turn] + (1 - a) * vector(student.parameters())
         turns[turn] += 1

@@ -10,7 +10,6 @@ from mtseg.data.files import Files
 from mtseg.doctor.finding import Finding, megabytes
 from mtseg.doctor.pools import shares
 from mtseg.doctor.survey import Survey
-from mtseg.optim import Sgd
 from mtseg.run.duration import Duration, on_cpu, tried
 from mtseg.run.estimate import estimate
 from mtseg.run.log import lasting
@@ -65,15 +64,16 @@ def plan(config: Config, survey: Survey) -> Plan:
     duration = on_cpu(config, network, channels=channels)
     if duration is None:
         tried(network, config.views.crop, channels=channels)  # it may fail on a crop all the same
-    copies = 4 if isinstance(config.optimizer, Sgd) else 5  # student, shadow, teacher; momentum, or two moments
+    step = estimate(config, network, len(survey.splits.classes), len(survey.splits.unlabelled))
     return Plan(
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
         unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
         batch=batch,
         waiting=batch * config.prefetch * config.workers,
-        step=estimate(config, network, len(survey.splits.classes), len(survey.splits.unlabelled)).sentence(),
+        step=step.sentence(),
         parameters=parameters,
-        checkpoints=4 * copies * parameters * (config.keep + 1),  # one more while it is written
+        # One more while it is written.
+        checkpoints=step.checkpoint(config) * (config.keep + len(config.eval.chosen_on) + 1),
         images=sum(entry.image.bytes for entry in survey.distinct()),
         free=shutil.disk_usage(_existing(config.out)).free,
         duration=duration,

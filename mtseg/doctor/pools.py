@@ -166,7 +166,9 @@ def _key(name: str) -> str:
 def _classes(survey: Survey, scored: str) -> Iterator[Finding]:
     """Classes that are nowhere, or hardly anywhere, in the pools that need them."""
     names = survey.splits.classes
-    for pool, why in (("labelled", "it cannot be learnt"), (scored, "it has no IoU, and the mean is without it")):
+    unlearnt = "it cannot be learnt"
+    unscored = "its IoU is 0 where any pixel is predicted as it; where none is, it has none, and the mean is without it"
+    for pool, why in (("labelled", unlearnt), (scored, unscored)):
         usable = [entry for entry in survey.of(pool) if entry.mask and entry.mask.classes]
         absent = [name for name, share in zip(names, shares(survey, pool), strict=False) if not share.images]
         if usable and absent:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from mtseg.config import Config, of_run
 from mtseg.data.kinds import Data
 from mtseg.data.provenance import recorded
+from mtseg.settings.differences import differences
 
 
 class Images(NamedTuple):
@@ -29,6 +30,24 @@ def apart(one: Images, other: Images) -> str:
         return ""
     hashes = f"images of {one.split}: {one.sha256[:12]} -> {other.sha256[:12]}"
     return hashes if one.sha256 and other.sha256 else ""
+
+
+def refuse_unpaired(runs: Sequence[Path], pools: Sequence[str]) -> None:
+    """Raises ValueError where runs of one seed, which are compared as a pair, have other images in one of `pools`."""
+    first: dict[int, Path] = {}
+    for run in runs:
+        config = of_run(run)
+        other = first.setdefault(config.seed, run)
+        for pool in pools:
+            (_, one), (_, two) = recorded(other, pool), recorded(run, pool)
+            if one and two and one != two:
+                why = differences(of_run(other).data, config.data) or ["their lists are other ones"]
+                raise ValueError(
+                    f"{other} and {run} are of seed {config.seed} both, and have other {pool} images "
+                    f"({one[:12]} -> {two[:12]}; data: {', '.join(why)}), so their difference is not the methods'; "
+                    "train one of them again on the images of the other, or say what of the data is compared: --vary "
+                    "data..."
+                )
 
 
 def refuse_apart(runs: Sequence[Path]) -> None:

@@ -102,8 +102,9 @@ def by_step(lines: Lines, key: str) -> list[dict[str, Any]]:
 
 def curves(config: Config, trained: Lines, scored: Lines, score: str) -> list[str]:
     """The charts: losses, scores, schedules, the health of the targets."""
-    split = config.eval.split
-    decay = config.method.teacher.averaging().decay_at
+    split, peer = config.eval.split, any("train/loss_peer" in line for line in trained)
+    teacher = config.method.teacher
+    decay, own = teacher.averaging().decay_at, getattr(teacher, "own_update", lambda update: update)
 
     def of(lines: Lines, *keys: str, prefix: str = "train/") -> list[Curve]:
         return [Curve(key, [(line["step"], line.get(prefix + key)) for line in lines]) for key in keys]
@@ -121,10 +122,12 @@ def curves(config: Config, trained: Lines, scored: Lines, score: str) -> list[st
     ]
     return [
         chart(f"{HEADLINES[score]} on {split}, %", scores, percent=True),
-        chart("loss", of(trained, "loss", "loss_sup", "loss_cons")),
+        chart("loss", of(trained, "loss", "loss_sup", "loss_cons", *(["loss_peer"] if peer else []))),
         chart("weight of the consistency, ramp included", of(trained, "weight")),
         chart("learning rate", of(trained, "lr")),
-        chart("EMA decay", [Curve("decay", [(line["step"], decay(max(0, line["step"] - 1))) for line in trained])]),
+        chart(
+            "EMA decay", [Curve("decay", [(line["step"], decay(own(max(0, line["step"] - 1)))) for line in trained])]
+        ),
         chart("targets: kept, confident, disputed, %", of(trained, "kept", "confidence", "disagreement"), percent=True),
         chart("known to both views, true where masks tell, %", of(trained, "pseudo_accuracy", "known"), percent=True),
         chart("classes that occur, effective number", [means("train/target_share"), means("train/label_share")]),

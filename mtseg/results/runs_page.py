@@ -50,6 +50,11 @@ class Run:
         key = f"{self.config.eval.split}_{network}/{self.score}"
         return [(line[key], line["step"]) for line in by_step(self.lines, key) if line[key] is not None]
 
+    def at_the_end(self, network: str) -> bool:
+        """Whether the network has a score at the run's last step."""
+        scores = self.scores(network)
+        return bool(scores) and scores[-1][1] == self.config.steps
+
 
 def page(folders: Sequence[Path]) -> str:
     """The page of at least two runs. Raises ValueError for a folder without a run, and for a folder named twice."""
@@ -87,9 +92,10 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
     return groups
 
 
-def _unlike(one: Run, other: Run) -> list[str]:
+def _unlike(one: Run, other: Run, *, paired: bool = False) -> list[str]:
+    """How two runs differ; `paired`, in the seeds of their data too."""
     found = differences(one.config, other.config)
-    unlike = [line for line in found if not line.partition(":")[0].endswith("seed")]
+    unlike = [line for line in found if paired or not line.partition(":")[0].endswith("seed")]
     return [*unlike, *filter(None, [apart(images_of(one.folder, one.config), images_of(other.folder, other.config))])]
 
 
@@ -105,14 +111,21 @@ def _row(run: Run) -> str:
 
 def _over_seeds(groups: Sequence[Sequence[Run]]) -> list[str]:
     """Mean and sample deviation of each group of several runs."""
-    rows = []
+    rows, left_out = [], 0
     for group in groups:
-        scores = {name: [run.scores(name) for run in group] for name in NETWORKS}
-        if len(group) > 1 and all(all(values) for values in scores.values()):
-            last = [spread([100 * values[-1][0] for values in scores[name]]) for name in scores]
-            rows.append(name_cell(_called(group)) + "".join(map(number, [str(len(group)), *last])))
+        scored = [run for run in group if all(run.at_the_end(name) for name in NETWORKS)]
+        seeds = [run.config.seed for run in scored]
+        if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+            left_out += len(group) > 1
+            continue
+        left_out += len(scored) < len(group)
+        last = [spread([100 * run.scores(name)[-1][0] for run in scored]) for name in NETWORKS]
+        rows.append(name_cell(_called(scored)) + "".join(map(number, [str(len(scored)), *last])))
     heads = ["runs", "seeds", "student", "teacher"]
-    return ["<h2>Mean and sample deviation over seeds</h2>", table(heads, rows)] if rows else []
+    note = '<p class="quiet">Without runs that are not finished, and without runs of which a seed is there twice.</p>'
+    shown = [table(heads, rows)] if rows else []
+    said = [*shown, *([note] if left_out else [])]
+    return ["<h2>Mean and sample deviation over seeds</h2>", *said] if said else []
 
 
 def _called(group: Sequence[Run]) -> str:
@@ -149,5 +162,5 @@ def _curves(group: Sequence[Run], key: str) -> list[Curve]:
 
 
 def _difference(first: Run, other: Run) -> str:
-    lines = "\n".join(_unlike(first, other))
+    lines = "\n".join(_unlike(first, other, paired=first.config.seed == other.config.seed))
     return folded(f"{first.name} -> {other.name}", f"<pre>{escape(lines)}</pre>", open_=True)

@@ -8,12 +8,17 @@ from typing import Any
 
 from mtseg.config import of_run
 from mtseg.inference.scored import Scored, scored, when
-from mtseg.results.alike import refuse_apart
+from mtseg.results.alike import refuse_apart, refuse_unpaired
 from mtseg.run.logged import read, score_of, selected
 from mtseg.settings.complaints import near
 from mtseg.settings.differences import differences, names_of_settings
 from mtseg.tally import HEADLINES, NETWORKS, headline
 
+# What makes a method, and so may differ between rows: not how large crops are, nor what labelled images go through.
+OF_A_METHOD = (
+    *("method", "views.student", "views.teacher", "model.heads"),
+    *("views.labelled.colour", "views.labelled.noise", "views.labelled.pick"),
+)
 OVERALL = {"frequency_weighted_IoU": "frequency-weighted IoU", "pixel_accuracy": "pixel accuracy"}
 
 
@@ -60,6 +65,17 @@ class Standings:
         """The last score of `student` or `teacher` of each seed."""
         return [self.histories[method][seed].last(network) for seed in self.seeds]
 
+    def uncounted(self) -> dict[str, list[str]]:
+        """The classes that are in some teachers' means and not in others', by the runs (`method seed`) in whose they
+        are not: neither labelled nor predicted."""
+        without: dict[str, list[str]] = {}
+        for method, seeds in self.histories.items():
+            for seed, run in seeds.items():
+                for name in (name for name, value in run.parts.items() if value is None):
+                    without.setdefault(name, []).append(f"{method} {seed}")
+        runs = sum(map(len, self.histories.values()))
+        return {name: of for name, of in without.items() if len(of) < runs}
+
     def evaluations(self) -> list[int]:
         """The steps at which any run's teacher was evaluated."""
         every = [set(run.teacher) for seeds in self.histories.values() for run in seeds.values()]
@@ -78,8 +94,9 @@ def standings(
 
     `scores` names a file that `tools/eval.py` wrote into each run's folder, `eval_test.json`: its scores are taken.
 
-    Raises ValueError for runs that are not finished, that differ in more than method, seeds, the number of labels and
-    the keys in `vary` (`batch`), or that have not the same seeds for each method; for a key that is no setting; where
+    Raises ValueError for runs that are not finished, that differ in more than OF_A_METHOD, seeds, the number of labels
+    and the keys in `vary` (`batch`), or that have not the same seeds for each method, and for each seed the same
+    images (but for `full`'s labels; and where `vary` names settings of the data); for a key that is no setting; where
     no run is `baseline`'s, or `full`'s; and where a file of `scores` is missing or of other images than the first's.
     """
     _refuse_unknown(runs, vary)
@@ -102,6 +119,9 @@ def standings(
         refuse_apart([run for _, run in runs])
     else:
         whole = _rescored(whole, runs, scores)
+    if not any(key == "data" or key.startswith("data.") for key in vary):
+        refuse_unpaired([run for name, run in runs if name != full], ["labelled"])
+        refuse_unpaired([run for _, run in runs], [] if scores else [one.eval.split])
     best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in whole.histories[name].values()))
     return replace(whole, histories={name: whole.histories[name] for name in best})
 
@@ -189,7 +209,7 @@ def _refuse_unlike(
     if len({tuple(sorted(seeds)) for seeds in found.values()}) > 1:
         shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
         raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
-    own = ("method", "views", "model.heads", *vary)
+    own = (*OF_A_METHOD, *vary)
     begun = next((run for name, run in runs if name != full), runs[0][1])
     for name, run in runs:
         with_as_many = next(other for known, other in runs if (known == full) is (name == full))

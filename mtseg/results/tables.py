@@ -124,6 +124,12 @@ def of_methods(found: Standings) -> str:
             whole = mean(found.last(found.full, "student")) - mean(bases)
             cells += [f"{100 * mean(ahead) / whole:.0f} %" if whole > 0 else "-"]
         lines.append(f"| {' | '.join(cells)} |")
+    for name, without in found.uncounted().items():
+        lines += [
+            "",
+            f"Not all means are over the same classes: {name}, which is labelled nowhere, counts as 0 where a",
+        ]
+        lines += [f"pixel is predicted as it, and not at all in {', '.join(without)}."]
     return "\n".join(lines)
 
 

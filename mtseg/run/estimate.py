@@ -33,6 +33,11 @@ class Estimate:
     def total(self) -> int:
         return sum(vars(self).values())
 
+    def checkpoint(self, config: Config) -> int:
+        """Bytes of what is saved of that: the networks, what the optimizer gathers, what is remembered."""
+        moments = MOMENTS[config.optimizer.kind]
+        return self.weights + self.learning * moments // (1 + moments) + self.memory
+
     def sentence(self) -> str:
         parts = ", ".join(f"{name} {_size(count)}" for name, count in vars(self).items() if count)
         return f"about {_size(self.total)} a process ({parts})"
