@@ -35,7 +35,11 @@ def test_a_run_prints_and_records_name_counts_and_hashes(tmp_path, capsys):
         source = getattr(splits, pool)
         names = sorted(source.name(i) for i in range(len(source)))
         wanted = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-        assert said[pool] == {"images": count, "sha256": wanted}
+        files = [(root / source.name(i), root / (source.mask_name(i) or "")) for i in range(count)]
+        scored = enumerate(files if pool in ("val", "test") else [])
+        lines = sorted(f"{source.name(i)} {(a.stat().st_size, b.stat().st_size)}\n" for i, (a, b) in scored)
+        sizes = {"files": hashlib.sha256("".join(lines).encode()).hexdigest()} if lines else {}
+        assert said[pool] == {"images": count, "sha256": wanted} | sizes
         assert f"{count} {pool} ({wanted[:12]})" in first
     assert facts(config)["data"] == first
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 import trees
 import yaml
-from runs import tiny
+from PIL import Image
+from runs import TINY, tiny
 
 from mtseg import cli
 from mtseg.config import of_run
@@ -24,6 +25,7 @@ from mtseg.metrics import Boundary, Confusion
 from mtseg.results.gallery import predicted
 from mtseg.run import checkpoint
 from mtseg.run.logged import read
+from mtseg.settings.strict_yaml import to_yaml
 from mtseg.tally import Also
 from mtseg.trainer import fit
 
@@ -302,6 +304,33 @@ def test_scores_of_other_images_lie_beside_the_runs_own_and_say_so(words, run, c
     keys = {word.partition("=")[0] for word in words}
     assert set(re.findall(r"data\.\w+", said.partition("with other ")[2].partition(" than the run")[0])) == keys
     assert json.loads(other.read_text())["images"] != json.loads(own)["images"] or "data.size" in words[0]
+
+
+def test_files_of_the_same_names_elsewhere_are_the_runs_own_where_they_are_as_large_and_other_images_else(tmp_path):
+    roots = [tmp_path / name for name in ("one", "moved", "other")]
+    drawn = np.random.default_rng(0).integers(0, 3, (5, 64, 64)).astype(np.uint8)
+    for root in roots:
+        for pool, which in (("train", (0, 1)), ("more", (2,)), ("val", (3, 4))):
+            for folder, values in (("images", 80 * drawn), ("masks", drawn)):
+                (root / pool / folder).mkdir(parents=True)
+                for index in which:
+                    flat = root.name == "other" and pool == "val" and folder == "images"
+                    pixels = np.zeros_like(values[index]) if flat else values[index]
+                    Image.fromarray(pixels).save(root / pool / folder / f"{index}.png")
+    pools = {pool: {"images": f"{pool}/images", "masks": f"{pool}/masks"} for pool in ("train", "val")}
+    data = {"kind": "folder", "classes": ["a", "b", "c"], "labelled": pools["train"], "val": pools["val"]}
+    data |= {"root": str(roots[0]), "unlabelled": {"images": "more/images"}}
+    path, out = tmp_path / "config.yaml", tmp_path / "run"
+    path.write_text(to_yaml({**TINY, "data": data, "steps": 1, "batch": {"labelled": 2, "unlabelled": 2}}))
+    assert cli.main(["train", str(path), f"out={out}"]) == 0
+    assert cli.main(["eval", str(out)]) == 0
+    own = json.loads((out / "eval_val.json").read_text())
+    assert cli.main(["eval", str(out), f"data.root={roots[1]}"]) == 0
+    assert [file.name for file in out.glob("eval_*.json")] == ["eval_val.json"]
+    assert cli.main(["eval", str(out), f"data.root={roots[2]}"]) == 0
+    assert json.loads((out / "eval_val.json").read_text())["teacher"] == own["teacher"]
+    (other,) = set(out.glob("eval_*.json")) - {out / "eval_val.json"}
+    assert json.loads(other.read_text())["changed"][0].startswith("files: ")
 
 
 def test_no_choice_flatters_on_images_that_chose_nothing(run, capsys):

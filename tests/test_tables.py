@@ -133,6 +133,15 @@ def test_runs_of_one_seed_on_other_images_are_no_table(words, pool, says, tmp_pa
     assert compared == (pool == "labelled" or words != [])
 
 
+def test_runs_of_one_seed_on_files_of_other_sizes_are_no_table(tmp_path, capsys):
+    runs = [a_run(tmp_path / name / "0", 0, 0.3, [0.4]) for name in ("supervised", "method")]
+    for run, files in zip(runs, "ab", strict=True):
+        pool = {"sha256": "e" * 64, "images": 4, "files": 64 * files}
+        (Path(run) / "splits.json").write_text(json.dumps({"name": "own", "val": pool}))
+    assert cli.main(["table", *runs]) == 1
+    assert "have other val images (aaaaaaaaaaaa -> bbbbbbbbbbbb" in capsys.readouterr().err
+
+
 def test_other_seeds_and_all_labels_may_have_other_images(tmp_path, capsys):
     names = {"supervised": "a", "method": "a", "supervised_all": "c"}
     runs = [

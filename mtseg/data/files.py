@@ -59,6 +59,11 @@ class Files:
     def mask_name(self, index: int) -> str | None:
         return None if self.masks is None else _text(self.masks[index])
 
+    def bytes(self, index: int) -> tuple[int, ...]:
+        """The sizes of the image's file and of its mask's; -1 of one that is not there."""
+        paths = [self.root / name for name in (self.name(index), self.mask_name(index)) if name is not None]
+        return tuple(path.stat().st_size if path.is_file() else -1 for path in paths)
+
     def image(self, index: int) -> Pixels:  # (H, W, C)
         if self.on_bad_image == "error":
             return self._decoded(index)

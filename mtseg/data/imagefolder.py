@@ -93,6 +93,9 @@ class Pictures:
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def bytes(self, index: int) -> tuple[int, ...]:
+        return ((self.root / self.names[index]).stat().st_size,)
+
     def image(self, index: int) -> NDArray[np.uint8]:
         image = read_image(self.root / self.names[index])
         if self.side is None:

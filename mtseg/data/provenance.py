@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,12 @@ from pydantic import BeforeValidator, Field
 
 from mtseg.atomic import write_whole
 from mtseg.data.palette import check_named, inks
-from mtseg.data.source import Source, Splits, identity
+from mtseg.data.source import Source, Splits, bytes_of, identity
 from mtseg.part import part
 from mtseg.settings.checked import validate
 
 POOLS = ("labelled", "unlabelled", "val", "test")
+SCORED = {"val", "test", "holdout"}  # whose files' sizes are recorded too: other images may have their names
 FILE = "splits.json"
 CLASSES = "classes.json"
 Count = Annotated[int, Field(ge=0)] | None
@@ -78,6 +79,13 @@ def names_of(source: Source) -> Names:
     return Names(len(names), digest(names))
 
 
+def files_of(source: Source) -> str:
+    """The hash of the names and sizes of a source's files, which other images of the same names have not; empty where
+    there are none."""
+    sizes = [bytes_of(source, index) for index in range(len(source))]
+    return digest([f"{source.name(index)} {size}" for index, size in enumerate(sizes)]) if any(sizes) else ""
+
+
 def digest(names: list[str]) -> str:
     """The SHA-256, in hexadecimal digits, of the sorted names, one a line."""
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
@@ -104,19 +112,30 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     if continued:
         refuse_others(folder, splits, here)
     pools = {pool: asdict(names) for pool, names in here.pools().items()}
+    for pool in pools.keys() & SCORED:
+        if files := files_of(getattr(splits, pool)):
+            pools[pool]["files"] = files
     write_whole(path, json.dumps({"name": here.name} | pools, indent=1))
     colours = [bytes(colour.tolist()).hex() for colour in splits.palette]
     write_whole(folder / CLASSES, json.dumps({"classes": splits.classes, "palette": colours}))
     return here
 
 
-def recorded(folder: Path, pool: str) -> tuple[str, str]:
-    """The split's name and the hash of a pool's images, as the run in `folder` recorded them; empty: it did not."""
+class Recorded(NamedTuple):
+    """What a run recorded of a pool: the split's name, the hash of the images, that of their files; empty: nothing."""
+
+    name: str = ""
+    sha256: str = ""
+    files: str = ""
+
+
+def recorded(folder: Path, pool: str) -> Recorded:
+    """What the run in `folder` recorded of a pool."""
     try:
         said = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return str(said["name"]), str(said[pool]["sha256"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return "", ""
+        return Recorded(str(said["name"]), str(said[pool]["sha256"]), str(said[pool].get("files", "")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return Recorded()
 
 
 def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:

@@ -47,6 +47,12 @@ def identity(source: Source, index: int) -> str:
     return str(own(index) if callable(own) else source.name(index))
 
 
+def bytes_of(source: Source, index: int) -> tuple[int, ...]:
+    """The sizes of an image's files, of its mask's too, as a source's own `bytes(index)` says; () of no files."""
+    own = getattr(source, "bytes", None)
+    return tuple(own(index)) if callable(own) else ()
+
+
 def fingerprint(pixels: Pixels) -> str:
     """A hash of pixels, of their size too: BLAKE2b, 32 hexadecimal digits. Labels have no part in it."""
     return hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=16).hexdigest()
@@ -67,6 +73,9 @@ class Subset:
 
     def identity(self, index: int) -> str:
         return identity(self.source, self.indices[index])
+
+    def bytes(self, index: int) -> tuple[int, ...]:
+        return bytes_of(self.source, self.indices[index])
 
     def image(self, index: int) -> Pixels:
         return self.source.image(self.indices[index])

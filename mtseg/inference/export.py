@@ -173,7 +173,7 @@ def _facts(trained: Trained, weights: str) -> dict[str, Any]:
 def _scores(run: Path, config: Config, step: int, network: str) -> str:
     """What the run's evaluation of that step says, and what `tools/eval.py` has scored of it."""
     split = config.eval.split
-    name, sha256 = recorded(run, split)
+    name, sha256, _ = recorded(run, split)
     images = f" of {name} ({sha256[:12]})" if sha256 else ""
     lines = [line for line in read(run) if line["step"] == step]
     own = [score for line in lines if (score := line.get(f"{split}_{network}/mIoU")) is not None]

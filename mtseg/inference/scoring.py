@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mtseg.config import of_run
-from mtseg.data.provenance import names_of, recorded
+from mtseg.data.provenance import files_of, names_of, recorded
 from mtseg.evaluate import evaluate, source_of
 from mtseg.inference import exported, hub
 from mtseg.inference.restored import Restored, restored_at
@@ -78,8 +78,13 @@ def score_checkpoints(run: Path, words: Sequence[str], wanted: Wanted, ats: Sequ
 
 
 def _changed(run: Path, there: Restored) -> dict[str, list[str]]:
-    """The settings of the data that are not as the run's, each with both; nothing where all are."""
+    """The settings of the data that are not as the run's, each with both, and the hash of files of the same names that
+    are not the run's; nothing where all are."""
     lines = [line for line in differences(of_run(run), there.config) if line.startswith("data.")]
+    split = there.config.eval.split
+    before, now = recorded(run, split).files, files_of(getattr(there.splits, split))
+    if before and now and before != now:
+        lines.append(f"files: {before[:12]} -> {now[:12]}")
     return {"changed": lines} if lines else {}
 
 
@@ -136,7 +141,7 @@ def _beside(folder: Path, found: dict[str, Any]) -> list[str]:
 def _other_images(run: Path, found: dict[str, Any]) -> list[str]:
     """By what scores of other images than the run's own of that split, or of images that are read otherwise, are told
     from those; nothing, for its own."""
-    (_, own), changed = recorded(run, found["split"]), found.get("changed")
+    own, changed = recorded(run, found["split"]).sha256, found.get("changed")
     if own not in ("", found["sha256"]):
         return [found["sha256"][:12]]
     return [sha256("\n".join(changed).encode()).hexdigest()[:12]] if changed else []

@@ -48,7 +48,7 @@ def print_side_by_side(run: Path, found: Found) -> None:
         table.add_row(at, str(of["step"]), *(percent(of[name][score]) for name in networks), chosen_by(run, at) or "-")
     console = Console()
     console.print(table)
-    own = recorded(run, first["split"])[1] in ("", first["sha256"])
+    own = recorded(run, first["split"]).sha256 in ("", first["sha256"])
     flatters = [at for at in found if own and chosen_by(run, at).endswith(f" on {first['split']}")]
     if flatters:
         sentence = f"{flatters[0]} was chosen on the images that are scored here, which flatters it"

@@ -20,7 +20,7 @@ class Images(NamedTuple):
 
 def images_of(run: Path, config: Config) -> Images:
     """Those that the run in a folder scores, whose config it is."""
-    return Images(config.data, config.eval.split, recorded(run, config.eval.split)[1])
+    return Images(config.data, config.eval.split, recorded(run, config.eval.split).sha256)
 
 
 def apart(one: Images, other: Images) -> str:
@@ -39,7 +39,9 @@ def refuse_unpaired(runs: Sequence[Path], pools: Sequence[str]) -> None:
         config = of_run(run)
         other = first.setdefault(config.seed, run)
         for pool in pools:
-            (_, one), (_, two) = recorded(other, pool), recorded(run, pool)
+            (_, one, files), (_, two, others) = recorded(other, pool), recorded(run, pool)
+            if one == two and files and others:
+                one, two = files, others  # of the same names
             if one and two and one != two:
                 why = differences(of_run(other).data, config.data) or ["their lists are other ones"]
                 raise ValueError(
