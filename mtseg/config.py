@@ -29,6 +29,11 @@ from mtseg.settings.words import gather, gathered
 from mtseg.teachers import Itself
 from mtseg.views import Views
 
+# What is asked of a model's part: `kind`; `dense`, whether its network answers for pixels, (B, K, H, W), or for whole
+# images, (B, K); `heads`, 1 (or 2, see Smp); `build` and `downloads` as Smp has them, and `origin` where that may be
+# true. Its network takes images (B, C, H, W) of any size that crops and evaluation give it; where methods disturb
+# features, also what does that, as Padded does. Its weights in a module named `encoder` learn at `optimizer.lr`, all
+# others at `decoder_lr`.
 Model = Annotated[
     Annotated[Smp, Tag("smp")]
     | Annotated[ConvNet13, Tag("convnet13")]

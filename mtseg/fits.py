@@ -12,7 +12,6 @@ from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.evaluate import source_of
 from mtseg.mix import ALONE, ALONG_BORDERS, NO_BORDERS
-from mtseg.models.smp import Smp
 from mtseg.predictors import asked
 
 
@@ -30,7 +29,7 @@ def refuse_useless(config: Config, splits: Splits) -> None:
     refuse_learnt_and_scored(splits)
     refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
     refuse_unfit(config, splits)
-    if not isinstance(config.model, Smp):
+    if not config.model.dense:
         refuse_unanswerable(config, splits)
     refuse_one_class(splits)
     refuse_unmixed(config, splits)
@@ -63,7 +62,7 @@ def refuse_unfit(config: Config, splits: Splits) -> None:
 
 def unfit(config: Config, *, dimensions: int) -> str:
     """Why the network does not answer for labels of so many `dimensions`, 2 or 0, and what to do; empty: it does."""
-    if (dimensions == 2) == isinstance(config.model, Smp):
+    if (dimensions == 2) == config.model.dense:
         return ""
     model, data = f"model.kind: {config.model.kind} answers for", f"the labels of data.kind: {config.data.kind} are"
     if dimensions == 2:

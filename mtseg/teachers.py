@@ -22,8 +22,26 @@ Count = Annotated[int, Field(ge=1)]
 AVERAGE = Ema(decay=0.999, span=0.02)  # of who gives no answers: for runs of any length
 
 
+class TeacherPart(Protocol):
+    """What is asked of a part of the union `Teacher`, besides its `kind`.
+
+    `cost`: how many pixels an answer makes networks see, for each pixel asked about. `averaging`: how the weights that
+    are evaluated are averaged; supervised-only averages its own so. `build`, given the student and the numbers of
+    unlabelled images and of classes, gives what has a state. One that asks for a gradient to its answer has a field
+    `gradient`, which then is `both`.
+    """
+
+    @property
+    def cost(self) -> float: ...
+
+    def averaging(self) -> Ema: ...
+
+    def build(self, student: nn.Module, images: int, classes: int) -> "TeacherState": ...
+
+
 class TeacherState(Protocol):
-    """What a built teacher is. `module`: the averaged network that is evaluated and saved."""
+    """What a built teacher is. `module`: the averaged network that is evaluated and saved. What is not in its weights
+    and is needed to go on is `state_dict`, of types that `torch.load(weights_only=True)` takes."""
 
     module: nn.Module
 

@@ -223,7 +223,7 @@ def test_every_method_row_is_in_the_readme():
 def test_the_new_method_of_the_guide_trains_as_it_stands_there(tmp_path):
     """Its part is put into a copy of the package, its row laid on the demo: two steps, and a consistency."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    (part,) = re.findall(r"```python\n(@part.*?)```", text, re.DOTALL)
+    part, _ = re.findall(r"```python\n(@part.*?)```", text, re.DOTALL)
     (row,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert len((part + row).splitlines()) < 30
     shutil.copytree(ROOT / "mtseg", tmp_path / "mtseg", ignore=shutil.ignore_patterns("__pycache__"))
@@ -237,3 +237,27 @@ def test_the_new_method_of_the_guide_trains_as_it_stands_there(tmp_path):
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "kind: confident" in (tmp_path / "run/config.yaml").read_text()
+
+
+def test_the_new_network_of_the_guide_is_trained_scored_and_exported(tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    _, part = re.findall(r"```python\n(@part.*?)```", text, re.DOTALL)
+    (tag,) = re.findall(r"`(Annotated\[.*?\)\])` in the union", text)
+    shutil.copytree(ROOT / "mtseg", tmp_path / "mtseg", ignore=shutil.ignore_patterns("__pycache__"))
+    names = "from typing import Annotated, ClassVar, Literal\n\nfrom pydantic import Field\nfrom torch import nn\n"
+    (tmp_path / "mtseg/models/plain.py").write_text(f"{names}\nfrom mtseg.part import part\n\n\n{part}")
+    config = tmp_path / "mtseg/config.py"
+    before, union, after = config.read_text().partition("Model = Annotated[\n")
+    config.write_text(f"{before}from mtseg.models.plain import Plain\n\n{union}    {tag} | {after.lstrip()}")
+    demo = [str(ROOT / "configs/demo.yaml"), "model={kind: plain}", "steps=2", "workers=0", "device=cpu"]
+    small = ["data.val=2", "data.test=2", "eval.gallery=0", "out=run"]
+    commands = [
+        ["train", *demo, *small, "--dry-run"],
+        ["train", *demo, *small],
+        ["eval", "run"],
+        ["export", "run", "--out", "handed", "--to", "torch"],
+    ]
+    code = f"from mtseg.cli import main\nfor words in {commands!r}: assert main(words) == 0"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "handed/model.pt2").is_file()

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from mtseg.inference import hub
 from mtseg.inference.restored import configured, load, refuse_whole, weights_of
 from mtseg.inference.scored import kept, sentence
 from mtseg.inference.trained import Name, Trained
-from mtseg.models.smp import Padded
+from mtseg.models.smp import Padded, Smp
 from mtseg.predictors import Predictor, Whole
 from mtseg.run.logged import read
 from mtseg.tally import percent
@@ -35,7 +35,7 @@ AGREE = 0.9999  # of the pixels must have the same class
 class Pixels(nn.Module):
     """Pixels (B, H, W, C) in [0, 255] of any size -> logits (B, K, H, W) float32; the same values as the network's."""
 
-    def __init__(self, network: Padded | Panel, views: Views, channels: Channels = PLAIN) -> None:
+    def __init__(self, network: nn.Module, views: Views, channels: Channels = PLAIN) -> None:
         super().__init__()
         self.network, self.stride = _bare(network)
         self.views, self.channels = views, channels
@@ -51,12 +51,14 @@ class Pixels(nn.Module):
         return torch.arange((side + self.stride - 1) // self.stride * self.stride).clamp(max=side - 1)
 
 
-def _bare(network: Padded | Panel) -> tuple[nn.Module, int]:
+def _bare(network: nn.Module) -> tuple[nn.Module, int]:
     """What is asked of padded images, and the stride to which they are padded: of an ensemble that of all members."""
     if isinstance(network, Padded):
         return network.network, network.stride
-    members = [cast(Padded, member) for member in network.members]
-    return Panel(member.network for member in members), members[0].stride
+    if not isinstance(network, Panel):
+        return network, 1
+    members = [_bare(member) for member in network.members]
+    return Panel(member for member, _ in members), members[0][1]
 
 
 def _taken(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -79,6 +81,11 @@ def export(run: Path, out: Path, formats: Sequence[str], words: Sequence[str] = 
     refuse_whole(run, config, "is not exported")
     if isinstance(config.views.standard, Zca):
         raise ValueError(f"{run}: views.standard: whitening is of images of one size, so the network is not exported")
+    if "hf" in formats and not isinstance(config.model, Smp):
+        raise ValueError(
+            f"{run}: --to hf is of networks of segmentation_models_pytorch, and model.kind is {config.model.kind}; use "
+            "--to torch or onnx"
+        )
     if "hf" in formats and network == "teacher" and isinstance(config.method.teacher, Ensemble):
         raise ValueError(
             f"{run}: an ensemble's mean is several networks; use --network student, or --to torch or onnx for the mean"
@@ -186,9 +193,7 @@ def _scores(run: Path, config: Config, step: int, network: str) -> str:
 
 
 def _ready(trained: Trained) -> Pixels:
-    network = trained.network
-    assert isinstance(network, Padded | Panel)
-    return Pixels(network.cpu(), trained.views, trained.channels).eval()
+    return Pixels(trained.network.cpu(), trained.views, trained.channels).eval()
 
 
 def _any_size() -> dict[int, Any]:

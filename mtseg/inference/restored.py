@@ -14,7 +14,6 @@ from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Nothing, Splits
 from mtseg.inference import hub
 from mtseg.inference.trained import Name, Trained
-from mtseg.models.smp import Smp
 from mtseg.run import checkpoint
 from mtseg.settings.checked import validate
 from mtseg.settings.differences import differences
@@ -139,7 +138,7 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
 
 def refuse_whole(run: Path, config: Config, why: str) -> None:
     """Raises ValueError for a run whose network answers for whole images, which `why`."""
-    if not isinstance(config.model, Smp):
+    if not config.model.dense:
         raise ValueError(
             f"{run}: a network that answers for whole images (model.kind: {config.model.kind}) {why}; use "
             "mtseg.load(RUN).predict(IMAGE)"

@@ -27,6 +27,7 @@ class ConvNet13:
     """
 
     kind: Literal["convnet13"] = "convnet13"
+    dense: ClassVar = False
     width: Annotated[int, Field(ge=1)] = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     norm: Norm = "weight"
@@ -51,6 +52,7 @@ class ShakeShake26:
     """ResNet-26 2x`width`d with Shake-Shake, 26.2 million parameters at `width` 96, for sides divisible by 4."""
 
     kind: Literal["shake26"] = "shake26"
+    dense: ClassVar = False
     sides: ClassVar = 4  # what an image's height and width must be divisible by
     width: Annotated[int, Field(ge=1)] = 96
     heads: Heads = 1
@@ -69,6 +71,7 @@ class ResNeXt:
     """A post-activation ResNeXt (Xie et al. 2017): the paper's ResNeXt-152 32x4d has `blocks` 3, 8, 36, 3."""
 
     kind: Literal["resnext"] = "resnext"
+    dense: ClassVar = False
     blocks: tuple[int, int, int, int] = (3, 8, 36, 3)
     groups: Annotated[int, Field(ge=1)] = 32
     width: Annotated[int, Field(ge=1)] = 4
@@ -94,6 +97,7 @@ class Timm:
     .safetensors or .pth, of them, whose head is left."""
 
     kind: Literal["timm"] = "timm"
+    dense: ClassVar = False
     name: str
     weights: Path = Path("imagenet")
     heads: Heads = 1

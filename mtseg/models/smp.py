@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ class Smp:
     """
 
     kind: Literal["smp"] = "smp"
+    dense: ClassVar = True
     arch: str = "deeplabv3plus"
     encoder: str = "resnet50"
     weights: Path = Path("imagenet")

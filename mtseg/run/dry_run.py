@@ -1,6 +1,6 @@
 """What follows from a config before anything is trained: the facts that `--dry-run` prints."""
 
-from mtseg.config import Config, splits_of
+from mtseg.config import Config, Model, splits_of
 from mtseg.data.provenance import Provenance, provenance, refuse_others
 from mtseg.data.source import Splits
 from mtseg.distributed import launched
@@ -47,7 +47,7 @@ def facts(config: Config) -> dict[str, str]:
         else "not used",
         "val, test images": f"{len(splits.val)}, {len(splits.test)}",
         **({"consistency weight": _weights(config)} if branches else {}),
-        **({"weights": _fetched(config.model)} if isinstance(config.model, Smp | Timm) and not read_here else {}),
+        **({"weights": _fetched(config.model)} if not read_here else {}),
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step"
         + (", of each of two students" if isinstance(config.method.teacher, Peer) else ""),
@@ -69,8 +69,9 @@ def _folder(config: Config, splits: Splits, data: Provenance) -> str:
     return "; ".join([*found.sentences, *done])
 
 
-def _fetched(model: Smp | Timm) -> str:
-    return f"ImageNet's, fetched at the start from {model.origin() or 'its authors'} where they are not cached"
+def _fetched(model: Model) -> str:
+    known = model.origin() if isinstance(model, Smp | Timm) else ""
+    return f"ImageNet's, fetched at the start from {known or 'its authors'} where they are not cached"
 
 
 def _weights(config: Config) -> str:
