@@ -197,6 +197,25 @@ def test_a_list_of_pairs_needs_no_names_alike(tmp_path):
             a_folder(root, labelled={"pairs": "bad.txt"}).build()
 
 
+def test_lists_may_lie_elsewhere_and_what_they_name_may_not(tmp_path):
+    """Of a data set that is shared, and not one's own to write into."""
+    root, lists = trees.own(tmp_path / "shared"), tmp_path / "lists"
+    lists.mkdir()
+    (lists / "some.txt").write_text("unlabelled/snap_5.png\n")
+    (lists / "pairs.txt").write_text("labelled/images/photo_3.jpg labelled/masks/photo_3.png\n")
+    (lists / "val.txt").write_text("labelled/images/photo_1.jpg labelled/masks/photo_1.png\n")
+    pools = {"labelled": "pairs", "val": "val"}
+    named = {pool: {"pairs": str(lists / f"{name}.txt")} for pool, name in pools.items()}
+    splits = a_folder(root, unlabelled={"images": str(lists / "some.txt")}, **named).build()
+    assert names(splits.unlabelled) == ["unlabelled/snap_5.png"]
+    assert (names(splits.labelled), names(splits.val)) == (photos(3), photos(1))
+    (lists / "some.txt").write_text("../elsewhere.png\n")
+    with pytest.raises(ValueError, match=r"some\.txt, line 1: "):
+        a_folder(root, unlabelled={"images": str(lists / "some.txt")}, **named).build()
+    with pytest.raises(ValueError, match=r"relative to data.root.*; a list of names \(\.txt, .* whole path"):
+        a_folder(root, unlabelled={"images": str(lists)}, **named).build()
+
+
 def test_masks_with_an_ending_may_lie_beside_their_images_and_in_folders(tmp_path):
     root = trees.own(tmp_path)
     for i in range(4):

@@ -19,7 +19,8 @@ LISTS = (".txt", ".tsv", ".json")
 
 @part
 class Images:
-    """Images without masks: one or several of a folder (searched at any depth), a glob or a list, under the root.
+    """Images without masks: one or several of a folder (searched at any depth), a glob or a list, under the root. A
+    list (.txt, .tsv, .json) may lie elsewhere, by its whole path; what it names is under the root.
 
     Hidden ones are left out, and so are images of the pools `without`: where the images of val or test lie among the
     others. Links to folders are followed within the root; those that lead out of it are refused.
@@ -193,7 +194,7 @@ def pairs(tree: Tree, path: Path, *, prefix: str = "") -> Pool:
 
 
 def _listed(path: Path) -> list[Entry]:
-    """The entries of a list under the root. Raises ValueError where it is not there, and as `read_list`."""
+    """The entries of a list. Raises ValueError where it is not there, and as `read_list`."""
     if not path.is_file():
         raise ValueError(
             f"{path}: no such list; name one that is there, relative to data.root; where the data's own file says its "
@@ -203,6 +204,15 @@ def _listed(path: Path) -> list[Entry]:
 
 
 def _relative(path: str, key: str) -> str:
+    """A place in the root; of a list, which names what is there, any whole path too.
+
+    Raises ValueError for others.
+    """
+    if path.lower().endswith(LISTS) and path.startswith("/"):
+        return path
     if path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(f"{key}: {path!r} is refused: it is relative to data.root, which must hold all, without `..`")
+        raise ValueError(
+            f"{key}: {path!r} is refused: it is relative to data.root, which must hold all, without `..`; a list of "
+            f"names ({', '.join(LISTS)}) may lie elsewhere, by its whole path"
+        )
     return path.strip("/").removeprefix("./")
