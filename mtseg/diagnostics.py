@@ -98,9 +98,12 @@ class Alarms:
             if chosen
             else "lower method.weight, or let labelled pixels of rare classes count more (balance=0.5)"
         )
-        for name in self._collapsed() if "empty" not in found else ():
-            found[f"collapsed {name}"] = (
-                f"class {name!r} has all but vanished from the targets, though it is labelled: {remedy}"
+        gone = [] if "empty" in found else [name for name in self._collapsed() if f"collapsed {name}" not in self._said]
+        if gone:  # all in one sentence, and each class once
+            self._said |= {f"collapsed {name}" for name in gone}
+            which = f"class {gone[0]!r} has" if len(gone) == 1 else f"classes {', '.join(map(repr, gone))} have"
+            found[f"collapsed {gone}"] = (
+                f"{which} all but vanished from the targets, though labelled: {remedy}; early in a run that may pass"
             )
         return self._new(found)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mtseg.atomic import write_whole
 from mtseg.balance import told
 from mtseg.config import Config, written
+from mtseg.data.apart import seen_and_scored
 from mtseg.data.batch import Batch
 from mtseg.data.given import given
 from mtseg.data.kinds import channels_of
@@ -88,8 +89,9 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     data = record(config.out, splits, continued=continued)
     write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
+    leaking = seen_and_scored(splits, config.eval.split) if config.method.branches else []
     balanced = [] if state.class_weights is None else [told(state.class_weights, splits.classes)]
-    return [data.sentence(), *processes, *balanced, *said, *versions.record(config.out, state.step)]
+    return [data.sentence(), *leaking, *processes, *balanced, *said, *versions.record(config.out, state.step)]
 
 
 @contextmanager

@@ -503,6 +503,20 @@ def test_binary_masks_are_answered_with_the_hint_through_the_command_too(tmp_pat
     assert cli.main(["train", *words, f"out={tmp_path / 'run'}", f"data.mask_map={hint[1]}"]) == 0
 
 
+@pytest.mark.parametrize("method", [[], ["method.branches=[]"]])
+def test_a_run_says_at_once_that_its_unlabelled_images_are_scored_too(method, tmp_path, capsys):
+    """As where the test images are meant to be seen; without branches nobody looks at them."""
+    root = trees.own(tmp_path)
+    scored = also_scored(root)
+    words = [str(CONFIGS / "demo.yaml"), str(CONFIGS / "data/own.yaml"), f"data.root={root}", "steps=1", "workers=0"]
+    words += [f"data.val={{images: {scored['images']}, masks: {scored['masks']}}}", "data.expect=null", *method]
+    for images, told in ((f"[unlabelled, {scored['images']}]", not method), ("unlabelled", False)):
+        out = tmp_path / f"run_{told}_{images[0]}"
+        assert cli.main(["train", *words, f"data.unlabelled.images={images}", f"out={out}", "device=cpu"]) == 0
+        said = capsys.readouterr().out
+        assert ("8 of 8 val images are among the unlabelled ones" in said) == told
+
+
 def test_a_split_list_chooses_the_labelled_ones_of_a_folder(tmp_path):
     root = trees.own(tmp_path)
     (tmp_path / "list.txt").write_text("labelled/images/photo_6.jpg\nphoto_2\n")

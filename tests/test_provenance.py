@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runs import tiny
 from mtseg.data.camvid import Camvid
 from mtseg.data.kinds import data_of
 from mtseg.data.provenance import Expected, checked, digest, provenance, record
+from mtseg.data.source import Subset
 from mtseg.run.dry_run import facts
 from mtseg.settings.words import gather
 from mtseg.trainer import fit
@@ -38,8 +40,10 @@ def test_a_run_prints_and_records_name_counts_and_hashes(tmp_path, capsys):
         files = [(root / source.name(i), root / (source.mask_name(i) or "")) for i in range(count)]
         scored = enumerate(files if pool in ("val", "test") else [])
         lines = sorted(f"{source.name(i)} {(a.stat().st_size, b.stat().st_size)}\n" for i, (a, b) in scored)
+        order = hashlib.sha256("".join(f"{source.name(i)}\n" for i in range(count)).encode()).hexdigest()
+        learnt = {"order": order} if pool in ("labelled", "unlabelled") else {}
         sizes = {"files": hashlib.sha256("".join(lines).encode()).hexdigest()} if lines else {}
-        assert said[pool] == {"images": count, "sha256": wanted} | sizes
+        assert said[pool] == {"images": count, "sha256": wanted} | sizes | learnt
         assert f"{count} {pool} ({wanted[:12]})" in first
     assert facts(config)["data"] == first
 
@@ -51,10 +55,23 @@ def test_a_run_is_not_continued_with_other_images(tmp_path):
     fit(config, quiet=True)
     lines = (root / "train.txt").read_text().splitlines()
     (root / "train.txt").write_text("\n".join(reversed(lines)))
-    fit(config, quiet=True)  # the same images
+    with pytest.raises(ValueError, match=r"its labelled and unlabelled images in another order"):
+        fit(config, quiet=True)
     (root / "train.txt").write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match=r"splits\.json: .*other images .labelled: 34 -> 33, unlabelled: 34 -> 33"):
         fit(config, quiet=True)
+
+
+@pytest.mark.parametrize("pool", ["labelled", "unlabelled"])
+def test_a_run_is_not_continued_with_its_images_in_another_order(pool, tmp_path):
+    """Batches are drawn, and temporal ensembling remembers, by places in the pool."""
+    splits = Camvid(root=trees.camvid(tmp_path / "camvid")).build()
+    record(tmp_path, splits, continued=False)
+    record(tmp_path, splits, continued=True)
+    source = getattr(splits, pool)
+    turned = replace(splits, **{pool: Subset(source, range(len(source))[::-1])})
+    with pytest.raises(ValueError, match=rf"its {pool} images in another order"):
+        record(tmp_path, turned, continued=True)
 
 
 def test_a_run_that_is_begun_anew_records_its_own_images(tmp_path):

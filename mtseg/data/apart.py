@@ -30,5 +30,17 @@ def refuse_learnt_and_scored(splits: Splits) -> None:
             raise ValueError(f"data.{key}: {count} are {what} too: {first(both)}; {why}")
 
 
+def seen_and_scored(splits: Splits, split: str) -> list[str]:
+    """A sentence where images that are scored, those of `split`, are among the unlabelled ones, by their names."""
+    scored, seen = _names(getattr(splits, split)), set(_names(splits.unlabelled))
+    both = [name for name in scored if name in seen]
+    if not both:
+        return []
+    return [
+        f"{len(both)} of {len(scored)} {split} images are among the unlabelled ones ({first(both)}): what is scored "
+        "has been trained on, if without its labels; take them out (data.unlabelled.without), or say so with the scores"
+    ]
+
+
 def _names(source: Source) -> list[str]:
     return [source.name(index) for index in range(len(source))] if isinstance(source, Files) else []

@@ -17,6 +17,7 @@ from mtseg.part import part
 from mtseg.settings.checked import validate
 
 POOLS = ("labelled", "unlabelled", "val", "test")
+LEARNT = ("labelled", "unlabelled")  # whose order is recorded too: batches and memories go by places in the pool
 SCORED = {"val", "test", "holdout"}  # whose files' sizes are recorded too: other images may have their names
 FILE = "splits.json"
 CLASSES = "classes.json"
@@ -86,6 +87,11 @@ def files_of(source: Source) -> str:
     return digest([f"{source.name(index)} {size}" for index, size in enumerate(sizes)]) if any(sizes) else ""
 
 
+def order_of(source: Source) -> str:
+    """The hash of a source's images as they lie."""
+    return hashlib.sha256("".join(f"{identity(source, i)}\n" for i in range(len(source))).encode()).hexdigest()
+
+
 def digest(names: list[str]) -> str:
     """The SHA-256, in hexadecimal digits, of the sorted names, one a line."""
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
@@ -112,6 +118,8 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     if continued:
         refuse_others(folder, splits, here)
     pools = {pool: asdict(names) for pool, names in here.pools().items()}
+    for pool in LEARNT:
+        pools[pool]["order"] = order_of(getattr(splits, pool))
     for pool in pools.keys() & SCORED:
         if files := files_of(getattr(splits, pool)):
             pools[pool]["files"] = files
@@ -150,6 +158,14 @@ def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
         numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
         raise ValueError(
             f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
+        )
+    said = json.loads(path.read_text(encoding="utf-8"))
+    orders = {pool: said[pool]["order"] for pool in LEARNT if "order" in said[pool]}  # runs of before have none
+    moved = [pool for pool, order in orders.items() if order != order_of(getattr(splits, pool))]
+    if moved:
+        raise ValueError(
+            f"{path}: the run was begun with its {' and '.join(moved)} images in another order, by which batches are "
+            "drawn and a teacher remembers; restore the list as it was, or choose another out="
         )
 
 
