@@ -252,6 +252,7 @@ def test_sound_images_dark_ones_among_them_and_torn_files_pass():
         ({"palette": np.zeros((1, 3), np.uint8)}, r"palette: uint8 \(1, 3\) for 2 classes; .*\(2, 3\)"),
         ({"palette": np.zeros((2, 3))}, r"palette: float64 \(2, 3\) for 2 classes; .*whole numbers"),
         ({"palette": np.full((2, 3), 256)}, "from 0 to 255 each"),
+        ({"palette": [[0, 0, 0], [1, 1, 1]]}, r"palette: a list; .* NumPy array \(2, 3\)"),
         ({"classes": ("upper", "upper")}, "'upper' is there twice"),
     ],
 )

@@ -482,11 +482,12 @@ def test_the_runs_with_all_labels_have_as_many(tmp_path, capsys):
 def test_rows_may_differ_in_what_is_said_to_vary(tmp_path, capsys):
     runs = [
         a_run(tmp_path / "supervised/0", 0, 0.4, [0.4], "method.branches=[]"),
-        a_run(tmp_path / "few/0", 0, 0.5, [0.5], "batch.labelled=1", "batch.unlabelled=3"),
+        a_run(tmp_path / "few/0", 0, 0.5, [0.5], "batch.labelled=1", "batch.unlabelled=3", "data.labels=1"),
     ]
     assert cli.main(["table", *runs]) == 1
-    assert "If that is what is compared, say so: --vary batch.labelled" in capsys.readouterr().err
-    assert cli.main(["table", *runs, "--vary", "batch"]) == 0
+    words = "--vary batch.labelled --vary batch.unlabelled --vary data.labels"  # all at once
+    assert f"If that is what is compared, say so: {words}\n" in capsys.readouterr().err
+    assert cli.main(["table", *runs, "--vary", "batch", "--vary", "data.labels"]) == 0
     assert "| few | 50.0 | 50.0 | 50.0 | +10.0 |" in capsys.readouterr().out
 
 

@@ -48,7 +48,9 @@ def _few(source: Source, pool: str, *, labels: bool) -> Iterator[tuple[str, Pixe
 
 
 def _refuse_classes(splits: Splits) -> None:
-    count, palette = len(splits.classes), np.asarray(splits.palette)
+    count, palette = len(splits.classes), splits.palette
+    if not isinstance(palette, np.ndarray):
+        raise ValueError(f"palette: a {type(palette).__name__}; a palette is a NumPy array ({count}, 3) of uint8")
     whole = np.issubdtype(palette.dtype, np.integer)
     if palette.shape != (count, 3) or not whole or palette.min(initial=0) < 0 or palette.max(initial=0) > 255:
         raise ValueError(

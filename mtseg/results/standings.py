@@ -213,17 +213,18 @@ def _refuse_unlike(
     begun = next((run for name, run in runs if name != full), runs[0][1])
     for name, run in runs:
         with_as_many = next(other for known, other in runs if (known == full) is (name == full))
-        for other, of_labels in ((begun, False), (with_as_many, True)):
-            unlike = [
-                line
-                for line in differences(of_run(other), of_run(run))
-                if line.startswith("data.labels:") is of_labels
-                and not line.startswith(own)
-                and not line.partition(":")[0].endswith("seed")
-            ]
-            if unlike:
-                listed = "\n  ".join(unlike)
-                raise ValueError(
-                    f"{other} and {run} differ in more than method and seed:\n  {listed}\n"
-                    f"If that is what is compared, say so: --vary {unlike[0].partition(':')[0]}"
-                )
+        unlike = {
+            line: other
+            for other, of_labels in ((begun, False), (with_as_many, True))
+            for line in differences(of_run(other), of_run(run))
+            if line.startswith("data.labels:") is of_labels
+            and not line.startswith(own)
+            and not line.partition(":")[0].endswith("seed")
+        }
+        if unlike:
+            other, listed = next(iter(unlike.values())), "\n  ".join(unlike)
+            keys = " ".join(f"--vary {line.partition(':')[0]}" for line in unlike)
+            raise ValueError(
+                f"{other} and {run} differ in more than method and seed:\n  {listed}\n"
+                f"If that is what is compared, say so: {keys}"
+            )
