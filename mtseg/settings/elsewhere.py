@@ -4,6 +4,8 @@ import re
 
 NAMES = {
     "lr": ("learning_rate", "base_lr", "lr0"),
+    "decoder_lr": ("lr_multi", "head_lr"),
+    "root": ("data_root", "data_dir", "dataset_root"),
     "batch": ("batch_size", "bs"),
     "steps": ("epochs", "num_epochs", "max_epochs", "max_iters", "max_steps"),
     "balance": ("class_weights",),
@@ -11,7 +13,7 @@ NAMES = {
     "weights": ("pretrained",),
     "encoder": ("backbone", "encoder_name"),
     "crop": ("crop_size", "image_size", "img_size"),
-    "classes": ("num_classes",),
+    "classes": ("num_classes", "nclass"),
     "precision": ("amp", "fp16"),
     "workers": ("num_workers",),
     "decay": ("ema_decay", "momentum_teacher"),
