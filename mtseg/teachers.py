@@ -54,8 +54,20 @@ class TeacherState(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class _Averages:
+    """What is common to the parts whose teacher is no average: one is kept all the same, to be evaluated."""
+
+    average: Ema
+
+    def __post_init__(self) -> None:
+        check_average(self.average)
+
+    def averaging(self) -> Ema:
+        return self.average.averaging()
+
+
 @part
-class Itself:
+class Itself(_Averages):
     """The student answers for itself (Pi-model, FixMatch, UniMatch); averaged weights are kept for evaluation only.
 
     `mode`: in `train` (its own batch statistics and dropout, which leave its running statistics alone) or `eval`.
@@ -70,22 +82,16 @@ class Itself:
     average: Ema = AVERAGE
     augment: Augment = ONCE
 
-    def __post_init__(self) -> None:
-        check_average(self.average)
-
     @property
     def cost(self) -> float:
         return self.augment.cost
-
-    def averaging(self) -> Ema:
-        return self.average.averaging()
 
     def build(self, student: nn.Module, images: int, classes: int) -> "ItselfTeacher":
         return ItselfTeacher(self, student)
 
 
 @part
-class Memory:
+class Memory(_Averages):
     """Temporal Ensembling (Laine & Aila 2017): the average of what the student said of an image before.
 
     After each step Z <- decay Z + (1 - decay) z at every pixel that the student saw, z its prediction then, in the
@@ -100,15 +106,9 @@ class Memory:
     size: tuple[Count, Count] | tuple[()]
     average: Ema = AVERAGE
 
-    def __post_init__(self) -> None:
-        check_average(self.average)
-
     @property
     def cost(self) -> float:
         return 0  # no network is asked
-
-    def averaging(self) -> Ema:
-        return self.average.averaging()
 
     def build(self, student: nn.Module, images: int, classes: int) -> "MemoryTeacher":
         return MemoryTeacher(self, student, images, classes)
@@ -146,7 +146,7 @@ class Ensemble:
 
 
 @part
-class Peer:
+class Peer(_Averages):
     """A second student answers, and learns in the same steps: from the same labels, and from what the first one says of
     the same views, mixed alike (cross pseudo supervision, CPS: Chen et al. 2021).
 
@@ -160,15 +160,9 @@ class Peer:
     average: Ema = AVERAGE
     augment: Augment = ONCE
 
-    def __post_init__(self) -> None:
-        check_average(self.average)
-
     @property
     def cost(self) -> float:
         return self.augment.cost
-
-    def averaging(self) -> Ema:
-        return self.average.averaging()
 
     def build(self, student: nn.Module, images: int, classes: int) -> "PeerTeacher":
         return PeerTeacher(self, student)
