@@ -167,13 +167,13 @@ class Method:
             sizes = [values[0].numel() for values in (label, *(task.target.known for task in tasks))]
             all_of = images * world() * torch.tensor(sizes, dtype=torch.float64).to(label.device, non_blocking=True)
             return Counts(all_of[0], all_of[1:], all_of[1:])
-        known = [self.known(task)[:, 0] for task in tasks]
+        known = [self._known(task)[:, 0] for task in tasks]
         kept = [torch.where(of, task.weight[:, 0], 0).sum() for of, task in zip(known, tasks, strict=True)]
         here = [has_class(label).sum(), *(of.sum() for of in known), *kept]
         sums = total(torch.stack([count.double() for count in here]))  # one exchange for all
         return Counts(sums[0], sums[1 : 1 + len(tasks)], sums[1 + len(tasks) :])
 
-    def known(self, task: Task) -> Tensor:
+    def _known(self, task: Task) -> Tensor:
         """(B, 1, *S) bool: where a task is known, in the frame of comparison."""
         if self.frame == "student":
             return task.target.known

@@ -71,11 +71,10 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
     told = whole.terms | dict(zip(["loss_peer"], losses[1:], strict=False))
     terms: dict[str, Tensor | float] = {key: total(loss) if watch else loss for key, loss in told.items()}
     if tasks:
-        known = torch.stack([method.known(task).float().mean() for task in tasks]).mean()
-        known = total(known) / world() if watch else known
-        terms |= {"weight": method.weight_at(moment.step, config.steps), "known": known}
+        terms["weight"] = method.weight_at(moment.step, config.steps)
     if batch.teacher is not None and plan.answer is not None and watch:
         compared = [method.compared(values, task) for values, task in zip(whole.agreeing, tasks, strict=True)]
+        terms["known"] = total(torch.stack([view.known.float().mean() for view in compared]).mean()) / world()
         terms |= health(tasks, compared, plan.answer, batch.label)
         if batch.teacher.label is not None:
             answer = plan.answer.seen_from(batch.teacher.view(config.views))

@@ -221,7 +221,9 @@ def test_known_is_the_share_of_the_pixels_that_are_compared(frame, tmp_path):
     asked, method, moment = {"student": state.student, "teacher": state.teacher}, config.method, Moment(0, 4)
     (task,) = method.plan(stream[0], **asked, views=config.views, moment=moment, past={}).tasks
     compared = method.compared(torch.zeros_like(task.target.data), task).known
-    assert float(train_step(config, state, stream[0])["known"]) == pytest.approx(compared.float().mean().item())
+    assert float(train_step(config, state, stream[0], watch=True)["known"]) == pytest.approx(
+        compared.float().mean().item()
+    )
 
 
 @pytest.mark.parametrize("words", [METHODS["mean teacher"], METHODS["source frame, KL"]], ids=["student", "source"])
