@@ -12,6 +12,7 @@ from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.data.source import IGNORE
 from mtseg.run import capture
+from mtseg.run.replay import replay
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.trainer import fit
@@ -131,6 +132,21 @@ def test_a_captured_step_holds_both(tmp_path):
     assert again.peer is not None
     assert same(weights(again.peer.student), weights(state.peer.student))
     assert not same(weights(again.peer.student), weights(again.student))
+
+
+def test_a_replay_looks_into_the_peer_too(tmp_path):
+    config = tiny(tmp_path, *CPS)
+    state, batch = begin(config)
+    assert state.peer is not None
+    state.peer.student.network.decoder.blocks[0].conv1[0].weight.data.fill_(torch.nan)
+    train_step(config, state, batch)
+    config.out.mkdir(exist_ok=True)
+    splits = config.data.build()
+    path = capture.write(config, state, batch, classes=len(splits.classes), images=len(splits.unlabelled))
+    said = "\n".join(replay(path))
+    assert "of the peer: not finite are network.decoder.blocks.0.conv1.0.weight" in said
+    assert "first output that is not finite: peer." in said
+    assert "the update was skipped" in said
 
 
 def test_a_checkpoint_of_another_teacher_has_no_peer_and_is_refused(tmp_path):

@@ -17,15 +17,19 @@ def replay(path: Path, words: Sequence[str] = ()) -> list[str]:
     The student itself is asked, neither compiled nor recomputed: its modules are those that are watched.
     """
     again = capture.read(path, words)
-    student, teacher = again.state.student, again.state.teacher.module
-    again.state.asked = student
+    student = again.state.student
+    networks = {"student": student, "teacher": again.state.teacher.module}
+    if again.state.peer is not None:
+        networks["peer"] = again.state.peer.student
+    for learner in again.state.learners:
+        learner.asked = learner.student
     plain = " and ".join(key for key in ("compile", "recompute") if getattr(again.config, key))
     lines = [f"{path}: the step after {again.state.step} updates, again, on {next(student.parameters()).device}"]
     lines[0] += f"; of the student without {plain}" if plain else ""
-    for name, network in (("student", student), ("teacher", teacher)):
+    for name, network in networks.items():
         bad = [key for key, value in network.state_dict().items() if not _finite(value)]
         lines += [f"before the step, of the {name}: not finite are {_some(bad)}"] if bad else []
-    with _watched({"student": student, "teacher": teacher}) as outputs:
+    with _watched(networks) as outputs:
         terms = train_step(again.config, again.state, again.batch, watch=True)
     numbers = {key: float(value) for key, value in terms.items() if not isinstance(value, Tensor) or value.ndim == 0}
     lines += ["  ".join(f"{key} {value:.4g}" for key, value in numbers.items())]
