@@ -26,7 +26,7 @@ from mtseg.settings.complaints import NOWHERE, near
 from mtseg.settings.differences import names_of_settings
 from mtseg.settings.strict_yaml import SUFFIXES, read_yaml, to_yaml
 from mtseg.settings.words import gather, gathered
-from mtseg.teachers import Itself
+from mtseg.teachers import Itself, Peer
 from mtseg.views import Views
 
 # What is asked of a model's part: `kind`; `dense`, whether its network answers for pixels, (B, K, H, W), or for whole
@@ -120,6 +120,11 @@ class Config:
         labelled, asked = self.batch.forward
         branches = len(self.method.branches)
         return (labelled + branches * asked, asked) if branches else (self.batch.labelled, 0)
+
+    @property
+    def students(self) -> int:
+        """How many learn in a step: each is asked as `crops` says, and has a teacher and an optimizer."""
+        return 2 if isinstance(self.method.teacher, Peer) else 1
 
     def __post_init__(self) -> None:
         if (self.model.heads == 2) != (self.method.logit_distance is not None):

@@ -863,7 +863,8 @@ def test_impossible_combination_is_refused_with_its_remedy(impossible: dict[str,
     ids=str,
 )
 def test_combinations_next_to_the_impossible_are_taken(possible: dict[str, Any]) -> None:
-    Method(**possible)
+    method = Method(**possible)
+    assert {key: getattr(method, key) for key in possible} == possible
 
 
 def test_unsure_images_are_mixed_by_the_teachers_confidence_also_where_targets_are_hard() -> None:

@@ -41,9 +41,8 @@ def test_a_run_prints_and_records_name_counts_and_hashes(tmp_path, capsys):
         scored = enumerate(files if pool in ("val", "test") else [])
         lines = sorted(f"{source.name(i)} {(a.stat().st_size, b.stat().st_size)}\n" for i, (a, b) in scored)
         order = hashlib.sha256("".join(f"{source.name(i)}\n" for i in range(count)).encode()).hexdigest()
-        learnt = {"order": order} if pool in ("labelled", "unlabelled") else {}
         sizes = {"files": hashlib.sha256("".join(lines).encode()).hexdigest()} if lines else {}
-        assert said[pool] == {"images": count, "sha256": wanted} | sizes | learnt
+        assert said[pool] == {"images": count, "sha256": wanted, "order": order} | sizes
         assert f"{count} {pool} ({wanted[:12]})" in first
     assert facts(config)["data"] == first
 

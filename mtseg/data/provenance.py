@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,12 @@ Expect = Annotated[Expected, BeforeValidator(lambda given: {} if given is None e
 
 @dataclass(frozen=True)
 class Names:
-    """How many images, and the SHA-256 of their sorted names, or what else tells them apart, one a line, in UTF-8."""
+    """How many images, and the SHA-256 of their sorted names, or what else tells them apart, one a line, in UTF-8; and
+    that of the names as they lie, which runs of before have not."""
 
     images: int
     sha256: str
+    order: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def provenance(splits: Splits) -> Provenance:
 def names_of(source: Source) -> Names:
     """How many images a source has, and their hash."""
     names = [identity(source, index) for index in range(len(source))]
-    return Names(len(names), digest(names))
+    return Names(len(names), digest(names), _hash(names))
 
 
 def files_of(source: Source) -> str:
@@ -87,14 +89,13 @@ def files_of(source: Source) -> str:
     return digest([f"{source.name(index)} {size}" for index, size in enumerate(sizes)]) if any(sizes) else ""
 
 
-def order_of(source: Source) -> str:
-    """The hash of a source's images as they lie."""
-    return hashlib.sha256("".join(f"{identity(source, i)}\n" for i in range(len(source))).encode()).hexdigest()
-
-
 def digest(names: list[str]) -> str:
     """The SHA-256, in hexadecimal digits, of the sorted names, one a line."""
-    return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+    return _hash(sorted(names))
+
+
+def _hash(names: list[str]) -> str:
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
 def checked(splits: Splits, expect: Expected) -> Splits:
@@ -118,8 +119,6 @@ def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     if continued:
         refuse_others(folder, splits, here)
     pools = {pool: asdict(names) for pool, names in here.pools().items()}
-    for pool in LEARNT:
-        pools[pool]["order"] = order_of(getattr(splits, pool))
     for pool in pools.keys() & SCORED:
         if files := files_of(getattr(splits, pool)):
             pools[pool]["files"] = files
@@ -152,16 +151,14 @@ def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
     if not path.is_file():
         return
     before = _read(path)
-    unlike = [pool for pool, names in before.items() if names != asdict(getattr(here, pool))]
+    unlike = [pool for pool, names in before.items() if names != getattr(here, pool)]
     changed = [pool for pool in unlike if before[pool] != _by_name(getattr(splits, pool))]
     if changed:
-        numbers = ", ".join(f"{p}: {before[p]['images']} -> {getattr(here, p).images}" for p in changed)
+        numbers = ", ".join(f"{p}: {before[p].images} -> {getattr(here, p).images}" for p in changed)
         raise ValueError(
             f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
         )
-    said = json.loads(path.read_text(encoding="utf-8"))
-    orders = {pool: said[pool]["order"] for pool in LEARNT if "order" in said[pool]}  # runs of before have none
-    moved = [pool for pool, order in orders.items() if order != order_of(getattr(splits, pool))]
+    moved = [pool for pool in LEARNT if before[pool].order not in ("", getattr(here, pool).order)]
     if moved:
         raise ValueError(
             f"{path}: the run was begun with its {' and '.join(moved)} images in another order, by which batches are "
@@ -190,19 +187,19 @@ class _Named:
         check_named(self.classes, self.palette)
 
 
-def _by_name(source: Source) -> dict[str, Any]:
+def _by_name(source: Source) -> Names:
     """What runs recorded of any source before images in memory were told by their pixels."""
     names = [source.name(index) for index in range(len(source))]
-    return asdict(Names(len(names), digest(names)))
+    return Names(len(names), digest(names))
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _read(path: Path) -> dict[str, Names]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         nothing = asdict(Names(0, digest([])))
         pools = {pool: found[pool] for pool in POOLS} | {"holdout": found.get("holdout", nothing)}
-        return {pool: {"images": names["images"], "sha256": names["sha256"]} for pool, names in pools.items()}
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return {pool: Names(of["images"], of["sha256"], of.get("order", "")) for pool, of in pools.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(
             f"{path}: damaged, so the run's images cannot be compared with those it was begun with; restore it, or "
             "delete it where you know that they are the same"

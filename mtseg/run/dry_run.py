@@ -13,7 +13,6 @@ from mtseg.run.estimate import estimate
 from mtseg.run.lock import refuse_unwritable
 from mtseg.run.resume import standing
 from mtseg.state import pick_device
-from mtseg.teachers import Peer
 
 
 def facts(config: Config) -> dict[str, str]:
@@ -50,7 +49,7 @@ def facts(config: Config) -> dict[str, str]:
         **({"weights": _fetched(config.model)} if not read_here else {}),
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step"
-        + (", of each of two students" if isinstance(config.method.teacher, Peer) else ""),
+        + (", of each of two students" if config.students == 2 else ""),
         "memory in a step": estimate(config, network, len(splits.classes), unlabelled, processes=launched()).sentence(),
         **({"time": f"{duration.sentence()}, on this CPU"} if duration else {}),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",

@@ -9,7 +9,6 @@ from torch import nn
 
 from mtseg.config import Config
 from mtseg.run.log import lasting
-from mtseg.teachers import Peer
 
 BACKWARD = 2  # forwards that a backward takes as long as
 TRIED, TRIES = 0.5, 9  # seconds, and how often at most
@@ -43,8 +42,7 @@ def forwards(config: Config) -> float:
     adversaries = [branch.adversary for branch in method.branches if branch.adversary]
     searches = sum(1 + (1 + BACKWARD) * adversary.iterations for adversary in adversaries)
     answers = method.teacher.cost * (1 + BACKWARD * (getattr(method.teacher, "gradient", "student") == "both"))
-    learners = 2 if isinstance(method.teacher, Peer) else 1
-    return learners * ((1 + BACKWARD) * crops + asked * (answers + searches))
+    return config.students * ((1 + BACKWARD) * crops + asked * (answers + searches))
 
 
 def tried(network: nn.Module, crop: tuple[int, int], *, channels: int) -> float:

@@ -13,7 +13,7 @@ from mtseg.config import Config
 from mtseg.models.norm import normed
 from mtseg.precision import casting
 from mtseg.running import running, stages
-from mtseg.teachers import Ensemble, Memory, Peer
+from mtseg.teachers import Ensemble, Memory
 
 SINGLE = 4  # bytes of a float32
 MOMENTS = {"sgd": 1, "adamw": 2, "adam": 2}  # numbers that an optimizer keeps for each weight
@@ -59,16 +59,15 @@ def estimate(config: Config, network: nn.Module, classes: int, images: int, *, p
         held, whole = _held(config, student, torch.zeros((-(-crops // config.accumulate), channels, h, w)))
         size = SINGLE * sum(value.numel() for value in [*student.parameters(), *student.buffers()])
         learnt = SINGLE * sum(value.numel() for value in student.parameters() if value.requires_grad)
-    learners = 2 if isinstance(teacher, Peer) else 1
     teachers = teacher.count if isinstance(teacher, Ensemble) else 1
     remembered = images * (classes + 1) * math.prod(teacher.size) * 2 if isinstance(teacher, Memory) else 0
     if branches and getattr(teacher, "gradient", "student") == "both":
         held += held * asked // crops  # of the teacher's forward too
     # Of each crop: the image, and its logits, probabilities and their gradients; of each task its target.
-    answers = 3 * classes * crops + learners * (branches + 1) * asked * (classes if branches else 0)
+    answers = 3 * classes * crops + config.students * (branches + 1) * asked * (classes if branches else 0)
     return Estimate(
-        weights=size * (1 + teachers) * learners,
-        learning=learnt * (1 + MOMENTS[config.optimizer.kind]) * learners,
+        weights=size * (1 + teachers) * config.students,
+        learning=learnt * (1 + MOMENTS[config.optimizer.kind]) * config.students,
         activations=held,
         answers=SINGLE * (crops * channels * h * w + answers * (1 if whole else h * w)),
         memory=remembered,
