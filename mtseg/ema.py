@@ -142,13 +142,6 @@ def probabilities(
     return ask(images).softmax(1) if augment == ONCE else augment(ask, images, "softmax") / augment.forwards
 
 
-def check_average(average: Ema) -> None:
-    if average.mode == "train":
-        raise ValueError("average.mode: 'train' is how a teacher answers, and the average gives none; leave it out")
-    if average.augment != ONCE:
-        raise ValueError("average.augment: is how a teacher answers, and the average gives none; leave it out")
-
-
 class _Followed:
     """The tensors of a teacher and of the student that it follows, found once: a small network's update takes less.
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from mtseg.data.batch import Batch, Crops
 from mtseg.distributed import rows, taken, total, world
 from mtseg.ema import Ema
+from mtseg.ensemble import Ensemble
 from mtseg.geometry import View, source_frame
 from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average, has_class, one_hot
+from mtseg.memory import Memory
 from mtseg.mix import ALONE, Mix, NoMix
 from mtseg.part import part
 from mtseg.perturb import Perturbation, Vat
@@ -20,7 +22,7 @@ from mtseg.randomness import generator
 from mtseg.schedules import Constant, Schedule
 from mtseg.targets import Moment, Past, Soft, Target, aimed
 from mtseg.task import Task, sureness
-from mtseg.teachers import Ensemble, Itself, Memory, Peer, Teacher, TeacherState
+from mtseg.teachers import Itself, Peer, Teacher, TeacherState
 from mtseg.views import Views
 
 

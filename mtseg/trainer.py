@@ -20,6 +20,7 @@ from mtseg.data.kinds import channels_of
 from mtseg.data.loading import loader
 from mtseg.data.provenance import record
 from mtseg.data.source import Splits
+from mtseg.device import pick_device
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, joined, losses_told, rank, together, world
 from mtseg.evaluate import evaluate, source_of
@@ -34,8 +35,9 @@ from mtseg.run.log import Log, summary
 from mtseg.run.mute import Mute
 from mtseg.run.resume import continued
 from mtseg.run.stopping import ended_if_asked, stop_if_asked
+from mtseg.saved import restore, save
 from mtseg.signals import listening
-from mtseg.state import State, batches_of, build, pick_device, restore, save
+from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import scores
 

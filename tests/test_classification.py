@@ -22,6 +22,7 @@ from mtseg.fits import refuse_unanswerable
 from mtseg.geometry import View
 from mtseg.inference.export import export
 from mtseg.inference.restored import load as load_network
+from mtseg.memory import Memory
 from mtseg.mix import CutMix
 from mtseg.optim import Adam
 from mtseg.predictors import Slide, Whole
@@ -36,7 +37,6 @@ from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import Also, scores
 from mtseg.task import Task, paste, sureness
-from mtseg.teachers import Memory
 from mtseg.trainer import fit
 from mtseg.tta import Augment
 from mtseg.views import Views

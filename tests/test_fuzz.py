@@ -27,7 +27,8 @@ from mtseg.results.run_page import page
 from mtseg.run import capture, checkpoint, versions
 from mtseg.run.checkpoint import Checkpoint
 from mtseg.run.logged import read
-from mtseg.state import build, restore
+from mtseg.saved import restore
+from mtseg.state import build
 from mtseg.trainer import fit
 
 FUZZ = settings(

@@ -21,8 +21,10 @@ from mtseg.data.batch import Batch, Crops
 from mtseg.data.scenes import Scenes
 from mtseg.data.source import IGNORE
 from mtseg.ema import Ema
+from mtseg.ensemble import Ensemble
 from mtseg.geometry import View
 from mtseg.losses import Kl, SoftCrossEntropy, Squared, Tau, one_hot
+from mtseg.memory import Memory as TeacherMemory
 from mtseg.method import Branch, Method
 from mtseg.mix import Bands, ClassMix, CutMix, MixUp, NoMix
 from mtseg.models.smp import Smp
@@ -33,8 +35,7 @@ from mtseg.state import State
 from mtseg.step import train_step
 from mtseg.targets import Adaptive, Hard, LowEntropy, Moment, Sharpen
 from mtseg.task import Task
-from mtseg.teachers import Ensemble, Itself
-from mtseg.teachers import Memory as TeacherMemory
+from mtseg.teachers import Itself
 from mtseg.views import Views
 
 CLASSES = 4

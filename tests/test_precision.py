@@ -15,7 +15,7 @@ from mtseg.models.norm import Frozen, Grouped, normed
 from mtseg.models.smp import Smp
 from mtseg.precision import GROWS_AFTER, Scale, scale_for
 from mtseg.running import running
-from mtseg.state import restore, snapshot
+from mtseg.saved import restore, snapshot
 from mtseg.step import train_step
 from mtseg.trainer import fit
 

@@ -11,13 +11,14 @@ import yaml
 
 from mtseg import cli
 from mtseg.config import load, whole
+from mtseg.ensemble import Ensemble
 from mtseg.method import Method
 from mtseg.reference import asked, markdown, page, sections
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.elsewhere import NAMES
 from mtseg.settings.strict_yaml import parsed, read_yaml
 from mtseg.targets import Target
-from mtseg.teachers import Ensemble, Itself
+from mtseg.teachers import Itself
 
 ROOT = Path(__file__).parent.parent
 WHOLE = sorted([ROOT / "configs/demo.yaml", *(ROOT / "configs/recipe").rglob("*.yaml")])

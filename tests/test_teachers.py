@@ -15,10 +15,12 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms.functional import resize
 
 from mtseg.ema import Ema, EmaTeacher
+from mtseg.ensemble import Ensemble, Panel
 from mtseg.geometry import View
 from mtseg.losses import Squared
+from mtseg.memory import Memory, MemoryTeacher
 from mtseg.task import Task
-from mtseg.teachers import Ensemble, Itself, Memory, MemoryTeacher, Panel
+from mtseg.teachers import Itself
 from mtseg.tta import Augment
 
 

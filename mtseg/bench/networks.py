@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtseg.ensemble import Panel
 from mtseg.state import State
-from mtseg.teachers import Panel
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bench(wanted: argparse.Namespace) -> None:
-    from mtseg.state import pick_device
+    from mtseg.device import pick_device
 
     if wanted.what not in WHAT:
         raise ValueError(f"bench: {wanted.what!r} is not measured; choose from {', '.join(WHAT)}")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from mtseg.config import Config
 from mtseg.data.files import Files
+from mtseg.device import pick_device
 from mtseg.doctor.finding import Finding, megabytes
 from mtseg.doctor.pools import shares
 from mtseg.doctor.survey import Survey
 from mtseg.run.duration import Duration, on_cpu, tried
 from mtseg.run.estimate import estimate
 from mtseg.run.log import lasting
-from mtseg.state import pick_device
 
 DAY = 86400.0  # seconds
 UNEVEN = 50  # times as many labelled pixels of one class as of another

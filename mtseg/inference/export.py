@@ -15,6 +15,7 @@ from mtseg.atomic import aside
 from mtseg.config import Config, of_run
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.provenance import recorded
+from mtseg.ensemble import Ensemble, Panel
 from mtseg.inference import hub
 from mtseg.inference.restored import configured, load, refuse_whole, weights_of
 from mtseg.inference.scored import kept, sentence
@@ -23,7 +24,6 @@ from mtseg.models.smp import Padded, Smp
 from mtseg.predictors import Predictor, Whole
 from mtseg.run.logged import read
 from mtseg.tally import percent
-from mtseg.teachers import Ensemble, Panel
 from mtseg.views import Views
 from mtseg.whiten import Zca
 

@@ -15,6 +15,7 @@ from mtseg.config import Config, Device
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.palette import check_named, inks
 from mtseg.data.source import IGNORE
+from mtseg.device import pick_device
 from mtseg.evaluate import Evaluation
 from mtseg.inference.trained import Name, Trained
 from mtseg.models import dpt
@@ -26,7 +27,6 @@ from mtseg.settings.checked import dump, validate
 from mtseg.settings.complaints import show
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
-from mtseg.state import pick_device
 from mtseg.views import Policy, StudentPolicy, Views
 
 FILE = "mtseg.json"  # what the weights mean

@@ -12,14 +12,16 @@ from mtseg.config import Config, dump, of_run, splits_of
 from mtseg.data.kinds import channels_of
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Nothing, Splits
+from mtseg.device import pick_device
 from mtseg.inference import hub
 from mtseg.inference.trained import Name, Trained
 from mtseg.run import checkpoint
+from mtseg.saved import load_networks
 from mtseg.settings.checked import validate
 from mtseg.settings.differences import differences
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
-from mtseg.state import load_networks, pick_device, sized
+from mtseg.state import sized
 
 
 class Restored(NamedTuple):

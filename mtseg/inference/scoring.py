@@ -17,13 +17,13 @@ from rich.text import Text
 
 from mtseg.config import of_run
 from mtseg.data.provenance import files_of, names_of, recorded
+from mtseg.device import pick_device
 from mtseg.evaluate import evaluate, source_of
 from mtseg.inference import exported, hub
 from mtseg.inference.restored import Restored, restored_at
 from mtseg.inference.scored import kept, sentence
 from mtseg.metrics import interval
 from mtseg.settings.differences import differences
-from mtseg.state import pick_device
 from mtseg.tally import NETWORKS, Also, Tally, by_class, percent, plain, scores
 
 SUMMARY = {

@@ -9,12 +9,14 @@ import torch
 from mtseg.config import Config, dump
 from mtseg.data.batch import Batch, Crops
 from mtseg.data.source import Splits
+from mtseg.device import pick_device
 from mtseg.distributed import rank
 from mtseg.run.checkpoint import Checkpoint
+from mtseg.saved import restore, snapshot
 from mtseg.settings.checked import validate
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
-from mtseg.state import State, pick_device, restore, sized, snapshot
+from mtseg.state import State, sized
 
 
 class Broken(ValueError):

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mtseg.config import Config
+from mtseg.ensemble import Ensemble
+from mtseg.memory import Memory
 from mtseg.models.norm import normed
 from mtseg.precision import casting
 from mtseg.running import running, stages
-from mtseg.teachers import Ensemble, Memory
 
 SINGLE = 4  # bytes of a float32
 MOMENTS = {"sgd": 1, "adamw": 2, "adam": 2}  # numbers that an optimizer keeps for each weight

@@ -9,7 +9,8 @@ from mtseg.run import checkpoint
 from mtseg.run.capture import Broken
 from mtseg.run.log import Log
 from mtseg.run.mute import Mute
-from mtseg.state import State, save
+from mtseg.saved import save
+from mtseg.state import State
 from mtseg.tally import headline
 
 Scores = dict[str, dict[str, Any]]  # of the "student" and the "teacher"

@@ -7,7 +7,7 @@ import cv2
 import torch
 
 from mtseg.config import Config
-from mtseg.state import pick_device
+from mtseg.device import pick_device
 
 # mallopt's parameters and values: map from 1 GiB on only, never give the top back, and take it 256 MiB at a time.
 MALLOC = ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**28))
