@@ -44,6 +44,10 @@ def joined(device: torch.device, timeout: int) -> Iterator[None]:
     if launched() == 1 or dist.is_initialized():
         yield
         return
+    # Defaults of its functions are the group that there is when it is imported, which DistributedDataParallel does (by
+    # way of torch._dynamo): imported later it would hold the group, and its threads, after that is destroyed.
+    import torch.distributed.nn.functional
+
     place, waiting = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timedelta(seconds=timeout)
     here = int(os.environ["RANK"])
     serves = here == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"

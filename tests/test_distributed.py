@@ -392,17 +392,42 @@ except ValueError as error:
 """
 
 
-def test_a_process_whose_others_are_gone_says_so():
+LEFT = """
+import gc, weakref, torch
+import torch.distributed as dist
+from torch import nn
+from mtseg.distributed import highest, joined
+from mtseg.running import running
+with joined(torch.device("cpu"), 60):
+    asked = running(nn.Linear(2, 2), torch.zeros(1, 2), compiled=False, recompute=False)
+    asked(torch.ones(1, 2)).sum().backward()
+    group = weakref.ref(dist.group.WORLD)
+    del asked
+gc.collect()
+print("the group is", "gone" if group() is None else "held")
+"""
+
+
+def two_of(script: str) -> list[subprocess.Popen[bytes]]:
+    """Two processes that run `script`, as torchrun would start them."""
     found = socket.socket()
     found.bind(("127.0.0.1", 0))
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
     found.close()
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", LOST], env=os.environ | place | {"RANK": str(i)}, stdout=subprocess.PIPE
-        )
-        for i in range(2)
-    ]
+    command = [sys.executable, "-c", script]
+    ranks = ({"RANK": str(rank)} for rank in range(2))
+    return [subprocess.Popen(command, env=os.environ | place | rank, stdout=subprocess.PIPE) for rank in ranks]
+
+
+def test_a_process_whose_others_are_gone_says_so():
+    both = two_of(LOST)
     said, _ = both[0].communicate(timeout=100)
     assert both[1].wait(timeout=100) == 0
     assert b"another process of this run has ended or hangs" in said
+
+
+def test_no_thread_of_the_group_is_left_to_meet_the_interpreter_s_end():
+    """One that reaches for the interpreter while that ends aborts the process, after a run that has finished."""
+    for process in two_of(LEFT):
+        said, _ = process.communicate(timeout=100)
+        assert (process.returncode, said) == (0, b"the group is gone\n")
