@@ -1,0 +1,79 @@
+"""On an accelerator that is not there: nothing mixes tensors of two devices, and all is as on a CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from far import FAR, far_away
+from runs import tiny
+from smalls import small
+from test_classification import METHODS as OF_IMAGES
+from test_trainer import METHODS as OF_MAPS
+from test_trainer import files
+
+from mtseg.config import Config
+from mtseg.state import batches_of, build
+from mtseg.step import train_step
+from mtseg.trainer import fit
+
+STEPS = [(tiny, words) for words in OF_MAPS.values()] + [(small, words) for words in OF_IMAGES.values()]
+NAMES = [f"maps: {name}" for name in OF_MAPS] + [f"images: {name}" for name in OF_IMAGES]
+RUNS = {
+    "windows, scales": ["eval.predictor={kind: slide, window: [48, 48], augment: {scales: [0.5, 1.0], flip: true}}"],
+    "pictures, masks": ["eval.gallery=2", "diagnose_with_masks=true", "balance=0.5"],
+    "parts of a batch": ["accumulate=2", "recompute=true"],
+    "apart": ["bn=separate", "norm=group", "method.branches=[{}]"],
+    "a teacher's scales": ["method.teacher={kind: ema, augment: {scales: [1.0, 1.4], flip: true}}"],
+    "memory": OF_MAPS["temporal ensembling"],
+    "peer": OF_MAPS["peer"],
+    "what targets remember": OF_MAPS["adaptive, per class"],
+}
+
+
+def two_steps(config: Config, device: torch.device) -> list[dict[str, Any]]:
+    """What is logged of the first two steps, the second with the health of its targets."""
+    splits = config.data.build()
+    state, batches = build(config, splits, device), batches_of(config, splits, device)
+    said = [train_step(config, state, batches[step].to(device), watch=step == 1) for step in range(2)]
+    return [{name: getattr(value, "tolist", lambda v=value: v)() for name, value in terms.items()} for terms in said]
+
+
+@pytest.mark.parametrize(("of", "words"), STEPS, ids=NAMES)
+def test_a_step_of_every_method_stays_on_its_device_and_is_that_of_a_cpu(of, words, tmp_path):
+    config = of(tmp_path, *words)
+    near = two_steps(config, torch.device("cpu"))
+    with far_away():
+        assert two_steps(config, FAR) == near
+
+
+def all_left(run: Path, words: list[str]) -> dict[str, bytes]:
+    """Of a run that was stopped on its way and continued."""
+    fit(tiny(run, *words, "steps=2"), quiet=True)
+    fit(tiny(run, *words, "accept_changes=[steps]"), quiet=True)
+    return files(run, 4)
+
+
+@pytest.mark.parametrize("words", RUNS.values(), ids=RUNS)
+def test_a_run_with_its_evaluations_and_checkpoints_stays_on_its_device_and_is_that_of_a_cpu(words, tmp_path):
+    near = all_left(tmp_path / "near", words)
+    with far_away():
+        assert all_left(tmp_path / "far", words) == near
+
+
+def test_what_a_gpu_refuses_is_refused():
+    with far_away():
+        there, here, places = torch.zeros(3, device=FAR), torch.ones(3), torch.tensor([0, 2])
+        assert there[places].tolist() == [0, 0]
+        there[places] = torch.tensor(1.0)
+        assert (there + torch.tensor(2.0)).tolist() == [3, 2, 3]
+        for mixed in (
+            lambda: there + here,
+            lambda: here[places.to(FAR)],
+            lambda: there.gather(0, places),
+            lambda: there.masked_fill_(here > 0, 1),
+            lambda: there.__setitem__(places, here[:2]),
+            there.numpy,
+        ):
+            with pytest.raises(RuntimeError, match=r"two devices|numpy"):
+                mixed()
