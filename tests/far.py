@@ -15,6 +15,7 @@ from mtseg.models.classifiers import ConvNet13
 from mtseg.models.smp import Smp
 
 FAR = torch.device("meta")
+ASKS = ("trainer", "run.capture", "inference.hub", "inference.restored", "inference.scoring")  # for a device
 BETWEEN = ("aten::copy_", "aten::_to_copy", "aten::_local_scalar_dense")
 INDEXED = ("aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_")  # takes places from a CPU
 
@@ -111,7 +112,8 @@ def far_away() -> Iterator[None]:
     """Within, a run that is asked for any device is on FAR."""
     generator = torch.Generator
     with pytest.MonkeyPatch.context() as patch, Pretending():
-        patch.setattr("mtseg.trainer.pick_device", lambda name: FAR)
+        for asks in ASKS:
+            patch.setattr(f"mtseg.{asks}.pick_device", lambda name: FAR)
         patch.setattr(nn.Module, "to", _sent)
         patch.setattr(nn.Module, "float", lambda module: module)
         for kind in (Smp, ConvNet13):

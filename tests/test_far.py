@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from far import FAR, far_away
@@ -12,9 +13,13 @@ from test_classification import METHODS as OF_IMAGES
 from test_trainer import METHODS as OF_MAPS
 from test_trainer import files
 
+import mtseg
+from mtseg.cli.export import main as export
 from mtseg.config import Config
+from mtseg.inference.scoring import Wanted, score_run
 from mtseg.state import batches_of, build
 from mtseg.step import train_step
+from mtseg.tally import Also
 from mtseg.trainer import fit
 
 STEPS = [(tiny, words) for words in OF_MAPS.values()] + [(small, words) for words in OF_IMAGES.values()]
@@ -59,6 +64,24 @@ def test_a_run_with_its_evaluations_and_checkpoints_stays_on_its_device_and_is_t
     near = all_left(tmp_path / "near", words)
     with far_away():
         assert all_left(tmp_path / "far", words) == near
+
+
+def test_scores_and_predictions_of_a_network_in_use_are_those_of_a_cpu(tmp_path):
+    run, image = tmp_path / "run", np.random.default_rng(0).integers(0, 256, (70, 80, 3), dtype=np.uint8)
+    fit(tiny(run), quiet=True)
+    assert export([str(run), "--to", "hf", "--out", str(tmp_path)]) == 0
+
+    def used() -> list[Any]:
+        found = [mtseg.load(place).predict(image) for place in (run, tmp_path / "hf")]
+        wanted = Wanted(also=Also(boundary=0.02, images=True))
+        return [
+            *((one.classes.tolist(), one.confidence.tolist()) for one in found),
+            score_run(run, RUNS["windows, scales"], wanted),
+        ]
+
+    near = used()
+    with far_away():
+        assert used() == near
 
 
 def test_what_a_gpu_refuses_is_refused():
