@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from mtseg import cli
+from mtseg.atomic import write_whole
 from mtseg.config import load
 from mtseg.data.camvid import Camvid
-from mtseg.data.divide import FOLDER, balanced, by_sequence, ladder, presence
+from mtseg.data.divide import FOLDER, balanced, by_sequence, ladder, presence, write
 from mtseg.data.kinds import training_data
 from mtseg.data.provenance import digest, provenance
 from mtseg.data.scenes import Scenes
@@ -258,3 +259,41 @@ def test_a_key_that_a_kind_of_the_words_misses_is_told_with_what_began_anew(caps
     demo = str(Path(__file__).parent.parent / "configs/demo.yaml")
     assert cli.main(["split", demo, "data.kind=camvid", "--labels", "3", "--out", str(tmp_path)]) == 1
     assert "data: missing key 'root': kind camvid in place of scenes begins anew" in capsys.readouterr().err
+
+
+class Called:
+    """Images that have names, and nothing else."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+
+def test_a_name_that_is_no_line_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"'two\\nlines' has a line break in its name.*rename it"):
+        write(tmp_path / "out", Called("one", "two\nlines", "three"), [0], {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_takes_no_more_leaves_no_list_of_labelled_images_or_the_one_before(tmp_path, monkeypatch):
+    def full(path: Path, text: str) -> None:
+        if path.name == "unlabelled.txt":
+            raise OSError(28, "No space left on device", str(path))
+        write_whole(path, text)
+
+    images = Called("a", "b", "c")
+    monkeypatch.setattr("mtseg.data.divide.write_whole", full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / "new", images, [0], {})
+    assert not (tmp_path / "new/labelled.txt").exists()
+    monkeypatch.undo()
+    write(tmp_path / "old", images, [1, 2], {})
+    monkeypatch.setattr("mtseg.data.divide.write_whole", full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / "old", images, [0], {})
+    assert (tmp_path / "old/labelled.txt").read_text() == "b\nc\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import smalls
 import torch
 import trees
 from browser import Page
@@ -36,12 +37,13 @@ from mtseg.doctor.examine import examine
 from mtseg.doctor.facts import look
 from mtseg.doctor.finding import Finding
 from mtseg.doctor.machine import Machine, machine, of_installation, of_loading
-from mtseg.doctor.pictures import MARK, of_findings, of_views
+from mtseg.doctor.pictures import MARK, draw, of_findings, of_views
 from mtseg.doctor.survey import survey
 from mtseg.doctor.unread import of_unread
 from mtseg.run import duration
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.merge import merge
+from mtseg.settings.strict_yaml import to_yaml
 from mtseg.settings.words import gather
 
 ROOT = Path(__file__).parent.parent
@@ -1278,3 +1280,15 @@ def test_pictures_are_drawn_of_what_can_be_read(root):
     assert not {L2, L3, U1} & set(shown)
     assert isinstance(report.read.splits.labelled, Files)
     assert not isinstance(report.read.splits.labelled, Subset)
+
+
+def test_images_with_a_class_each_are_drawn_with_its_name(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mtseg.doctor.pictures.draw", lambda sheet, path: drawn.append(sheet) or draw(sheet, path))
+    (tmp_path / "small.yaml").write_text(to_yaml(dump(smalls.small(tmp_path))))
+    assert cli.main(["doctor", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "page")]) == 0
+    labelled = smalls.small(tmp_path).data.build().labelled
+    classes = {labelled.name(i): int(labelled.label(i)) for i in range(len(labelled))}
+    rows = next(sheet for sheet in drawn if sheet.key == "views-labelled").rows
+    assert [row.panels[1][0] for row in rows] == [f"its class: {classes[row.name]}" for row in rows]
+    assert list((tmp_path / "page").rglob("views-labelled*"))

@@ -173,6 +173,17 @@ def test_what_a_file_system_recovered_is_nobodys_images(tmp_path):
     assert Tree(tmp_path).files("") == ["photos/a.png"]
 
 
+def test_a_file_in_a_folder_of_classes_that_is_a_link_out_of_the_root_is_refused(tmp_path):
+    root = drawn(tmp_path / "root", "train/a/0.png", "train/b/0.png", "val/a/0.png", "val/b/0.png")
+    drawn(tmp_path / "disk", "1.png")
+    (root / "train/a/1.png").symlink_to(root / "train/b/0.png")
+    assert len(ImageFolder(root=root).build().labelled) == 3
+    (root / "train/a/2.png").symlink_to(tmp_path / "disk/1.png")
+    with pytest.raises(ValueError, match=r"'train/a/2.png' is a link to .*allow_outside_root"):
+        ImageFolder(root=root).build()
+    assert len(ImageFolder(root=root, allow_outside_root=True).build().labelled) == 4
+
+
 def test_predict_passes_over_links_to_what_is_gone(tmp_path):
     trees.image(tmp_path / "a.png", 1)
     for name in ("b.png", "latest"):

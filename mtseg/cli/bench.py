@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mtseg.atomic import write_whole
 from mtseg.bench import WHAT
 from mtseg.cli.common import WORDS, answer, read
 
@@ -43,7 +44,7 @@ def _bench(wanted: argparse.Namespace) -> None:
     facts = _files(wanted) if wanted.what in ("names", "cache") else _groups(wanted)
     if wanted.out is not None:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)
-        wanted.out.write_text(json.dumps(facts, indent=1) + "\n")
+        write_whole(wanted.out, json.dumps(facts, indent=1) + "\n")
     if wanted.json:
         print(json.dumps(facts, indent=1))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtseg.atomic import write_whole
 from mtseg.cli.common import answer
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _further(parsed: argparse.Namespace, found: "Standings") -> None:
         if wanted:
             print("\n" + table(found))
     if parsed.plot:
-        Path(parsed.plot).write_text(plot_of_methods(found))
+        write_whole(Path(parsed.plot), plot_of_methods(found))
         print(f"{parsed.plot}: the table's picture", file=sys.stderr)  # tables are piped into files
 
 

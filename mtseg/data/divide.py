@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from mtseg.atomic import write_whole
 from mtseg.data.provenance import names_of
 from mtseg.data.source import IGNORE, Source, Splits, Subset
 from mtseg.data.splits import Labels, choose, wanted
@@ -105,16 +106,23 @@ def ladder(
 
 
 def write(folder: Path, source: Source, chosen: Sequence[int], facts: dict[str, Any]) -> dict[str, Any]:
-    """Write labelled.txt, unlabelled.txt (the rest) and split.json into `folder`; returns what split.json says."""
+    """Write labelled.txt, unlabelled.txt (the rest) and split.json into `folder`; returns what split.json says.
+
+    Raises ValueError for a name that is no line.
+    """
     known = set(chosen)
     pools = {"labelled": list(chosen), "unlabelled": [i for i in range(len(source)) if i not in known]}
+    names = {pool: [source.name(i) for i in indices] for pool, indices in pools.items()}
+    broken = next((name for of in names.values() for name in of if len(name.splitlines()) != 1), None)
+    if broken is not None:
+        raise ValueError(
+            f"data: the image {broken!r} has a line break in its name, and a list has a line an image; rename it"
+        )
+    said = facts | {pool: asdict(names_of(Subset(source, indices))) for pool, indices in pools.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    said = dict(facts)
-    for pool, indices in pools.items():
-        names = "".join(f"{source.name(i)}\n" for i in indices)
-        (folder / f"{pool}.txt").write_text(names, encoding="utf-8")
-        said[pool] = asdict(names_of(Subset(source, indices)))
-    (folder / "split.json").write_text(json.dumps(said, indent=1))
+    write_whole(folder / "split.json", json.dumps(said, indent=1))
+    for pool in ("unlabelled", "labelled"):  # the one by which the folder is a split comes last
+        write_whole(folder / f"{pool}.txt", "".join(f"{name}\n" for name in names[pool]))
     return said
 
 

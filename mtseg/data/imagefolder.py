@@ -128,6 +128,7 @@ def _pictures(tree: Tree, side: str, classes: tuple[str, ...]) -> Pictures:
         for number, folder in enumerate(classes)
         for name in sorted(tree.files(f"{side}/{folder}"), key=lambda name: name.split("/"))
     ]
+    tree.refuse_links([name for name, _ in found])
     empty = [name for number, name in enumerate(classes) if number not in {place for _, place in found}]
     if empty and side == "train":
         raise ValueError(f"data.root: {root / side / empty[0]} has no image; put some into it, or take it away")

@@ -81,6 +81,15 @@ class Tree:
         self._searched |= searched
         return found
 
+    def refuse_links(self, names: Sequence[str]) -> None:
+        """Raises ValueError for a file of `names` that is a link out of the root, and out of its folder where that
+        itself leads elsewhere, where links may not."""
+        for name in names:
+            folder, _, last = name.rpartition("/")
+            linked = self._listed(folder).get(last, False) and not self._inside(name)
+            if linked and not _within(os.path.realpath(self.root / name), os.path.realpath(self.root / folder)):
+                raise self._leading_out(name, "data.root")
+
     def glob(self, pattern: str) -> list[str]:
         """The names of the images that fit `pattern`, sorted; `**` searches as `files` does. Raises ValueError as it.
 

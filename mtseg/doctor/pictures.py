@@ -27,6 +27,7 @@ from mtseg.views import Views
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 WORST, SAMPLES, FURTHER, SIDE, NARROW, GAP, LINE = 3, 3, 3, 200, 160, 6, 16  # the last four in pixels
+SQUARE = 32  # pixels
 MARK = (255, 0, 255)  # of pixels that offend
 NOTHING = np.full((120, 160, 3), 128, np.uint8)  # in place of what cannot be read
 
@@ -95,6 +96,15 @@ def _label(source: Source, index: int, splits: Splits) -> NDArray[np.int16] | No
     return np.where((label >= len(splits.classes)) & (label != IGNORE), np.int16(NO_CLASS), label)
 
 
+def _shown(label: NDArray[Any], splits: Splits) -> tuple[str, Pixels]:
+    """A view's label: a map, or the class of the whole, as a square of its colour."""
+    colour = coloured(label, splits.palette)
+    if colour.ndim > 1:
+        return "its label", colour
+    name = splits.classes[int(label)] if 0 <= int(label) < len(splits.classes) else "none"
+    return f"its class: {name}", np.tile(colour, (SQUARE, SQUARE, 1))
+
+
 def _title(what: str, pixels: Pixels) -> str:
     return f"{what}, {pixels.shape[0]} x {pixels.shape[1]}"
 
@@ -119,9 +129,9 @@ def of_views(config: Config, survey: Survey) -> list[Sheet]:
     if len(splits.labelled):
         batch = _stream(config, splits, config.views, students=None)[0].labelled
         assert batch.label is not None
-        labels = [coloured(label, splits.palette) for label in batch.label.numpy()]
+        labels = [_shown(label, splits) for label in batch.label.numpy()]
         rows = tuple(
-            Row(splits.labelled.name(int(i)), (("labelled view", visible(view)), ("its label", label), *_further(view)))
+            Row(splits.labelled.name(int(i)), (("labelled view", visible(view)), label, *_further(view)))
             for i, view, label in zip(batch.index, batch.image.numpy(), labels, strict=True)
         )
         words = "What the supervised loss sees; white is ignored."

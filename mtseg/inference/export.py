@@ -1,5 +1,6 @@
 """A run's network as a file for other programs: pixels in, logits out, with normalisation and padding inside."""
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -134,8 +135,10 @@ def to_torch(program: ExportedProgram, network: Pixels, out: Path, facts: dict[s
     """Write model.pt2: `torch.export.load(path).module()` is the function; the facts are its extra file mtseg.json."""
     path = out / "model.pt2"
     _compare(network, program.module(), path)
+    written = io.BytesIO()  # torch, writing to a disk that is full, ends the program
+    torch.export.save(program, written, extra_files={hub.FILE: json.dumps(facts)})
     with aside(path) as place:
-        torch.export.save(program, place, extra_files={hub.FILE: json.dumps(facts)})
+        place.write_bytes(written.getbuffer())
 
 
 def to_onnx(program: ExportedProgram, network: Pixels, out: Path, facts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mtseg.atomic import digest_of, write_whole
@@ -134,7 +135,14 @@ def write(trained: Trained, config: Config, folder: Path, *, network: Name, scor
         file=FILE,
     )
     write_whole(folder / "README.md", card)  # before the weights: the library would write a card of its own
-    padded.network.save_pretrained(folder)
+    try:
+        padded.network.save_pretrained(folder)
+    except SafetensorError as error:
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        (folder / FILE).unlink(missing_ok=True)  # by which it would be taken for a network
+        raise OSError(
+            f"{folder / WEIGHTS}: not written ({error}); make room, and give the same command again"
+        ) from error
     shutil.copymode(folder / "README.md", folder / WEIGHTS)  # which the library lets none but the owner read
     return folder
 
