@@ -40,6 +40,7 @@ from mtseg.signals import listening
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import scores
+from mtseg.whiten import note, refuse_another
 
 
 def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) -> Scores:
@@ -89,6 +90,9 @@ def _log(config: Config, state: State, within: ExitStack, *, length: int, quiet:
 def _written(config: Config, splits: Splits, state: State, *, continued: bool, said: list[str]) -> list[str]:
     """What a run is of goes into its folder; the sentences to begin with."""
     data = record(config.out, splits, continued=continued)
+    if continued:
+        refuse_another(config.out, config.views.standard)
+    note(config.out, config.views.standard)
     write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
     leaking = seen_and_scored(splits, config.eval.split) if config.method.branches else []
@@ -204,7 +208,7 @@ def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, as
         }
     found = {pool: {name: scores(of[name], classes) for name in networks} for pool, of in tallies.items()}
     for pool, of in found.items():
-        log.evaluated(state.step, pool, of)
+        log.evaluated(state.step, pool, of, asked=how.predictor.sentence())
     run_page.show(config, splits, state.step, networks=networks, tallies=tallies[how.split], log=log)
     log.paused(state.step, since=began)
     return found

@@ -1,6 +1,7 @@
 """Normalisations of small images that are no affine map of each channel: of each by its own, and ZCA whitening."""
 
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from mtseg.atomic import write_whole
 from mtseg.part import part
 
 SCALE = 55.0  # of an image after contrast normalisation: its Euclidean norm
+NOTED = "whitening.sha256"  # in a run's folder: of its mean and matrix
 RIDGE = 0.1  # added to the covariance's diagonal
 
 
@@ -56,6 +59,29 @@ class Zca:
         with torch.autocast(image.device.type, enabled=False):  # teachers' views are made where networks compute
             white = (values - mean) @ matrix
         return white.view(image.shape).permute(0, 3, 1, 2).contiguous()
+
+
+def note(folder: Path, standard: PerImage | Zca | None) -> None:
+    """Say in a run's folder which whitening it learns by."""
+    if isinstance(standard, Zca):
+        write_whole(folder / NOTED, f"{_digest(standard)}\n")
+
+
+def refuse_another(folder: Path, standard: PerImage | Zca | None) -> None:
+    """Raises ValueError where the run in `folder` was begun with another whitening than that of `standard` is now."""
+    path = folder / NOTED
+    if not isinstance(standard, Zca) or not path.is_file():
+        return
+    before, now = path.read_text(encoding="utf-8").strip(), _digest(standard)
+    if before != now:
+        raise ValueError(
+            f"views.standard.file: {standard.file} is another whitening ({now[:12]}) than the one by which {folder} "
+            f"was begun ({before[:12]}); give that file"
+        )
+
+
+def _digest(standard: Zca) -> str:
+    return sha256(b"".join(of.numpy().tobytes() for of in _whitening(standard.file, torch.device("cpu")))).hexdigest()
 
 
 Standard = Annotated[PerImage | Zca, Field(discriminator="kind")]

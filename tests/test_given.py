@@ -19,7 +19,7 @@ from mtseg.data.channels import PLAIN, Channels, Layer
 from mtseg.data.damaged import Damaged
 from mtseg.data.given import given
 from mtseg.data.sound import refuse_unsound
-from mtseg.data.source import IGNORE, Nothing, Splits
+from mtseg.data.source import IGNORE, Nothing, Splits, Subset
 from mtseg.fits import refuse_useless
 from mtseg.run.dry_run import facts
 from mtseg.settings.strict_yaml import to_yaml
@@ -259,6 +259,15 @@ def test_sound_images_dark_ones_among_them_and_torn_files_pass():
 def test_classes_without_colours_or_of_one_name_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         refuse_unsound(replace(drawn(), **wrong), (), ranged=False)
+
+
+@pytest.mark.parametrize("pool", ["labelled", "unlabelled", "val"])
+def test_two_images_of_one_name_are_refused(pool, tmp_path):
+    splits = tiny(tmp_path / "run").data.build()
+    source = getattr(splits, pool)
+    twice = replace(splits, **{pool: Subset(source, [*range(len(source)), 0])})
+    with pytest.raises(ValueError, match=rf"splits.{pool}: two images are called '{source.name(0)}'"):
+        fit(tiny(tmp_path / "run"), splits=twice, quiet=True)
 
 
 def test_a_dry_run_refuses_what_the_run_would(tmp_path, monkeypatch):

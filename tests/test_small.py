@@ -3,20 +3,24 @@
 import hashlib
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
-from smalls import arrays, write
+from smalls import CLASSES, arrays, small, write
 from torch import tensor
 
+import mtseg
 from mtseg.data.choose import balanced, listed
 from mtseg.data.divide import divide
 from mtseg.data.imagefolder import ImageFolder
-from mtseg.data.provenance import digest, provenance, record
+from mtseg.data.provenance import digest, files_of, provenance, record, recorded
 from mtseg.data.small import Small
 from mtseg.data.source import refuse_one_class
+from mtseg.inference.scoring import score_run
+from mtseg.trainer import fit
 from mtseg.whiten import PerImage, Zca, fit_zca
 
 LABELS = np.random.default_rng(3).permutation(np.arange(200) % 5)
@@ -96,6 +100,32 @@ def test_a_run_whose_record_is_of_names_goes_on_and_one_of_other_pixels_does_not
     np.savez(path, **kept | {"x_train": 255 - kept["x_train"]})
     with pytest.raises(ValueError, match=r"begun with other images .labelled: 12 -> 12, unlabelled: 40 -> 40.;"):
         record(tmp_path, built(tmp_path, per_class=3), continued=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "changed", "says"),
+    [
+        ("y_train", lambda y: (y + 1) % CLASSES, "begun with other classes of the labelled images"),
+        ("y_test", lambda y: (y + 1) % CLASSES, "begun with other classes of the test images"),
+        ("classes", lambda names: names[::-1], r"begun with other classes \(a, b, c, d -> d, c, b, a\)"),
+    ],
+)
+def test_a_run_is_not_continued_with_other_labels_or_names_of_classes(key, changed, says, tmp_path):
+    path = write(tmp_path / "small.npz")
+    with np.load(path) as found:
+        kept = dict(found) | {"classes": np.array(list("abcd"))}
+    np.savez(path, **kept)
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{i}\n" for i in range(8)))
+    one = built(tmp_path, split=listed)
+    record(tmp_path, one, continued=False)
+    record(tmp_path, built(tmp_path, split=listed), continued=True)
+    scored = recorded(tmp_path, "test")
+    np.savez(path, **kept | {key: changed(kept[key])})
+    other = built(tmp_path, split=listed)
+    with pytest.raises(ValueError, match=says):
+        record(tmp_path, other, continued=True)
+    assert (files_of(other.test) != scored.files) == (key == "y_test")  # by which eval and tables tell them apart
 
 
 def test_the_split_tool_says_the_hashes_that_runs_say_of_its_lists(tmp_path):
@@ -420,6 +450,26 @@ def test_whitened_images_have_covariance_one_but_for_the_regulariser(tmp_path):
     np.testing.assert_allclose(np.cov(white.numpy().T), expected, atol=2e-3)
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
     assert white.mean(0).abs().max() < 1e-3
+
+
+def test_a_run_keeps_to_the_whitening_that_it_was_begun_with(tmp_path):
+    for name, scale in (("one", 1.0), ("other", 2.0)):
+        (tmp_path / name).mkdir()
+        np.savez(
+            tmp_path / name / "zca.npz", mean=np.zeros(768, np.float32), matrix=np.eye(768, dtype=np.float32) * scale
+        )
+    standard = "views.standard={kind: zca, file: %s}"
+    begun = small(tmp_path, standard % (tmp_path / "one/zca.npz"), "steps=2")
+    fit(begun, quiet=True)
+    run, other = Path(begun.out), standard % (tmp_path / "other/zca.npz")
+    with pytest.raises(ValueError, match=r"another whitening .* by which .* was begun"):
+        fit(small(tmp_path, other, "accept_changes=[steps, views]"), quiet=True)
+    with pytest.raises(ValueError, match="another whitening"):
+        score_run(run, [other])
+    with pytest.raises(ValueError, match="another whitening"):
+        mtseg.load(run, [other])
+    assert score_run(run)["images"] == 12
+    fit(small(tmp_path, standard % (tmp_path / "one/zca.npz"), "accept_changes=[steps]"), quiet=True)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

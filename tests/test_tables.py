@@ -16,7 +16,10 @@ from runs import TINY, comparison, tiny
 from mtseg import cli
 from mtseg.config import written
 from mtseg.inference.scored import FACTS
+from mtseg.results.runs_page import page
 from mtseg.run.logged import read
+from mtseg.tally import percent
+from mtseg.trainer import fit
 
 
 @pytest.fixture
@@ -640,3 +643,24 @@ def test_comparisons_are_drawn_as_their_two_methods(config, tmp_path, capsys):
     texts = [text.text for text in ElementTree.parse(plot).getroot().iter("{http://www.w3.org/2000/svg}text")]
     assert {"supervised", "method"} <= set(texts)
     assert f"{plot}: the table's picture" in capsys.readouterr().err
+
+
+def test_evaluations_that_were_asked_otherwise_than_the_last_are_in_no_table_and_on_no_page(tmp_path, capsys):
+    """A run whose predictor was changed on its way: what was scored before is of other pixels."""
+    run = tmp_path / "m/0"
+    centre = "eval.predictor={kind: centre, size: [16, 16]}"
+    fit(tiny(run, centre), quiet=True)
+    fit(tiny(run, "steps=8", "accept_changes=[steps, eval.predictor]"), quiet=True)
+    fit(tiny(tmp_path / "supervised/0", "method.branches=[]", "steps=8"), quiet=True)
+    every = [line for line in read(run) if "val_teacher/mIoU" in line]
+    assert [line["step"] for line in every] == [2, 4, 6, 8]
+    assert len({line["asked"] for line in every[:2]} | {every[2]["asked"]}) == 2
+    assert cli.main(["table", str(run), str(tmp_path / "supervised/0"), "--steps", "--vary", "method"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| m |")]
+    cells = [cell.strip() for cell in rows[1].strip("|").split("|")]
+    last = [f"{100 * line['val_teacher/mIoU']:.1f}" for line in every[2:]]
+    assert cells[1:5] == ["-", "-", *last]
+    best = max(line["val_teacher/mIoU"] for line in every[2:])
+    assert rows[0].split("|")[4].strip() == f"{100 * best:.1f}"
+    shown = page([run, tmp_path / "supervised/0"])
+    assert f"{percent(best)} at " in shown

@@ -28,14 +28,27 @@ class Given:
         )
 
 
+POOLS = ("labelled", "val", "unlabelled", "test")
+
+
 def given(splits: Splits, said: Channels) -> Given:
-    """The record of such images. Reads one.
+    """The record of such images. Reads one. Raises ValueError for a name that is twice in a pool.
 
     What the settings have `said` of channels stays where the images are such. Else nothing is known of files but how
     many channels they must have: of other than 8 bits, they are refused.
     """
-    pools = (splits.labelled, splits.val, splits.unlabelled, splits.test)
-    first = next((pool.image(0) for pool in pools if len(pool)), None)
+    pools = {name: getattr(splits, name) for name in POOLS}
+    for name, pool in pools.items():
+        once, twice = set[str](), None
+        for called in (pool.name(index) for index in range(len(pool))):
+            twice = called if called in once else twice
+            once.add(called)
+        if twice is not None:
+            raise ValueError(
+                f"splits.{name}: two images are called {twice!r}, and labels, memories and scores go by names; give "
+                "each a name of its own"
+            )
+    first = next((pool.image(0) for pool in pools.values() if len(pool)), None)
     floats, rgb = getattr(first, "dtype", np.uint8) == np.float32, splits.rgb and splits.channels >= COLOURS
     if (said.count, said.scaled, said.rgb) == (splits.channels, floats, rgb):
         return Given(channels=said)

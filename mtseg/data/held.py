@@ -34,6 +34,15 @@ class Held:
         return self.labels[index, ...]
 
 
+def held_classes(source: Source) -> NDArray[np.int64] | None:
+    """The classes (N,) of a pool of images that lie in memory; None of one that is read from files."""
+    if isinstance(source, Held):
+        return source.labels
+    if isinstance(source, Subset) and isinstance(source.source, Held):
+        return source.source.labels[np.asarray(source.indices, np.int64)]
+    return None
+
+
 def held_by(source: Source, pool: str) -> tuple[Held, NDArray[np.int64]]:
     """The images in memory that a pool is part of, and where in them its images are.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from mtseg.atomic import write_whole
+from mtseg.data.held import held_classes
 from mtseg.data.palette import check_named, inks
 from mtseg.data.source import Source, Splits, bytes_of, identity
 from mtseg.part import part
@@ -19,6 +20,7 @@ from mtseg.settings.checked import validate
 POOLS = ("labelled", "unlabelled", "val", "test")
 LEARNT = ("labelled", "unlabelled")  # whose order is recorded too: batches and memories go by places in the pool
 SCORED = {"val", "test", "holdout"}  # whose files' sizes are recorded too: other images may have their names
+LABELLED = SCORED | {"labelled"}  # whose classes are, where the images lie in memory: nothing else tells of them
 FILE = "splits.json"
 CLASSES = "classes.json"
 Count = Annotated[int, Field(ge=0)] | None
@@ -83,8 +85,10 @@ def names_of(source: Source) -> Names:
 
 
 def files_of(source: Source) -> str:
-    """The hash of the names and sizes of a source's files, which other images of the same names have not; empty where
-    there are none."""
+    """The hash of the names and sizes of a source's files, or of the classes of images in memory, which other data of
+    the same names have not. Empty where there are neither."""
+    if (classes := held_classes(source)) is not None:
+        return digest([f"{source.name(index)} is {number}" for index, number in enumerate(classes.tolist())])
     sizes = [bytes_of(source, index) for index in range(len(source))]
     return digest([f"{source.name(index)} {size}" for index, size in enumerate(sizes)]) if any(sizes) else ""
 
@@ -113,14 +117,15 @@ def checked(splits: Splits, expect: Expected) -> Splits:
 def record(folder: Path, splits: Splits, *, continued: bool) -> Provenance:
     """Write the provenance of a run's data into its folder, and the names and colours of the classes.
 
-    Raises ValueError where a run would be continued with other images than it was begun with.
+    Raises ValueError where a run would be continued with other images or classes than it was begun with.
     """
     here, path = provenance(splits), folder / FILE
     if continued:
         refuse_others(folder, splits, here)
     pools = {pool: asdict(names) for pool, names in here.pools().items()}
-    for pool in pools.keys() & SCORED:
-        if files := files_of(getattr(splits, pool)):
+    for pool in pools.keys() & LABELLED:
+        source = getattr(splits, pool)
+        if (pool in SCORED or held_classes(source) is not None) and (files := files_of(source)):
             pools[pool]["files"] = files
     write_whole(path, json.dumps({"name": here.name} | pools, indent=1))
     colours = [bytes(colour.tolist()).hex() for colour in splits.palette]
@@ -146,10 +151,16 @@ def recorded(folder: Path, pool: str) -> Recorded:
 
 
 def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
-    """Raises ValueError where the run in `folder` was begun with other images than `splits`, whose `here` is."""
+    """Raises ValueError where the run in `folder` was begun with other images or classes than `splits`, whose `here`
+    is."""
     path = folder / FILE
     if not path.is_file():
         return
+    if (folder / CLASSES).is_file() and splits.classes != (learnt := named(folder / CLASSES)[0]):
+        raise ValueError(
+            f"{folder / CLASSES}: the run was begun with other classes ({', '.join(learnt)} -> "
+            f"{', '.join(splits.classes)}); restore them, in the same order, or choose another out="
+        )
     before = _read(path)
     unlike = [pool for pool, names in before.items() if names != getattr(here, pool)]
     changed = [pool for pool in unlike if before[pool] != _by_name(getattr(splits, pool))]
@@ -158,12 +169,22 @@ def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
         raise ValueError(
             f"{path}: the run was begun with other images ({numbers}); restore them, or choose another out="
         )
+    relabelled = [pool for pool in LABELLED if _relabelled(recorded(folder, pool), getattr(splits, pool))]
+    if relabelled:
+        raise ValueError(
+            f"{path}: the run was begun with other classes of the {' and '.join(sorted(relabelled))} images; restore "
+            "their labels as they were, or choose another out="
+        )
     moved = [pool for pool in LEARNT if before[pool].order not in ("", getattr(here, pool).order)]
     if moved:
         raise ValueError(
             f"{path}: the run was begun with its {' and '.join(moved)} images in another order, by which batches are "
             "drawn and a teacher remembers; restore the list as it was, or choose another out="
         )
+
+
+def _relabelled(before: Recorded, source: Source) -> bool:
+    return bool(before.files) and held_classes(source) is not None and before.files != files_of(source)
 
 
 def named(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:

@@ -27,7 +27,8 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What the image is called: a file name, or an identifier that is stable between runs."""
+        """What the image is called, alone in its pool: a file name, or an identifier that is stable between runs. In
+        two pools one name is one image."""
         ...
 
     def image(self, index: int) -> Pixels:  # (H, W, C)

@@ -22,6 +22,7 @@ from mtseg.settings.differences import differences
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
 from mtseg.state import sized
+from mtseg.whiten import refuse_another
 
 
 class Restored(NamedTuple):
@@ -105,6 +106,7 @@ def _chosen(run: Path, by: str) -> Path:
 def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
     saved = found(run, at)
     config.views.check(splits.channels, rgb=splits.rgb)
+    refuse_another(run, config.views.standard)
     sizes = (len(splits.classes), len(splits.unlabelled))
     state = sized(config, *sizes, device=pick_device(config.device), pretrained=False)
     try:

@@ -14,7 +14,7 @@ from mtseg.distributed import first_launched
 from mtseg.evaluate import source_of
 from mtseg.inference.restored import restored
 from mtseg.results.gallery import gallery
-from mtseg.run.logged import read, score_of
+from mtseg.run.logged import comparable, score_of
 from mtseg.tally import HEADLINES, percent
 from mtseg.trainer import fit
 
@@ -68,7 +68,7 @@ def compare(config: Config) -> Rows:
     rows = scores_of(config.out, config.eval.split)
     if not first:
         return rows
-    name = score_of(read(config.out / "method"), config.eval.split, "teacher").rpartition("/")[2]
+    name = score_of(comparable(config.out / "method"), config.eval.split, "teacher").rpartition("/")[2]
     facts = {"split": config.eval.split, "seed": config.seed, "steps": config.steps, name: rows}
     write_whole(config.out / "comparison.json", json.dumps(facts, indent=1))
     _print(rows, config, console, HEADLINES[name])
@@ -80,7 +80,7 @@ def scores_of(out: Path, split: str) -> Rows:
     """Last and best score of each network of a comparison in folder `out`, from the runs' metrics."""
     rows: Rows = {}
     for row, (run, network) in NETWORKS.items():
-        lines = read(out / run)
+        lines = comparable(out / run)
         try:
             key = score_of(lines, split, network)
         except ValueError as error:

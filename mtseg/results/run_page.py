@@ -23,7 +23,7 @@ from mtseg.results.confusing import confusing
 from mtseg.results.page import document, facts, folded, image, name_cell, share, table
 from mtseg.results.run_facts import NO_FACTS, Lines, alarms_of, computed_by, facts_of, unless_damaged
 from mtseg.run.log import Log
-from mtseg.run.logged import read, score_of
+from mtseg.run.logged import comparable, score_of
 from mtseg.run.mute import Mute
 from mtseg.tally import HEADLINES, NETWORKS, Tally, percent
 
@@ -65,7 +65,7 @@ def refresh(run: Path, config: Config) -> None:
 
 def page(run: Path, config: Config | None = None) -> str:
     """The page of the run in a folder. Raises ValueError for a folder without a run."""
-    config, lines = config or of_run(run), read(run)
+    config, lines = config or of_run(run), comparable(run)
     score = scored_by(config, lines)
     trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/{score}")
     newest, (names, palette) = seen.kept(run), unless_damaged(lambda: named(run / CLASSES), NO_CLASSES)

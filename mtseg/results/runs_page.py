@@ -14,7 +14,7 @@ from mtseg.results.charts import Curve, chart
 from mtseg.results.page import document, folded, name_cell, number, table
 from mtseg.results.run_page import by_step, scored_by
 from mtseg.results.tables import spread
-from mtseg.run.logged import read
+from mtseg.run.logged import comparable
 from mtseg.settings.differences import differences
 from mtseg.tally import HEADLINES, NETWORKS, percent
 
@@ -63,7 +63,7 @@ def page(folders: Sequence[Path]) -> str:
         raise ValueError(f"{', '.join(map(str, folders))}: a run is named twice; name each once")
     shared = commonpath([path.parent for path in paths])
     runs = [
-        Run(str(path.relative_to(shared)), folder, of_run(folder), read(folder))
+        Run(str(path.relative_to(shared)), folder, of_run(folder), comparable(folder))
         for path, folder in zip(paths, folders, strict=True)
     ]
     groups, called = grouped(runs), " or ".join(_called_scores(runs))

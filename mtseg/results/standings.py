@@ -9,7 +9,7 @@ from typing import Any
 from mtseg.config import of_run
 from mtseg.inference.scored import Scored, scored, when
 from mtseg.results.alike import refuse_apart, refuse_unpaired
-from mtseg.run.logged import read, score_of, selected
+from mtseg.run.logged import comparable, score_of, selected
 from mtseg.settings.complaints import near
 from mtseg.settings.differences import differences, names_of_settings
 from mtseg.tally import HEADLINES, NETWORKS, headline
@@ -111,7 +111,7 @@ def standings(
     _refuse_unlike(runs, found, full=full, vary=vary)
     first = runs[0][1]
     one = of_run(first)
-    called = HEADLINES[score_of(read(first), one.eval.split, "teacher").rpartition("/")[2]]
+    called = HEADLINES[score_of(comparable(first), one.eval.split, "teacher").rpartition("/")[2]]
     lengths = sorted({of_run(run).steps for _, run in runs})
     steps = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
     whole = Standings(found, baseline, full, called, one.eval.split, f"after {steps} steps")
@@ -171,7 +171,7 @@ def _of_file(found: Scored) -> History:
 
 def _history(run: Path) -> History:
     config = of_run(run)
-    lines = read(run)
+    lines = comparable(run)
     found: dict[str, dict[int, float]] = {}
     for network in NETWORKS:
         try:

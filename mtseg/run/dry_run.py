@@ -13,6 +13,7 @@ from mtseg.run.duration import on_cpu
 from mtseg.run.estimate import estimate
 from mtseg.run.lock import refuse_unwritable
 from mtseg.run.resume import standing
+from mtseg.whiten import refuse_another
 
 
 def facts(config: Config) -> dict[str, str]:
@@ -64,6 +65,7 @@ def _folder(config: Config, splits: Splits, data: Provenance) -> str:
     if found.saved is None:
         return "; ".join(found.sentences) or f"{config.out}, a new run"
     refuse_others(config.out, splits, data)
+    refuse_another(config.out, config.views.standard)
     done = () if found.saved.step < config.steps else (f"{config.out} is finished already",)
     return "; ".join([*found.sentences, *done])
 

@@ -149,15 +149,16 @@ class Log:
             left = lasting((self._total - step) * passed / max(1, step - before))
             self.say(f"step {step}/{self._total}  {shown}  left {left}")
 
-    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
-        """Record and show the scores of the networks in `found`, by name."""
+    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]], *, asked: str = "") -> None:
+        """Record and show the scores of the networks in `found`, by name, and how they were `asked`."""
         name = headline(found["teacher"])
         ahead = _number(found["teacher"][name]) - _number(found["student"][name])
         self.scalars(
             step,
             {f"{split}_{network}/{name}": _number(scores[name]) for network, scores in found.items()}
             | {f"{split}/teacher_ahead": ahead},
-            aside={f"{split}_{network}": scores for network, scores in found.items()},
+            aside={f"{split}_{network}": scores for network, scores in found.items()}
+            | ({"asked": asked} if asked else {}),
         )
         for network, scores in found.items():
             kind = "IoU" if "IoU" in scores else "accuracy"

@@ -25,6 +25,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def comparable(folder: Path) -> list[dict[str, Any]]:
+    """`read`, without the evaluations that were asked otherwise than the last one: `eval.predictor` was changed on the
+    way. Those that say nothing of it, of before it was recorded, stay."""
+    lines = read(folder)
+    last = next((line["asked"] for line in reversed(lines) if "asked" in line), "")
+    return [line for line in lines if line.get("asked", last) == last]
+
+
 def score_of(lines: Sequence[dict[str, Any]], split: str, network: str) -> str:
     """The key of the score by which a network is compared, `val_teacher/mIoU`, in a run's lines.
 

@@ -24,7 +24,7 @@ class Mute:
     def train(self, step: int, values: dict[str, Any], *, images_per_step: int) -> None:
         pass
 
-    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]]) -> None:
+    def evaluated(self, step: int, split: str, found: dict[str, dict[str, Any]], *, asked: str = "") -> None:
         pass
 
     def pictures(self, step: int, found: dict[str, NDArray[np.uint8]]) -> None:
