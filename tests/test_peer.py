@@ -13,6 +13,7 @@ from mtseg.data.batch import Batch
 from mtseg.data.source import IGNORE
 from mtseg.run import capture
 from mtseg.run.replay import replay
+from mtseg.saved import restore, snapshot
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.trainer import fit
@@ -118,6 +119,60 @@ def test_clipping_is_of_each_by_its_own_gradient(tmp_path):
     for was, learner in zip(before, state.learners, strict=True):
         moved = [value.detach() - was[name] for name, value in learner.student.named_parameters()]
         assert torch.cat([values.flatten() for values in moved]).norm().item() == pytest.approx(0.05 * 0.01, rel=1e-3)
+
+
+def test_both_learn_at_the_rate_of_the_step(tmp_path):
+    config = tiny(tmp_path, *CPS, "schedule={kind: poly, power: 0.9}", "steps=10")
+    splits = config.data.build()
+    state, batches = build(config, splits, CPU), batches_of(config, splits, CPU)
+    assert state.peer is not None
+    for step in range(3):
+        train_step(config, state, batches[step])
+    for learner in state.learners:
+        assert learner.optimizer.param_groups[-1]["lr"] == pytest.approx(0.05 * (1 - 2 / 10) ** 0.9)
+
+
+def test_an_answer_leaves_the_batch_statistics_of_who_gives_it(tmp_path):
+    config = tiny(tmp_path, *CPS)
+    state, batch = begin(config)
+    assert state.peer is not None
+    assert batch.teacher is not None
+    before = weights(state.peer.student)
+    state.teacher.answer(state.student, batch.teacher.view(config.views), batch.teacher.index)
+    assert same(weights(state.peer.student), before)
+
+
+def test_an_answer_is_the_mean_over_the_scales_that_are_asked_for(tmp_path):
+    config = tiny(tmp_path, *CPS, "norm=group", "method.teacher.augment={scales: [1.0], flip: true}")
+    state, batch = begin(config)
+    assert state.peer is not None
+    assert batch.teacher is not None
+    view = batch.teacher.view(config.views)
+    answer = state.teacher.answer(state.student, view, batch.teacher.index).data
+    with torch.no_grad():
+        asked = [state.peer.student(view.data), state.peer.student(view.data.flip(-1)).flip(-1)]
+    torch.testing.assert_close(answer, torch.stack([logits.softmax(1) for logits in asked]).mean(0))
+
+
+def test_what_the_targets_of_the_second_remember_is_saved_and_is_its_own(tmp_path):
+    words = (
+        *CPS,
+        "method.target={kind: adaptive, start: 0.15, momentum: 0.5}",
+        "method.distance={kind: cross_entropy}",
+    )
+    config = tiny(tmp_path, *words)
+    splits = config.data.build()
+    state, batches = build(config, splits, CPU), batches_of(config, splits, CPU)
+    assert state.peer is not None
+    for step in range(2):
+        train_step(config, state, batches[step])
+    other = build(config, splits, CPU)
+    assert other.peer is not None
+    restore(other, snapshot(state), tmp_path)
+    assert state.past.keys() == state.peer.past.keys() != set()
+    assert same(other.past, state.past)
+    assert same(other.peer.past, state.peer.past)
+    assert not same(state.past, state.peer.past)
 
 
 def test_a_captured_step_holds_both(tmp_path):

@@ -138,7 +138,8 @@ def test_an_average_with_a_span_lags_behind_by_that_share_of_the_updates_so_far(
 
 def test_what_is_averaged_without_a_say_in_the_answers_is_averaged_alike() -> None:
     """As supervised-only's weights are, when it is compared with a method."""
-    rule = Ema(decay=0.95, early_decay=0.8, early_steps=37, span=0.1, mode="train", buffers="own")
+    rule = Ema(decay=0.95, early_decay=0.5, early_steps=37, span=0.1, mode="train", buffers="own")
+    assert {rule.decay_at(t) for t in range(20, 37)} == {0.5}
     assert [rule.averaging().decay_at(t) for t in range(300)] == [rule.decay_at(t) for t in range(300)]
     assert (rule.averaging().mode, rule.averaging().buffers) == ("eval", "average")
 

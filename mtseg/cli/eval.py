@@ -35,7 +35,15 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     from mtseg.atomic import write_whole
     from mtseg.config import of_run
     from mtseg.inference.scored import CHECKPOINTS, with_former
-    from mtseg.inference.scoring import Wanted, file_name, images_csv, print_table, score_checkpoints, table_csv
+    from mtseg.inference.scoring import (
+        Wanted,
+        file_name,
+        images_csv,
+        print_table,
+        score_checkpoints,
+        table_csv,
+        unlike_the_runs,
+    )
     from mtseg.inference.side_by_side import called, files, print_side_by_side
     from mtseg.results import run_page
     from mtseg.tally import NETWORKS, Also
@@ -50,6 +58,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     checkpoints = score_checkpoints(run, parsed.words, wanted, ats)
     found = checkpoints[ats[0]]
     print_table(found)
+    if said := unlike_the_runs(run, found):
+        print(said)
     name = file_name(run, found)
     found = with_former(run / f"{name}.json", found)
     texts = {f"{name}.json": json.dumps(found, indent=1), f"{name}.csv": table_csv(found)}

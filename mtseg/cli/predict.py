@@ -38,7 +38,7 @@ def _predict(parsed: argparse.Namespace) -> None:
 
     from mtseg.config import splits_of
     from mtseg.inference import hub, pseudo
-    from mtseg.inference.inputs import items, pool_items
+    from mtseg.inference.inputs import items, lying, passed_over, pool_items, shard
     from mtseg.inference.predict import Wishes, predict
     from mtseg.inference.restored import configured, load, refuse_whole, weights_of
 
@@ -58,6 +58,9 @@ def _predict(parsed: argparse.Namespace) -> None:
     wanted = pool_items(splits, pool) if splits is not None and pool else items(parsed.images, out, trained.channels)
     outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
     print(f"{out}: {outcome.done} predicted, {outcome.kept} there already, {outcome.failed} failed")
+    for said in (passed_over(parsed.images), lying(shard(wanted, wishes.part))):
+        if said:
+            print(said)
     if wishes.min_confidence > 0:
         _next_round(trained, out, splits if labels else None, wishes)
     if outcome.failed:

@@ -45,7 +45,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
     if image.mode.startswith("I") or image.mode == "F":
         raise ValueError(
             f"{path}: a grey image of more than 8 bits ({image.mode}); which value should be white is not known, "
-            "so it is not guessed: save it with 8 bits, scaled by one factor for all images"
+            "so it is not guessed: say it in data.channels (docs/own-data.md), or save it with 8 bits, scaled by one "
+            "factor for all images"
         )
     if image.mode not in ("1", "L", "P", "RGB"):
         raise ValueError(f"{path}: its colours are {image.mode}; images are grey or RGB: convert it to RGB")
@@ -183,6 +184,7 @@ def _opaque(path: Path, image: Image.Image, mode: str) -> Image.Image:
     if lowest != 255:
         raise ValueError(
             f"{path}: has transparent pixels (alpha down to {lowest}), and what lies under them is not defined: "
-            "lay it on a background, or save it without alpha"
+            "lay it on a background, or save it without alpha; where the last channel is data, say so in data.channels "
+            "(docs/own-data.md)"
         )
     return image.convert(mode)

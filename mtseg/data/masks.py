@@ -77,6 +77,11 @@ class LabelMap:
             )
         values, counts = np.unique(mask[wrong], return_counts=True)
         found = set(np.unique(mask).tolist())
+        if self.written == "words" and len(self.colours):
+            return (
+                f"value {values[0]} on {counts[0]} pixels: this mask holds numbers, and data.mask_map names colours; "
+                f'save it in those, or name the classes of the numbers too, as in "{values[0]}": CLASS; {DOCTOR}'
+            )
         text = f"value {values[0]} on {counts[0]} pixels is no class; a mask holds {spans(self.known())}"
         text += f"; {self._remedy(int(values[0]))}{DOCTOR}"
         if found <= {0, 255}:

@@ -39,6 +39,7 @@ def of_pools(survey: Survey, *, scored: str, unlabelled: bool, without: bool = F
     """The findings. `scored`: the pool that is evaluated; `unlabelled`: whether the method uses unlabelled images;
     `without`: whether a setting leaves those of other pools out of them."""
     yield from _empty(survey, scored, unlabelled)
+    yield from _alone(survey)
     yield from _repeated(survey)
     leaving = _leaving(survey) if without else ""
     for first, second, severity, why in SHARED:
@@ -76,6 +77,15 @@ def _empty(survey: Survey, scored: str, unlabelled: bool) -> Iterator[Finding]:
             "labels, unless these are pseudo-labels"
         )
         yield Finding("warning", "nothing-unlabelled", text)
+
+
+def _alone(survey: Survey) -> Iterator[Finding]:
+    if len(survey.splits.classes) == 1:
+        text = (
+            f"{survey.splits.classes[0]!r} is the only class, so a constant would be learnt: name what is around it as "
+            "one too, as in data.classes=[background, thing]"
+        )
+        yield Finding("error", "one-class", text)
 
 
 def _repeated(survey: Survey) -> Iterator[Finding]:

@@ -4,20 +4,24 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.decode import header
 from mtseg.data.files import Files
 from mtseg.data.lists import read_list
 from mtseg.data.match import LISTS
 from mtseg.data.search import search
 from mtseg.data.source import Pixels, Source, Splits
 from mtseg.data.tree import first, is_image, without_suffix
+from mtseg.data.unread import REMEDY, sentence, unread
 from mtseg.data.video import Frames, is_video
 
 KINDS = ("mask", "overlay", "confidence", "image")  # of outputs, each in a folder of its name
+PHOTOGRAPHS = (".jpg", ".jpeg", ".tif", ".tiff", ".webp")  # of cameras that note how they were held
 CLAIM = "prediction.json"  # says in the folder of outputs whose they are
 
 
@@ -135,6 +139,28 @@ def _named(word: str) -> list[str]:
     if not found:
         raise ValueError(f"{word}: names no image; name a file, a folder, a glob or a list of images")
     return found
+
+
+def passed_over(words: Sequence[str]) -> str:
+    """The files in the folders of `words` that are pictures of a kind that is not read; empty: none are."""
+    folders = [Path(word) for word in words if Path(word).is_dir()]
+    counts = unread(name for folder in folders for name in search(folder, set(), strict=False))
+    return f"{counts.total()} not read: {sentence(counts)}; {REMEDY}" if counts else ""
+
+
+def lying(wanted: Sequence[Item]) -> str:
+    """The photographs that their EXIF orientation turns for those who view them; empty: none are."""
+    turned = []
+    for item in wanted:
+        with suppress(ValueError, OSError):
+            if (path := item.path) is not None and path.suffix.lower() in PHOTOGRAPHS and header(path).orientation != 1:
+                turned.append(item.said)
+    if not turned:
+        return ""
+    return (
+        f"look: {len(turned)} predicted as stored, not as their EXIF orientation turns them for those who view them "
+        f"({first(turned)}): masks lie as the pixels do"
+    )
 
 
 def distinct(paths: Sequence[str]) -> list[str]:

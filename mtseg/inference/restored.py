@@ -22,6 +22,7 @@ from mtseg.settings.differences import differences
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
 from mtseg.state import sized
+from mtseg.tally import NETWORKS
 from mtseg.whiten import refuse_another
 
 
@@ -80,6 +81,7 @@ def found(run: Path, at: str) -> checkpoint.Checkpoint:
         for sentence in damaged.values():
             Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
         return saved
+    at = str(at)
     if at not in checkpoint.CHOICES and not at.isdecimal():
         raise ValueError(f"--at: {at!r} is neither last, best, holdout nor a step; write one of them, as in --at 2000")
     place = folder / checkpoint.name_of(int(at)) if at.isdecimal() else _chosen(run, at)
@@ -129,6 +131,8 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
     The folder may also be one that `mtseg export` made, which holds one network.
     Raises ValueError for a folder that holds no run, and where the weights do not fit.
     """
+    if network not in NETWORKS:
+        raise ValueError(f"network: {network!r} is none of a run's; give one of {', '.join(NETWORKS)}")
     if hub.holds(run):
         trained, handed = hub.read(run, words)
         if at not in ("last", str(trained.step)) or (network == "student" != handed.network):

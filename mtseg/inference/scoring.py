@@ -147,6 +147,18 @@ def _other_images(run: Path, found: dict[str, Any]) -> list[str]:
     return [sha256("\n".join(changed).encode()).hexdigest()[:12]] if changed else []
 
 
+def unlike_the_runs(run: Path, found: dict[str, Any]) -> str:
+    """What to know of scores on other images than the run's own, where no word asked for others; empty: nothing."""
+    own = recorded(run, found["split"]).sha256
+    if own in ("", found["sha256"]) or any(line.startswith("data.") for line in found.get("changed", ())):
+        return ""
+    return (
+        f"look: these {found['split']} images are not those that the run recorded ({own[:12]} -> "
+        f"{found['sha256'][:12]}): files came or went since, and a share such as data.val=0.25 is drawn anew then, so "
+        "the run may have learnt from some of them; compare runs on images that have a folder or a list of their own"
+    )
+
+
 def print_table(found: dict[str, Any]) -> None:
     """The scores of the networks by class and in the mean, in percent, and what they depend on."""
     names = [name for name in NETWORKS if name in found]
