@@ -24,7 +24,7 @@ from mtseg.inference.export import export
 from mtseg.inference.restored import load as load_network
 from mtseg.memory import Memory
 from mtseg.mix import CutMix
-from mtseg.optim import Adam
+from mtseg.optim import Adam, AdamW
 from mtseg.predictors import Slide, Whole
 from mtseg.run.checkpoint import load_newest
 from mtseg.run.dry_run import facts
@@ -169,6 +169,11 @@ def test_adams_moments_switch_and_ramp_down_as_published():
     assert rule.at(180000 - 12500, 180000)["betas"][0] == pytest.approx(0.9 * down + 0.5 * (1 - down))
     with pytest.raises(ValueError, match="go together"):
         Adam(lr=1e-3, early_beta2=0.9)
+
+
+def test_adamw_has_the_moments_that_are_asked_for():
+    built = AdamW(lr=1e-3, betas=(0.8, 0.95)).build(torch.nn.Linear(2, 2))
+    assert {group["betas"] for group in built.param_groups} == {(0.8, 0.95)}
 
 
 def test_a_step_is_taken_with_the_moments_of_that_step(tmp_path):

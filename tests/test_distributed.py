@@ -130,6 +130,29 @@ def test_the_gradient_of_two_parts_is_that_of_the_whole_for_every_method(name, a
     assert_equal(whole, gradients(tiny(tmp_path, *words, *SAME, "accumulate=2"), 2))
 
 
+def test_the_gradient_of_two_processes_in_two_parts_each_is_that_of_one_in_one(tmp_path):
+    def found(*words: str) -> list[dict[str, Tensor]]:
+        return gradients(tiny(tmp_path / "run", *METHODS["mean teacher"], *SAME, *words), 2)
+
+    whole = found()
+    for one in each(2, tmp_path / "each", lambda: found("accumulate=2")):
+        assert_equal(whole, one)
+
+
+def test_every_process_and_step_drops_out_by_numbers_of_its_own(tmp_path):
+    def drawn() -> list[int]:
+        state, batch = begin(tiny(tmp_path / "run", *SAME))
+        seeds: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
+            for step in range(2):
+                patch.setattr(torch, "manual_seed", seeds.append)
+                train_step(tiny(tmp_path / "run", *SAME), state, batch(step))
+        return seeds
+
+    first, second = each(2, tmp_path / "each", drawn)
+    assert len({*first, *second}) == len(first) + len(second) >= 4
+
+
 @pytest.mark.parametrize("word", ["method.supervised={kind: ohem}", "method.supervised={kind: dice}", ROWS["pi"][0]])
 def test_what_needs_a_whole_batch_is_not_accumulated(word, tmp_path):
     with pytest.raises(ValueError, match=r"accumulate: .*accumulate=1"):

@@ -1006,7 +1006,9 @@ def test_the_needs_of_a_run_are_those_of_its_batches_and_networks(root, tmp_path
 
 
 def test_the_checkpoints_of_a_run_take_about_what_is_said(tmp_path):
-    
+
+    from mtseg.trainer import fit
+
     config = tiny(tmp_path / "run")
     fit(config)
     taken = sum(path.stat().st_size for path in (tmp_path / "run/checkpoints").rglob("*") if path.is_file())

@@ -79,6 +79,24 @@ def test_trainer_eval_and_the_folder_count_the_same_pixels(run):
     assert sum(map(sum, trained)) == sum(int((splits.val.label(n) != IGNORE).sum()) for n in range(6))
 
 
+def test_the_folder_is_that_of_the_last_step_and_of_its_own_and_of_no_other(run):
+    folder, step = run / "export/hf", mtseg.load(run).step
+    assert mtseg.load(folder).step == mtseg.load(folder, at=str(step)).step == step
+    with pytest.raises(ValueError, match="step"):
+        mtseg.load(folder, at=str(step + 1))
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((16, 16, 3), np.float32), np.zeros((0, 32, 3), np.uint8), [[0, 0, 0]], None]
+)
+def test_what_is_no_image_of_the_run_is_refused(image, run):
+    """Floats might be in [0, 1] or in [0, 255]."""
+    with pytest.raises(ValueError, match=r"an image of .*; give "):
+        mtseg.load(run).predict(image)
+    with pytest.raises(ValueError, match="network: 'pupil' is none"):
+        mtseg.load(run, network="pupil")
+
+
 def test_smp_loads_the_folder_and_gives_the_same_logits_by_what_the_card_says(run):
     model, (folder, handed) = smp.from_pretrained(run / "export/hf").eval(), hub.read(run / "export/hf")
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)

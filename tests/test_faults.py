@@ -177,17 +177,17 @@ def test_the_best_checkpoint_is_kept_and_named_whatever_comes_after(tmp_path, mo
     assert checkpoint.chosen(folder, "best") == (folder / "step-00000004", 0.6, "val", "whole images")
 
 
-def test_scores_that_were_asked_otherwise_are_not_compared_to_find_the_best(tmp_path, monkeypatch):
+@pytest.mark.parametrize("otherwise", ["eval.predictor={kind: whole, augment: {scales: [0.5]}}", "eval.split=test"])
+def test_scores_that_were_asked_otherwise_are_not_compared_to_find_the_best(otherwise, tmp_path, monkeypatch):
     scores = {2: 0.6, 4: 0.5, 6: 0.3, 8: 0.2}
 
     def scored(config: Config, splits: Splits, state: State, log: Log, stop: object) -> dict[str, Any]:
         found = {name: {"mIoU": scores[state.step]} for name in ("student", "teacher")}
-        log.evaluated(state.step, "val", found)
-        return {"val": found}
+        log.evaluated(state.step, config.eval.split, found)
+        return {config.eval.split: found}
 
     monkeypatch.setattr(trainer, "_evaluated", scored)
     fit(tiny(tmp_path), quiet=True)
-    otherwise = "eval.predictor={kind: whole, augment: {scales: [0.5]}}"
     fit(tiny(tmp_path, "steps=8", otherwise, "accept_changes=[steps, eval]"), quiet=True)
     found = checkpoint.chosen(tmp_path / "checkpoints", "best")
     assert found is not None
@@ -726,6 +726,8 @@ def test_22_accepted_changes_are_shown_and_act_and_others_are_refused_with_the_k
     changes = ["steps=8", "eval.every=4", "optimizer.lr=0.001"]
     with pytest.raises(ValueError, match=r"give \"accept_changes=\[.*steps.*\]\"(.|\n)*steps: 4 -> 8"):
         fit(tiny(tmp_path / "run", *changes), quiet=True)
+    with pytest.raises(ValueError, match=r"supervised_weight"):  # of which `supervised` is no part
+        fit(tiny(tmp_path / "run", "method.supervised_weight=0.5", "accept_changes=[method.supervised]"), quiet=True)
     with pytest.raises(ValueError, match=r"accept_changes=\[steps, optimizer\.lr\]"):
         fit(tiny(tmp_path / "run", *changes[:1], changes[2], "eval.every=1", "accept_changes=[steps]"), quiet=True)
     fit(tiny(tmp_path / "run", *changes, "accept_changes=[steps, eval, optimizer.lr]"))

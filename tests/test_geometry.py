@@ -579,3 +579,17 @@ def test_the_reach_is_the_most_of_a_side_that_any_draw_shows(geometry, crop, ima
     warps = [geometry.sample(rng, crop=crop, image=image) for _ in range(2000)]
     most = max(max(abs(warp[0, 0]), abs(warp[1, 1])) for warp in warps)  # of the width, of the height
     assert 0.93 * geometry.reach(crop=crop, image=image) <= most <= geometry.reach(crop=crop, image=image) + 1e-9
+
+
+def test_a_view_that_is_scaled_by_half_a_percent_is_interpolated():
+    """Over 400 pixels it is a pixel off at the edges, and half a pixel off between."""
+    h, w = 8, 400
+    ramp = torch.arange(w, dtype=torch.float32).expand(1, 1, h, w).clone()
+    known = torch.ones((1, 1, h, w), dtype=torch.bool)
+    warp = torch.eye(3, dtype=torch.float64)[None].clone()
+    seen = View(ramp, warp.clone(), known)
+    scaled = warp.clone()
+    scaled[:, 0, 0] = 1 / 1.005
+    found = seen.seen_from(View(ramp, scaled, known)).data[0, 0, 0]
+    places = (torch.arange(w) + 0.5 - w / 2) / 1.005 + w / 2 - 0.5
+    torch.testing.assert_close(found, places.float(), atol=2e-3, rtol=0)

@@ -90,6 +90,15 @@ def test_images_are_held_out_of_data_without_unlabelled_ones_too():
     assert [len(pool) for pool in (found.labelled, found.unlabelled, found.holdout)] == [8, 0, 2]
 
 
+def test_images_held_out_are_read_as_those_that_are_scored():
+    splits = tiny(Path("run")).data.build()
+    to_score = Subset(splits.val, range(len(splits.labelled)))
+    found = held_out(replace(splits, labelled_to_score=to_score), "1/2", seed=0)
+    names = [splits.val.name(i) for i in range(len(splits.val))]
+    assert len(found.holdout) == 1
+    assert found.holdout.name(0) in names
+
+
 def test_another_seed_holds_out_others():
     splits = of(Numbered(40), Numbered(40))
     assert len({tuple(names_of(held_out(splits, "1/5", seed).holdout)) for seed in range(5)}) == 5

@@ -89,6 +89,19 @@ def test_a_step_whose_scaled_gradient_overflows_is_none_for_average_schedules_an
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.9)
 
 
+def test_clipping_and_what_is_logged_are_of_the_gradient_without_the_scale(tmp_path):
+    words = ("clip=0.01", "optimizer={kind: sgd, lr: 0.05, momentum: 0, weight_decay: 0}")
+    state, stream = begin(tiny(tmp_path, *words))
+    plain = train_step(tiny(tmp_path, *words), state, stream[0])["gradient"]
+    state, stream = begin(tiny(tmp_path, *words))
+    state.scale = Scale(2.0**10, dynamic=True)
+    before = [value.detach().clone() for value in state.student.parameters()]
+    terms = train_step(tiny(tmp_path, *words), state, stream[0])
+    moved = [one.detach() - other for one, other in zip(state.student.parameters(), before, strict=True)]
+    assert float(terms["gradient"]) == pytest.approx(float(plain), rel=1e-4)
+    assert torch.cat([of.flatten() for of in moved]).norm().item() == pytest.approx(0.05 * 0.01, rel=1e-3)
+
+
 def test_the_scale_is_doubled_after_many_updates_and_halved_to_one():
     scale = Scale(8.0, dynamic=True)
     for _ in range(GROWS_AFTER - 1):
@@ -104,6 +117,14 @@ def test_the_scale_is_doubled_after_many_updates_and_halved_to_one():
     assert scale.value == 1
     scale.fits()
     assert scale.value == 2  # and up again from 1, as torch.amp's
+
+
+def test_steps_that_were_skipped_in_a_row_are_counted_on_after_a_stop(tmp_path):
+    state, _ = begin(tiny(tmp_path))
+    state.skipped, state.skipped_in_a_row = 5, 3
+    other, _ = begin(tiny(tmp_path))
+    restore(other, snapshot(state), tmp_path)
+    assert (other.skipped, other.skipped_in_a_row) == (5, 3)
 
 
 def test_the_scale_of_full_precision_is_one_for_good():

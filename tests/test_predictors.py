@@ -269,6 +269,15 @@ def test_what_is_said_of_the_centre_is_true_of_images_that_are_smaller_than_it(h
     assert seen == [(min(32, h), min(48, w))]
 
 
+def test_logits_as_high_as_networks_have_them_give_a_probability():
+    """The exponential of 300 is no float32."""
+    high = torch.tensor([300.0, 299.0, 0.0, -300.0])[None, :, None, None]
+    seen = Whole(augment=Augment(flip=True), average="logits")
+    classes, confidence = of(seen, picture(6, 8), lambda pixels: high.expand(len(pixels), K, *pixels.shape[1:3]))
+    assert (classes == 0).all()
+    torch.testing.assert_close(confidence, torch.full_like(confidence, 1 / (1 + np.exp(-1.0))), rtol=1e-5, atol=0)
+
+
 def test_no_two_ways_of_asking_have_one_sentence():
     asked = [
         Augment(scales=scales, flip=flip) for scales in ((1.0,), (0.5,), (2.0,), (0.5, 1.0)) for flip in (False, True)
