@@ -177,3 +177,12 @@ def test_colours_of_ones_own_classes_begin_with_black_differ_for_255_and_do_not_
     assert whole[0].tolist() == [0, 0, 0]
     assert len({tuple(colour) for colour in [*whole.tolist(), [255, 255, 255]]}) == 256
     assert all(np.array_equal(distinct(count), whole[:count]) for count in (1, 20, 21, 22, 100))
+
+
+def test_a_mask_of_numbers_among_masks_of_colours_is_answered_with_what_is_missing():
+    mapped = by_words(["sky", "road"], {"#808080": "sky", "#804080": "road"}, void=255, other=NO_CLASS)
+    with pytest.raises(ValueError, match=r'this mask holds numbers.*names colours.*"1": CLASS') as refused:
+        mapped(np.array([[1, 1, 255]], np.uint8), "teachers.png")
+    assert "ignore" not in str(refused.value)
+    both = by_words(["sky", "road"], {"#808080": "sky", "#804080": "road", "1": "road"}, void=255, other=NO_CLASS)
+    assert both(np.array([[1, 1, 255]], np.uint8), "x").tolist() == [[1, 1, 255]]

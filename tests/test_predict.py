@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import os
 import shutil
 import subprocess
@@ -232,6 +233,19 @@ def test_an_image_is_never_written_over(kind, run, tmp_path):
 def test_a_name_that_leads_out_or_cannot_be_written_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match="no name for a file"):
         place(tmp_path, name, ".png")
+
+
+def test_files_that_are_not_read_and_photographs_that_viewers_turn_are_said(run, photos, tmp_path, capsys):
+    assert predicted(run, photos, "--out", tmp_path / "plain") == 0
+    assert not re.search("not read|EXIF", capsys.readouterr().out)
+    (photos / "b/IMG_1.HEIC").write_bytes(b"of a telephone")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photos / "b/deep/y.JPG").save(photos / "b/deep/y.JPG", exif=exif)
+    assert predicted(run, photos, "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "1 not read: .heic (1); convert what is wanted to PNG" in said
+    assert re.search(r"look: 1 predicted as stored, .*EXIF.* \(.*b/deep/y.JPG\)", said)
 
 
 def test_a_link_in_the_output_folder_is_not_followed_out_of_it(run, photos, tmp_path, capsys):

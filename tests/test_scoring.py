@@ -77,6 +77,17 @@ def test_the_best_of_one_split_is_scored_on_another(run):
     assert json.loads((run / "eval_test_best.json").read_text())["step"] == 2
 
 
+def test_images_that_are_not_those_of_the_run_though_no_word_asks_for_others_are_said(run, capsys):
+    assert cli.main(["eval", str(run)]) == 0
+    assert cli.main(["eval", str(run), "data.val=2"]) == 0
+    assert "look: these" not in capsys.readouterr().out
+    said = json.loads((run / "splits.json").read_text())
+    said["val"]["sha256"] = "0" * 64  # as where masks came or went since, and a share was drawn anew
+    (run / "splits.json").write_text(json.dumps(said))
+    assert cli.main(["eval", str(run)]) == 0
+    assert "look: these val images are not those that the run recorded (000000000000 -> " in capsys.readouterr().out
+
+
 def test_a_run_is_scored_through_its_predictor_while_it_trains(tmp_path):
     centre = "eval.predictor={kind: centre, size: [32, 48]}"
     found = fit(tiny(tmp_path / "centre", "data.val=3", centre), quiet=True)
