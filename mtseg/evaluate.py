@@ -129,11 +129,17 @@ def _count_whole(tally: Tally, source: Source, indices: Sequence[int], answer: B
     if tally.boundary is not None:
         raise ValueError("--boundary: answers for whole images have no boundaries; leave it out")
     labels = [torch.tensor(source.label(index)) for index in indices]
-    with _naming(source, indices[0]):
-        for label, prediction in zip(labels, answer.classes, strict=True):
+    each = list(zip(indices, labels, answer.classes.cpu(), strict=True))
+    for index, label, prediction in each:
+        with _naming(source, index):
             _fits(label, prediction)
-        named = [(index, source.name(index)) for index in indices]
-        tally.add_whole(named, answer, torch.stack(labels))
+    try:
+        tally.add_whole([(index, source.name(index)) for index in indices], answer, torch.stack(labels))
+    except ValueError:
+        for index, label, prediction in each:
+            with _naming(source, index):
+                Confusion(tally.confusion.classes).update(prediction[None], label[None])
+        raise
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Whole images under the one trainer: a step's loss, every method, resuming, scores, tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -570,3 +571,20 @@ def test_what_a_step_holds_is_estimated_for_every_optimizer(tmp_path):
         assert found.memory == 40 * (CLASSES + 1) * 2
         # 10 images; 3 x logits of each, and the target and the answer of 6.
         assert found.answers == 4 * (10 * 3 * SIDE**2 + 3 * CLASSES * 10 + 2 * 6 * CLASSES)
+
+
+def test_a_label_that_is_no_class_is_told_with_the_image_that_has_it(tmp_path):
+    splits = small(tmp_path).data.build()
+    test = splits.test
+    labels = test.labels.copy()
+    labels[7] = CLASSES
+    wrong = replace(splits, test=Held(test.images, labels, test.names))
+    with pytest.raises(ValueError, match=rf"{test.name(7)}: label {CLASSES} on 1 pixels is no class"):
+        fit(small(tmp_path, "steps=1", "eval.every=1"), splits=wrong, quiet=True)
+    labels[7], labels[0] = 0, -7
+    with pytest.raises(ValueError, match=r"its label is -7; the class of a whole image is 0 or more, and -1 says"):
+        fit(
+            small(tmp_path, f"out={tmp_path / 'other'}"),
+            splits=replace(splits, labelled=Held(test.images, labels, test.names)),
+            quiet=True,
+        )

@@ -210,6 +210,18 @@ def test_a_programs_own_generator_is_left_as_it_was(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize(
+    "around",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no grad", "inference", "autocast"],
+)
+def test_a_run_is_the_same_whatever_the_program_is_in_the_middle_of(around, tmp_path):
+    fit(tiny(tmp_path / "plain", "steps=2"), quiet=True)
+    with around():
+        fit(tiny(tmp_path / "within", "steps=2"), quiet=True)
+    assert files(tmp_path / "plain", 2) == files(tmp_path / "within", 2)
+
+
 @pytest.mark.parametrize("pool", ["unlabelled", "val", "test"])
 def test_the_last_image_of_every_pool_is_looked_at(pool):
     whole = drawn()

@@ -152,7 +152,8 @@ def same_size(path: Path, mask: Path, size: tuple[int, int]) -> None:
     if size == whole[::-1] and turned(path):
         raise ValueError(
             f"{text}the image has an EXIF orientation, which is not applied, and the mask was drawn on the turned "
-            "picture: turn the image's pixels (for example: mogrify -auto-orient), or turn the mask back"
+            "picture: turn the image's pixels (mogrify -auto-orient, or PIL.ImageOps.exif_transpose), or turn the "
+            "mask back"
         )
     raise ValueError(f"{text}resize the mask with nearest neighbour, or take the image that it was drawn on")
 

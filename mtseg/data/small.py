@@ -135,7 +135,8 @@ def from_npz(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
-        names = [str(name) for name in _column(arrays.get("classes", np.array([])))]
+        listed = _column(arrays.get("classes", np.array([]))).tolist()
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in listed]
         given = [(arrays[f"x_{side}"], _column(arrays[f"y_{side}"])) for side in ("train", "test")]
     except Exception as error:  # what a damaged file raises is up to its reader
         raise ValueError(
@@ -145,6 +146,8 @@ def from_npz(path: Path) -> Arrays:
     for _, labels in given:
         if labels.dtype.kind not in "iu":
             raise ValueError(f"{path}: labels of {labels.dtype}; give the classes as whole numbers from 0")
+    if "" in names:
+        raise ValueError(f"{path}: classes has an empty name, and scores are by name; give each class one")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{path}: classes has {twice!r} twice, and scores are by name; name each class once")

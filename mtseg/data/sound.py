@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from mtseg.data.damaged import Damaged
-from mtseg.data.source import Label, Pixels, Source, Splits
+from mtseg.data.source import UNKNOWN, Label, Pixels, Source, Splits
 
 _INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
 LOOKED_AT = 3  # images of a pool: the first, the last, and those between
@@ -78,6 +78,11 @@ def _refuse_label(where: str, label: Label, image: Pixels) -> None:
         raise ValueError(
             f"{where}: its label is {label.dtype.str} with strides {label.strides}; a label is uint8, or signed "
             "integers that hold 255, in this machine's order, forwards: np.ascontiguousarray(label, dtype=np.int64)"
+        )
+    if label.shape == () and label < UNKNOWN:
+        raise ValueError(
+            f"{where}: its label is {label}; the class of a whole image is 0 or more, and {UNKNOWN} says that "
+            "it has none"
         )
     if label.shape not in ((), image.shape[:2]):
         raise ValueError(

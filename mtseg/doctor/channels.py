@@ -8,7 +8,7 @@ import numpy as np
 from mtseg.config import Config
 from mtseg.data.channels import COLOURS
 from mtseg.doctor.facts import Values
-from mtseg.doctor.finding import Finding
+from mtseg.doctor.finding import Finding, amount
 from mtseg.doctor.survey import Survey
 from mtseg.views import Policy, StudentPolicy
 
@@ -22,7 +22,8 @@ def of_channels(config: Config, survey: Survey) -> Iterator[Finding]:
     splits, found = survey.splits, measured(survey)
     if found:
         each = "; ".join(_said(n, values) for n, values in enumerate(found))
-        text = f"{splits.channels} channels: {each}; for the config, in YAML: views: {_yaml(config, survey, found)}"
+        yaml = _yaml(config, survey, found)
+        text = f"{amount(splits.channels, 'channel')}: {each}; for the config, in YAML: views: {yaml}"
         yield Finding("note", "channels", text)
     yield from _normalisation(config, survey, found)
     for n, values in enumerate(found):
@@ -76,9 +77,10 @@ def _normalisation(config: Config, survey: Survey, found: Sequence[Values]) -> I
     views, splits = config.views, survey.splits
     yaml = _yaml(config, survey, found)
     if views.channels != splits.channels:
+        kept = splits.rgb and views.channels >= COLOURS
         text = (
-            f"views.mean: {views.channels} entries, and the images have {splits.channels} channels; in YAML, those of "
-            f"the training images are views: {yaml}"
+            f"views.mean: {views.channels} entries, and the images have {amount(splits.channels, 'channel')}; in YAML, "
+            f"those of the training images{', but for red, green and blue,' if kept else ''} are views: {yaml}"
         )
         yield Finding("error", "normalisation", text, suggestion=f"views={yaml}")
         return

@@ -73,7 +73,8 @@ def _turned(images: list[Image]) -> Iterator[Finding]:
     if turned:
         text = (
             f"{turned[0].name}: EXIF orientation {turned[0].orientation}{_more(len(turned))}; it is not applied, so "
-            "the network sees a turned picture: turn the pixels (for example: mogrify -auto-orient), or strip the mark"
+            "the network sees a turned picture: turn the pixels (mogrify -auto-orient, or PIL.ImageOps."
+            "exif_transpose), or strip the mark"
         )
         yield Finding("warning", "exif-orientation", text, tuple(image.name for image in turned))
 
