@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtseg.data.lists import read_list
+from mtseg.data.match import pairs
 from mtseg.data.tree import Tree
 
 
@@ -196,3 +197,12 @@ def test_an_image_in_two_spellings_is_there_twice(tmp_path):
         ("/images/a.png", "masks/a.png"),
         ("../b.png", None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"), [("a.png", r"`image mask`$"), ("a.png,m.png", r"`image mask`, .*not a comma$")]
+)
+def test_a_line_of_pairs_without_a_mask_is_told_and_so_is_a_comma_in_its_place(line, says, tmp_path):
+    (tmp_path / "pairs.txt").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=rf"pairs.txt, line 1: '{line}' has no mask beside it; a line is {says}"):
+        pairs(Tree(tmp_path), tmp_path / "pairs.txt")

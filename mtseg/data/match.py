@@ -185,7 +185,8 @@ def pairs(tree: Tree, path: Path, *, prefix: str = "") -> Pool:
     pool = Pool([], [])
     for entry in _listed(path):
         if entry.mask is None:
-            raise ValueError(f"{entry.where}: {entry.image!r} has no mask beside it; a line is `image mask`")
+            comma = ", with a blank or a tab between, not a comma" if "," in entry.image else ""
+            raise ValueError(f"{entry.where}: {entry.image!r} has no mask beside it; a line is `image mask`{comma}")
         for names, name in ((pool.images, entry.image), (pool.masks, entry.mask)):
             names.append(tree.admit(name.removeprefix(prefix), entry.where))
             if not tree.has(names[-1]):
