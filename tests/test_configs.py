@@ -31,6 +31,7 @@ SMALL = [
     "steps=2",
     "eval.every=2",
     "workers=0",
+    "eval.gallery=0",
     "batch={labelled: 2, unlabelled: 2}",
     "model.weights=none",
     "device=cpu",

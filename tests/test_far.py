@@ -22,8 +22,9 @@ from mtseg.step import train_step
 from mtseg.tally import Also
 from mtseg.trainer import fit
 
-STEPS = [(tiny, words) for words in OF_MAPS.values()] + [(small, words) for words in OF_IMAGES.values()]
-NAMES = [f"maps: {name}" for name in OF_MAPS] + [f"images: {name}" for name in OF_IMAGES]
+WHOLE = ("temporal ensembling", "vat", "cutmix", "bands and thresholds", "two heads", "mixed", "two streams")
+STEPS = [(tiny, words) for words in OF_MAPS.values()] + [(small, OF_IMAGES[name]) for name in WHOLE]
+NAMES = [f"maps: {name}" for name in OF_MAPS] + [f"images: {name}" for name in WHOLE]
 RUNS = {
     "windows, scales, pictures, masks": [
         "eval.predictor={kind: slide, window: [48, 48], augment: {scales: [0.5, 1.0], flip: true}}",
