@@ -1,6 +1,7 @@
 """In which numbers the networks compute. Weights, averages and losses are float32 always."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,13 +13,18 @@ LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FIRST, GROWS_AFTER = 2.0**16, 2000  # of the loss's scale, as torch.amp's
 
 
-def casting(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+@contextmanager
+def casting(precision: Precision, device: torch.device) -> Iterator[None]:
     """Within, convolutions and matrix products compute in `precision`.
 
-    A network's weights, once cast, are kept to the end of the context: where some forwards have a gradient and others
-    have none, each kind needs a context of its own.
+    A network's weights, once cast, are kept to the end of the context, also where that is within another one: where
+    some forwards have a gradient and others have none, each kind needs a context of its own.
     """
-    return torch.autocast(device.type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW)
+    with torch.autocast(device.type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW):
+        try:
+            yield
+        finally:
+            torch.clear_autocast_cache()  # which torch does at the end of the outermost alone
 
 
 def memory_format(precision: Precision, device: torch.device) -> torch.memory_format:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mtseg.config import Config
 from mtseg.models.norm import Frozen, Grouped, normed
 from mtseg.models.smp import Smp
 from mtseg.precision import GROWS_AFTER, Scale, scale_for
+from mtseg.run.checkpoint import load_newest
 from mtseg.running import running
 from mtseg.saved import restore, snapshot
 from mtseg.step import train_step
@@ -64,6 +66,20 @@ def test_every_method_trains_in_bfloat16(name, tmp_path):
         terms = train_step(config, state, stream[step], watch=True)
     assert state.skipped == 0
     assert torch.as_tensor(terms["loss"]).isfinite()
+
+
+@pytest.mark.parametrize("within", [nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)], ids=["", "autocast"])
+def test_a_run_in_low_precision_is_that_of_its_steps_each_with_the_weights_of_then(within, tmp_path):
+    """Autocast keeps cast weights until its outermost context ends, and a run is one of many steps."""
+    config = tiny(tmp_path / "run", "precision=bf16", "eval.every=4")
+    state, stream = begin(config)
+    for step in range(config.steps):
+        train_step(config, state, stream[step])
+    with within():
+        fit(config, quiet=True)
+    saved = load_newest(tmp_path / "run/checkpoints")[0].student
+    for name, value in state.student.state_dict().items():
+        torch.testing.assert_close(saved[name], value, rtol=0, atol=0, msg=name)
 
 
 def test_the_scale_of_the_loss_does_not_change_the_update(tmp_path):
