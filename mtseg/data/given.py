@@ -1,10 +1,12 @@
 """Images that a program gives to `fit`: what a run's config says of them."""
 
+from collections import Counter
 from typing import Literal
 
 import numpy as np
 
 from mtseg.data.channels import COLOURS, Channels, Layer
+from mtseg.data.provenance import POOLS
 from mtseg.data.source import Splits
 from mtseg.part import part
 
@@ -28,9 +30,6 @@ class Given:
         )
 
 
-POOLS = ("labelled", "val", "unlabelled", "test")
-
-
 def given(splits: Splits, said: Channels) -> Given:
     """The record of such images. Reads one. Raises ValueError for a name that is twice in a pool.
 
@@ -39,10 +38,8 @@ def given(splits: Splits, said: Channels) -> Given:
     """
     pools = {name: getattr(splits, name) for name in POOLS}
     for name, pool in pools.items():
-        once, twice = set[str](), None
-        for called in (pool.name(index) for index in range(len(pool))):
-            twice = called if called in once else twice
-            once.add(called)
+        often = Counter(pool.name(index) for index in range(len(pool)))
+        twice = next((called for called, count in often.items() if count > 1), None)
         if twice is not None:
             raise ValueError(
                 f"splits.{name}: two images are called {twice!r}, and labels, memories and scores go by names; give "
