@@ -1,4 +1,7 @@
-"""One thread a process: tests run side by side, and results must not depend on the number of cores."""
+"""One thread a process: tests run side by side, and results must not depend on the number of cores.
+
+And no waiting for the disk: no test pulls the plug. What is asked of it, and when, is tested (test_atomic.py).
+"""
 
 import gc
 import os
@@ -8,6 +11,7 @@ import torch
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # for the programs that tests start
+os.fsync = lambda handle: None
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
 

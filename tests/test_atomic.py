@@ -1,11 +1,14 @@
 """Files that are whole: the old one, the new one, or none; whatever goes wrong, and whatever they are called."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mtseg.atomic import aside, digest_of, write_whole
+from mtseg.run import checkpoint
 
 
 def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -16,6 +19,35 @@ def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(pytest.fail.Exception):
             write_whole(path, "steps: 2\n")
     assert path.read_text() == "steps: 1\n"
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """What the disk is asked to have, and what is renamed, in their order: the names then."""
+    asked: list[str] = []
+    rename, replace = Path.rename, Path.replace
+
+    def named(how: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        return lambda path, to: (asked.append(f"{path.name} -> {Path(to).name}"), how(path, to))[1]
+
+    monkeypatch.setattr(os, "fsync", lambda handle: asked.append(Path(f"/proc/self/fd/{handle}").readlink().name))
+    monkeypatch.setattr(Path, "rename", named(rename))
+    monkeypatch.setattr(Path, "replace", named(replace))
+    return asked
+
+
+def test_a_text_file_is_on_the_disk_before_it_has_its_name(asked, tmp_path):
+    write_whole(tmp_path / "best.json", "{}")
+    aside = f".tmp-{os.getpid()}-best.json"
+    assert asked == [aside, f"{aside} -> best.json"]
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_then_the_name(asked, tmp_path):
+    place = checkpoint.save(tmp_path / "checkpoints", checkpoint.Checkpoint(3, {}, {}, {}), keep=1)
+    aside = f".tmp-3-{os.getpid()}"
+    *files, folder, renamed, holder = asked
+    assert sorted(files) == sorted(path.name for path in place.iterdir())
+    assert (folder, renamed, holder) == (aside, f"{aside} -> {place.name}", "checkpoints")
 
 
 @pytest.mark.parametrize("moment", ["pathlib.Path.write_text", "mtseg.atomic.flush", "pathlib.Path.replace"])
