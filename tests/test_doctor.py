@@ -41,6 +41,7 @@ from mtseg.doctor.pictures import MARK, draw, of_findings, of_views
 from mtseg.doctor.survey import survey
 from mtseg.doctor.unread import of_unread
 from mtseg.run import duration
+from mtseg.run.estimate import Estimate, estimate
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.merge import merge
 from mtseg.settings.strict_yaml import to_yaml
@@ -71,6 +72,23 @@ def draw_clean(root: Path) -> Path:
             if pool != "unlabelled":
                 trees.mask(root / pool / "masks" / f"{pool}_{i}.png", stripes(range(3), seed + i))
     return root
+
+
+ESTIMATED: dict[str, Estimate] = {}
+
+
+def estimated(config: Config, network: torch.nn.Module, classes: int, images: int) -> Estimate:
+    """`estimate`, asked once for each network and step: most tests have the same."""
+    parts = ("model", "method", "views", "optimizer", "batch", "accumulate", "precision", "norm", "recompute")
+    key = repr([classes, images, *(getattr(config, part) for part in parts)])
+    if key not in ESTIMATED:
+        ESTIMATED[key] = estimate(config, network, classes, images)
+    return ESTIMATED[key]
+
+
+@pytest.fixture(autouse=True)
+def _estimated_once(monkeypatch) -> None:
+    monkeypatch.setattr(plan_module, "estimate", estimated)
 
 
 @pytest.fixture(scope="session")
