@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from processes import Program
 from runs import TINY, comparison, tiny
 from safetensors.torch import load_file
 from trees import camvid
@@ -368,17 +369,13 @@ def test_a_finished_run_says_so_with_its_scores(config, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signalled_process_is_saved_and_ends_with_75_and_the_same_command_finishes_it(name, config, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "tools/train.py", config, f"out={run}", "steps=100000", "workers=1", "eval.every=100000"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step 3/"):
-            break
-    process.send_signal(signal.Signals[name])
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert f"stopped on {name}, saved at step" in message
-    assert "Traceback" not in message
+    words = ["train", config, f"out={run}", "steps=100000", "workers=1", "eval.every=100000"]
+    program = Program(lambda: cli.main(words))
+    program.until("step 3/")
+    os.kill(program.pid, signal.Signals[name])
+    assert program.ended() == 75
+    assert f"stopped on {name}, saved at step" in program.stderr
+    assert "Traceback" not in program.stderr
     found, damaged = checkpoint.load_newest(run / "checkpoints")
     assert (damaged, found.step >= 3) == ({}, True)
 

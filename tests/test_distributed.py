@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from processes import each
+from processes import Program, each
 from runs import tiny
 from safetensors.torch import load_file
 from test_trainer import METHODS
@@ -24,7 +25,7 @@ from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.data.source import Subset
 from mtseg.data.stream import Stream
-from mtseg.distributed import rank, taken, world
+from mtseg.distributed import highest, joined, losses_told, rank, taken, world
 from mtseg.evaluate import evaluate
 from mtseg.signals import Stopped
 from mtseg.state import State, build
@@ -401,20 +402,6 @@ def test_all_processes_hear_why_the_first_cannot_open_its_log(tmp_path):
     assert "process 0 could not go on: ValueError: no board here" in second
 
 
-LOST = """
-import os, torch
-from mtseg.distributed import highest, joined, losses_told
-try:
-    with losses_told(), joined(torch.device("cpu"), 60):
-        highest(torch.ones(1))
-        if os.environ["RANK"] == "1":
-            os._exit(0)
-        highest(torch.ones(1))
-except ValueError as error:
-    print(error)
-"""
-
-
 LEFT = """
 import gc, weakref, torch
 import torch.distributed as dist
@@ -431,26 +418,33 @@ print("the group is", "gone" if group() is None else "held")
 """
 
 
-def two_of(script: str) -> list[subprocess.Popen[bytes]]:
-    """Two processes that run `script`, as torchrun would start them."""
-    found = socket.socket()
-    found.bind(("127.0.0.1", 0))
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
-    found.close()
-    command = [sys.executable, "-c", script]
-    ranks = ({"RANK": str(rank)} for rank in range(2))
-    return [subprocess.Popen(command, env=os.environ | place | rank, stdout=subprocess.PIPE) for rank in ranks]
+def as_torchrun_says() -> list[dict[str, str]]:
+    """What torchrun tells each of two processes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
+    return [place | {"RANK": str(rank)} for rank in range(2)]
+
+
+def left_alone(told: dict[str, str]) -> None:
+    os.environ.update(told)
+    with losses_told(), joined(torch.device("cpu"), 60):
+        highest(torch.ones(1))
+        if told["RANK"] == "1":
+            os._exit(0)
+        highest(torch.ones(1))
 
 
 def test_a_process_whose_others_are_gone_says_so():
-    both = two_of(LOST)
-    said, _ = both[0].communicate(timeout=100)
-    assert both[1].wait(timeout=100) == 0
-    assert b"another process of this run has ended or hangs" in said
+    first, second = [Program(partial(left_alone, told)) for told in as_torchrun_says()]
+    assert (first.ended(), second.ended()) == (1, 0)
+    assert "another process of this run has ended or hangs" in first.stderr
 
 
 def test_no_thread_of_the_group_is_left_to_meet_the_interpreter_s_end():
     """One that reaches for the interpreter while that ends aborts the process, after a run that has finished."""
-    for process in two_of(LEFT):
+    command = [sys.executable, "-c", LEFT]
+    two = [subprocess.Popen(command, env=os.environ | told, stdout=subprocess.PIPE) for told in as_torchrun_says()]
+    for process in two:
         said, _ = process.communicate(timeout=100)
         assert (process.returncode, said) == (0, b"the group is gone\n")

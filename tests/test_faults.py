@@ -30,6 +30,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from processes import Program
 from runs import TINY, tiny
 from test_trainer import METHODS, Died, begin, files, stop_after
 
@@ -631,28 +633,20 @@ def test_17_an_old_checkpoint_that_cannot_be_deleted_is_said_and_the_new_one_is_
     assert checkpoint.chosen(folder, "best") is not None
 
 
-LIMITED = """
-import resource, sys
-from mtseg.cli import main
-import mtseg.run.checkpoint, mtseg.trainer
-step = mtseg.trainer.train_step
-def limited(config, state, *a, **k):
-    full = state.step >= int(sys.argv[1])
-    free = resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]) if full else free, free))
-    return step(config, state, *a, **k)
-mtseg.trainer.train_step = limited
-raise SystemExit(main(["train", *sys.argv[3:]]))
-"""
-
-
-def test_17_a_disk_that_takes_no_more_in_the_middle_leaves_whole_files_and_says_what_is_missing(tmp_path):
+def test_17_a_disk_that_takes_no_more_in_the_middle_leaves_whole_files_and_says_what_is_missing(tmp_path, monkeypatch):
     """The kernel refuses to let any file grow past some bytes, from step 3 on: checkpoints, metrics and TensorBoard."""
     run, path = tmp_path / "run", written_config(tmp_path)
     words = [path, f"out={run}", "steps=6"]
-    code = [sys.executable, "-c", LIMITED, "3", "1000", *words]
-    ran = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 1
+
+    def limited(config: Config, state: State, batch: Any, **options: bool) -> Any:
+        most = 1000 if state.step >= 3 else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+        return train_step(config, state, batch, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_step", limited)
+        ran = Program(lambda: cli.main(["train", *words]))
+        assert ran.ended() == 1
     assert "the last step, 6, is not saved" in ran.stderr
     assert "the checkpoint of step 4 is NOT written" in ran.stdout
     for name in ("metrics.jsonl", "tensorboard"):
@@ -809,18 +803,15 @@ def test_23_a_class_path_in_a_config_is_refused_as_an_unknown_name(word, tmp_pat
 # 25: no network
 
 
-def test_25_training_resuming_and_evaluating_need_no_connection(tmp_path):
-    code = (
-        "import socket, sys\n"
-        "def refuse(*a, **k): raise AssertionError('a socket was opened')\n"
-        "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
-        "from mtseg.cli import main\n"
-        "config, run = sys.argv[1:]\n"
-        "words = [config, f'out={run}']\n"
-        "assert main(['train', *words]) == main(['train', *words]) == main(['eval', run]) == 0\n"
-        "assert main(['train', *words, 'steps=6', 'accept_changes=[steps]']) == 0"
-    )
-    subprocess.run([sys.executable, "-c", code, written_config(tmp_path), str(tmp_path / "run")], cwd=ROOT, check=True)
+def test_25_training_resuming_and_evaluating_need_no_connection(tmp_path, monkeypatch):
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    for owner, name in ((socket.socket, "connect"), (socket, "create_connection"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, refuse)
+    words, run = [written_config(tmp_path), f"out={tmp_path / 'run'}"], str(tmp_path / "run")
+    assert cli.main(["train", *words]) == cli.main(["train", *words]) == cli.main(["eval", run]) == 0
+    assert cli.main(["train", *words, "steps=6", "accept_changes=[steps]"]) == 0
 
 
 # 27: memory
@@ -922,22 +913,17 @@ def test_11_a_step_waits_for_the_device_once(tmp_path):
 
 def test_31_two_runs_do_not_write_to_one_folder(tmp_path, capsys):
     path, run = written_config(tmp_path), tmp_path / "run"
-    command = [sys.executable, "tools/train.py", path, f"out={run}", "steps=100000", "workers=1"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
+    first = Program(lambda: cli.main(["train", path, f"out={run}", "steps=100000", "workers=1"]))
     try:
-        for line in process.stdout:
-            if line.startswith("step 3/"):
-                break
+        first.until("step 3/")
         assert cli.main(["train", path, f"out={run}", "steps=100000"]) == 1
         message = capsys.readouterr().err.strip()
         assert str(run) in message
-        assert f"process {process.pid} on " in message
+        assert f"process {first.pid} on " in message
         assert "\n" not in message
     finally:
-        process.stdout.close()
-        process.kill()  # a stale lock, and a loading process that outlives it for seconds
-        process.wait()
+        os.kill(first.pid, signal.SIGKILL)  # a stale lock, and a loading process that outlives it for seconds
+        first.ended()
     done = checkpoint.load_newest(run / "checkpoints")[0].step
     words = [f"out={run}", f"steps={done + 1}", "accept_changes=[steps]"]
     assert cli.main(["train", path, *words]) == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import Program
 from smalls import arrays
 from test_small import svhn_tree
 from trees import camvid, own
@@ -22,29 +23,29 @@ ROOT = Path(__file__).parent.parent
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_python_of_the_readme_runs(tmp_path):
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     short = block.replace('"steps=200"', '"steps=2", "data.val=2", "workers=0", "device=cpu"')
     assert short != block
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     Image.new("RGB", (53, 41), "green").save(tmp_path / "photo.jpg")
-    check = "\nassert prediction.classes.shape == prediction.confidence.shape == (41, 53)"
-    ran = subprocess.run([sys.executable, "-c", short + check], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert 0 <= float(ran.stdout.splitlines()[-1]) <= 1
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    exec(short, space)
+    assert space["prediction"].classes.shape == space["prediction"].confidence.shape == (41, 53)
+    assert 0 <= float(capsys.readouterr().out.splitlines()[-1]) <= 1
     assert (tmp_path / "runs/api/config.yaml").is_file()
 
 
-def test_the_loop_of_the_library_guide_learns(tmp_path):
+@pytest.mark.filterwarnings("error")
+def test_the_loop_of_the_library_guide_learns(tmp_path, monkeypatch, capsys):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
-    code = ""
+    monkeypatch.chdir(tmp_path)
     for steps in (1, 40):
         short = block.replace("step in range(300)", f"step in range({steps})").replace("val=20", "val=4")
         assert short.count(f"step in range({steps})") == short.count("val=4") == 1
-        code += short
-    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    before, after = (float(line.split()[0]) for line in ran.stdout.splitlines())
+        exec(short, {})
+    before, after = (float(line.split()[0]) for line in capsys.readouterr().out.splitlines())
     assert after > before + 5
 
 
@@ -220,6 +221,22 @@ def test_every_method_row_is_in_the_readme():
     assert [path.name for path in (ROOT / "configs/method").glob("*.yaml") if f"`{path.name}`" not in text] == []
 
 
+def the_package_there(folder: Path, *commands: list[str]) -> None:
+    """Run the commands, in a process of their own, with the package as it lies in `folder`."""
+
+    def work() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mtseg"]:
+            del sys.modules[name]
+        sys.path.insert(0, str(folder))
+        from mtseg import cli
+
+        assert Path(cli.__file__).is_relative_to(folder)
+        assert [cli.main(words) for words in commands] == [0] * len(commands)
+
+    program = Program(work, folder)
+    assert program.ended() == 0, program.stderr
+
+
 def test_the_new_method_of_the_guide_trains_as_it_stands_there(tmp_path):
     """Its part is put into a copy of the package, its row laid on the demo: two steps, and a consistency."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
@@ -233,9 +250,7 @@ def test_the_new_method_of_the_guide_trains_as_it_stands_there(tmp_path):
     targets.write_text(before + part + after)
     (tmp_path / "confident.yaml").write_text(row)
     words = [str(ROOT / "configs/demo.yaml"), "confident.yaml", "steps=2", "data.val=2", "workers=0", "device=cpu"]
-    code = f"from mtseg.cli import main; raise SystemExit(main({['train', *words, 'out=run']!r}))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+    the_package_there(tmp_path, ["train", *words, "out=run"])
     assert "kind: confident" in (tmp_path / "run/config.yaml").read_text()
 
 
@@ -257,7 +272,5 @@ def test_the_new_network_of_the_guide_is_trained_scored_and_exported(tmp_path):
         ["eval", "run"],
         ["export", "run", "--out", "handed", "--to", "torch"],
     ]
-    code = f"from mtseg.cli import main\nfor words in {commands!r}: assert main(words) == 0"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+    the_package_there(tmp_path, *commands)
     assert (tmp_path / "handed/model.pt2").is_file()
