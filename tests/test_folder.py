@@ -3,6 +3,7 @@
 import re
 import shutil
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,32 @@ def test_val_may_be_a_share_or_folders_and_test_may_be_named(tmp_path):
     assert counts(splits) == (8, 8, 8, 8)
     with pytest.raises(ValueError, match=r"data\.val: 0\.95 of 8 labelled images leaves none"):
         a_folder(root, val=0.95).build()
+
+
+def test_masks_that_are_added_move_few_images_between_training_and_val(tmp_path):
+    """None into val where one leaves it: val is of a rank's images, and only the rank changes."""
+    root, kept = trees.own(tmp_path), 0
+    lines = [f"{name} {name.replace('images', 'masks').replace('.jpg', '.png')}\n" for name in photos(*range(8))]
+    (root / "before.txt").write_text("".join(lines[1:6:2]))
+    (root / "after.txt").write_text("".join(lines))
+    for seed in range(40):
+        before, after = (
+            a_folder(root, labelled={"pairs": f"{when}.txt"}, val=0.4, split_seed=seed).build()
+            for when in ("before", "after")
+        )
+        came = set(names(before.labelled)) & set(names(after.val))
+        left = set(names(before.val)) & set(names(after.labelled))
+        assert not (came and left)
+        kept += len(set(names(before.val)) & set(names(after.val)))
+    assert kept > 30  # of 40; drawn anew it were 15
+
+
+def test_each_image_comes_into_val_as_often_as_its_share_says(tmp_path):
+    root = trees.own(tmp_path)
+    often = Counter(name for seed in range(300) for name in names(a_folder(root, split_seed=seed).build().val))
+    assert sum(often.values()) == 300 * 2
+    for name in photos(*range(8)):
+        assert abs(often[name] - 75) < 5 * (300 * 0.25 * 0.75) ** 0.5
 
 
 def test_unlabelled_images_are_those_without_masks_and_the_labelled_ones_that_are_not_chosen(tmp_path):

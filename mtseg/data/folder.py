@@ -1,5 +1,7 @@
 """Anybody's own images: folders, globs or lists, with masks for some of them."""
 
+import os
+import zlib
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +32,12 @@ class Folder:
     """Images of one's own under `root`; all paths are relative to it.
 
     `labelled` have masks, of which `labels` are used (the others join the unlabelled images); `unlabelled` have none.
-    `val` names images with masks, or is a share of `labelled` that is kept apart, drawn by `split_seed`; `test` may
-    be left out. A mask holds class indices and `ignore`, or what `mask_map` maps to a class: raw values or colours
-    (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to `ignore`. What else stands in a mask
-    is an error, or ignored with `other: ignore`. `channels` says what an image consists of where it is not one file of
-    red, green and blue. `palette` has a colour for each class, for pictures; without it they are
-    well-spaced ones, class 0 black.
+    `val` names images with masks, or is a share of `labelled` that is kept apart, drawn by their names and
+    `split_seed`; `test` may be left out. A mask holds class indices and `ignore`, or what `mask_map` maps to a
+    class: raw values or colours (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to
+    `ignore`. What else stands in a mask is an error, or ignored with `other: ignore`. `channels` says what an image
+    consists of where it is not one file of red, green and blue. `palette` has a colour for each class, for
+    pictures; without it they are well-spaced ones, class 0 black.
     """
 
     kind: Literal["folder"] = "folder"
@@ -105,17 +107,25 @@ class Folder:
         return unmasked(tree, self.unlabelled, masks, named) if self.unlabelled else []
 
     def _parted(self, whole: Pool) -> tuple[Pool, Pool]:
-        """Training and validation images: a share of the labelled ones, rounded, at least one of each."""
+        """Training and validation images: a share of the labelled ones, rounded, at least one of each.
+
+        Each name has a number of its own, drawn by the seed, and the lowest are validation images: where images are
+        added or taken away, few others change sides, and all of these to the same one.
+        """
         assert isinstance(self.val, float)
         count = len(whole.images)
         wanted = max(1, round(count * self.val))
         if wanted >= count:
             raise ValueError(f"data.val: {self.val} of {count} labelled images leaves none to train on; lower it")
-        apart = {int(i) for i in generator(self.split_seed, "validation images").permutation(count)[:wanted]}
+        drawn = [self._drawn(name) for name in whole.images]
+        apart = set(sorted(range(count), key=drawn.__getitem__)[:wanted])
         return tuple(  # type: ignore[return-value]
             Pool([whole.images[i] for i in side], [whole.masks[i] for i in side])
             for side in ([i for i in range(count) if i not in apart], sorted(apart))
         )
+
+    def _drawn(self, name: str) -> float:
+        return generator(self.split_seed, "validation images", zlib.crc32(os.fsencode(name))).random()
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def unlike_the_runs(run: Path, found: dict[str, Any]) -> str:
         return ""
     return (
         f"look: these {found['split']} images are not those that the run recorded ({own[:12]} -> "
-        f"{found['sha256'][:12]}): files came or went since, and a share such as data.val=0.25 is drawn anew then, so "
+        f"{found['sha256'][:12]}): files came or went since, with which a share such as data.val=0.25 changes, so "
         "the run may have learnt from some of them; compare runs on images that have a folder or a list of their own"
     )
 
