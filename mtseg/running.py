@@ -37,10 +37,10 @@ def running(student: nn.Module, images: Tensor, *, compiled: bool, recompute: bo
             part.forward = torch.compile(part.forward)
     if world() == 1:
         return asked
-    older = "forward_sync_buffers" not in inspect.signature(DistributedDataParallel).parameters  # before 2.13
-    buffers: dict[str, Any] = {"broadcast_buffers" if older else "forward_sync_buffers": False}
-    unused = _leaves_weights_out(student, images)
-    return DistributedDataParallel(asked, init_sync=False, find_unused_parameters=unused, **buffers)
+    known = inspect.signature(DistributedDataParallel).parameters
+    words: dict[str, Any] = {"init_sync": False} if "init_sync" in known else {}  # torch 2.7: all are alike already
+    words["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False  # torch 2.13
+    return DistributedDataParallel(asked, find_unused_parameters=_leaves_weights_out(student, images), **words)
 
 
 def summing(asked: nn.Module, now: bool) -> AbstractContextManager[None]:
