@@ -1,7 +1,10 @@
 """A run small enough for a test: embedded scenes, a network of a few thousand parameters, seconds on one core."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+
+import torch
 
 from mtseg.config import Config, written
 from mtseg.settings.checked import validate
@@ -30,6 +33,8 @@ TINY = {
     "workers": 0,
     "device": "cpu",
 }
+
+ONNX = find_spec("onnxruntime") is not None and torch.__version__ >= "2.7"  # what torch.onnx needs for any size
 
 
 def tiny(out: Path, *words: str) -> Config:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import trees
 from PIL import Image
-from runs import tiny
+from runs import ONNX, tiny
 from safetensors.torch import load_file, save_file
 
 import mtseg
@@ -44,7 +43,7 @@ LOOK = ("eval.gallery=1", "data.val=6", ODD, "steps=6")
 def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     fit(tiny(out, *LOOK), quiet=True)
-    formats = "hf,torch,onnx" if find_spec("onnxruntime") else "hf,torch"
+    formats = "hf,torch,onnx" if ONNX else "hf,torch"
     assert cli.main(["export", str(out), "--to", formats]) == 0
     return out
 
@@ -142,8 +141,10 @@ def test_the_pixels_of_a_graph_are_normalised_and_padded_as_the_networks(size):
         assert torch.allclose(Pixels(network, views)(pixels), expected, atol=1e-4)
 
 
+@pytest.mark.skipif(not ONNX, reason="needs mtseg[export] and torch 2.7")
 def test_onnx_names_the_networks_classes_at_any_size_and_counts_what_the_trainer_counted(run):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(str(run / "export/model.onnx"), providers=["CPUExecutionProvider"])
     said = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     _, splits, _, _ = restored(run)
@@ -289,6 +290,20 @@ def test_what_cannot_be_handed_on_is_told(run, tmp_path, capsys, monkeypatch):
     assert "pip install 'mtseg[export]'" in capsys.readouterr().err
 
 
+def test_a_network_that_torch_does_not_write_as_onnx_is_told_with_what_to_do(run, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime")
+
+    def fails(*_: object, **__: object) -> None:
+        raise torch.onnx.errors.OnnxExporterError("no graph") from RuntimeError("SymInts expected\nto be ints")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    assert cli.main(["export", str(run), "--to", "torch,onnx", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f"--to onnx: torch {torch.__version__} does not write" in said
+    assert "(SymInts expected); update torch (pip install -U torch torchvision), or use --to torch" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "ensemble"
@@ -308,7 +323,7 @@ def test_an_ensemble_is_no_network_of_smp_and_its_folder_is_refused_before_anyth
 
 
 def test_the_graph_of_an_ensemble_is_the_mean_of_its_members(ensemble, tmp_path):
-    formats = [name for name in ("torch", "onnx") if name == "torch" or find_spec("onnxruntime")]
+    formats = ["torch", "onnx"] if ONNX else ["torch"]
     assert cli.main(["export", str(ensemble), "--to", ",".join(formats), "--out", str(tmp_path)]) == 0
     trained = mtseg.load(ensemble)
     pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 70, 91, 3), dtype=np.uint8))

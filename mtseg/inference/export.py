@@ -146,17 +146,28 @@ def to_onnx(program: ExportedProgram, network: Pixels, out: Path, facts: dict[st
     import onnx
     import onnxruntime
 
-    path = out / "model.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        made = torch.onnx.export(program, input_names=["pixels"], output_names=["logits"], dynamo=True, verbose=False)
-    assert made is not None
-    graph = made.model_proto
+    path, graph = out / "model.onnx", _graph(program)
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     _compare(network, lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]), path)
     with aside(path) as place:
         onnx.save(graph, str(place))
+
+
+def _graph(program: ExportedProgram) -> Any:
+    inputs, outputs = ["pixels"], ["logits"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself
+            made = torch.onnx.export(program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
+    except torch.onnx.errors.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).partition("\n")[0][:200]
+        raise ValueError(
+            f"--to onnx: torch {torch.__version__} does not write this network as a graph, as torch 2.6 does none that "
+            f"takes any size ({cause}); update torch (pip install -U torch torchvision), or use --to torch"
+        ) from error
+    assert made is not None
+    return made.model_proto
 
 
 def _need(*libraries: str) -> None:
