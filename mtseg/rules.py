@@ -79,5 +79,6 @@ class Rules:
 
 def _bounds(schema: Schema) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    said = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    found = {sign: schema[key] for key, sign in signs.items() if key in schema}
+    said = [f"{sign} {bound if bound % 1 else int(bound)}" for sign, bound in found.items()]  # 0.0 of older pydantic's
     return f" {' and '.join(said)}" if said else ""
