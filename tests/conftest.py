@@ -7,6 +7,7 @@ import gc
 import os
 
 import cv2
+import pytest
 import torch
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -14,6 +15,12 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.fsync = lambda handle: None
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A GPU is for `-m gpu` alone: with one in sight, a first backward starts threads that no forked process has."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_finish() -> None:
