@@ -88,8 +88,8 @@ class Program:
         code = self._process.exitcode
         if code is None:
             self._process.kill()
-        for reader in self._readers:
-            reader.join(2)  # not longer: where it was killed, a process that it started may hold the pipe
+        for reader in self._readers if code is not None and code >= 0 else ():
+            reader.join(2)  # else it was killed, and a process that it started may hold the pipe for long
         assert code is not None, f"it hung: {self.stdout}{self.stderr}"
         return code
 

@@ -27,7 +27,7 @@ TINY = {
     "optimizer": {"kind": "sgd", "lr": 0.05},
     "batch": {"labelled": 2, "unlabelled": 2},
     "steps": 4,
-    "eval": {"every": 2, "gallery": 0},
+    "eval": {"every": 4, "gallery": 0},
     "log_every": 1,
     "checkpoint_every": 2,
     "workers": 0,

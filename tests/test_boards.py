@@ -53,7 +53,7 @@ def _no_account(monkeypatch):
 def test_a_board_that_is_asked_for_gets_the_numbers_and_the_pictures_and_is_closed(name, tmp_path, monkeypatch):
     fake = Fake()
     monkeypatch.setitem(sys.modules, name, fake)
-    fit(tiny(tmp_path / "run", f"boards=[{name}]", "eval.gallery=1"), quiet=True)
+    fit(tiny(tmp_path / "run", f"boards=[{name}]", "eval.gallery=1", "eval.every=2"), quiet=True)
     for key in ("train/loss_sup", "val_teacher/mIoU"):
         assert fake.values(key) == numbers(tmp_path / "run", key)
         assert len(fake.values(key)) >= 2

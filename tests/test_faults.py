@@ -189,15 +189,15 @@ def test_scores_that_were_asked_otherwise_are_not_compared_to_find_the_best(othe
         return {config.eval.split: found}
 
     monkeypatch.setattr(trainer, "_evaluated", scored)
-    fit(tiny(tmp_path), quiet=True)
-    fit(tiny(tmp_path, "steps=8", otherwise, "accept_changes=[steps, eval]"), quiet=True)
+    fit(tiny(tmp_path, "eval.every=2"), quiet=True)
+    fit(tiny(tmp_path, "eval.every=2", "steps=8", otherwise, "accept_changes=[steps, eval]"), quiet=True)
     found = checkpoint.chosen(tmp_path / "checkpoints", "best")
     assert found is not None
     assert (found.place.name, found.score) == ("step-00000006", 0.3)
 
 
 def test_the_best_is_one_that_is_there_and_a_resumed_run_knows_it(tmp_path, monkeypatch):
-    config = tiny(tmp_path, "steps=6", "checkpoint_every=1")
+    config = tiny(tmp_path, "steps=6", "checkpoint_every=1", "eval.every=2")
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(Died):
@@ -374,7 +374,7 @@ def test_11_a_capture_that_holds_code_is_refused_and_does_not_run(tmp_path, caps
 def test_12_a_signal_in_an_evaluation_does_not_wait_for_its_end_and_the_run_is_the_whole_one(
     which, tmp_path, monkeypatch
 ):
-    words = ["checkpoint_every=100", "eval.batch=1"]
+    words = ["checkpoint_every=100", "eval.batch=1", "eval.every=2"]
     expected, asked = fit(tiny(tmp_path / "whole", *words), quiet=True), []
     config = tiny(tmp_path / "asked", *words)
     splits = config.data.build()
@@ -590,7 +590,7 @@ def test_17_a_half_written_pointer_to_the_best_does_not_stop_later_checkpoints(t
 
 
 def test_17_a_best_checkpoint_that_cannot_be_noted_is_said_and_the_run_goes_on(tmp_path, capsys):
-    config = tiny(tmp_path / "run")
+    config = tiny(tmp_path / "run", "eval.every=2")
     pointer = tmp_path / "run/checkpoints/best.json"
     pointer.mkdir(parents=True)  # what no file can take the place of
     fit(config)
@@ -860,7 +860,7 @@ def test_27_memory_that_runs_out_in_an_evaluation_loses_no_step(tmp_path, monkey
 
     monkeypatch.setattr(trainer, "evaluate", hungry)
     with pytest.raises(ValueError, match=r"in the evaluation after step 2.*eval\.batch"):
-        fit(tiny(tmp_path, "checkpoint_every=9"), quiet=True)
+        fit(tiny(tmp_path, "checkpoint_every=9", "eval.every=2"), quiet=True)
     assert checkpoint.steps(tmp_path / "checkpoints")[-1].name == "step-00000002"
 
 

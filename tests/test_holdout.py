@@ -201,7 +201,7 @@ def test_the_checkpoint_that_was_best_on_the_images_held_out_is_kept_beside_the_
         return found
 
     monkeypatch.setattr(trainer, "_evaluated", scored)
-    config = tiny(tmp_path, *APART, "steps=10", "keep=1", "checkpoint_every=5")
+    config = tiny(tmp_path, *APART, "eval.every=2", "steps=10", "keep=1", "checkpoint_every=5")
     fit(config, quiet=True)
     folder = tmp_path / "checkpoints"
     assert [place.name[-2:] for place in checkpoint.steps(folder)] == ["04", "06", "10"]
@@ -242,7 +242,7 @@ def test_a_bad_file_among_the_images_held_out_is_an_error_though_others_are_pass
 def run(tmp_path_factory) -> Path:
     """A run whose three checkpoints are of three steps, with evaluations of steps 2, 4, 6 and 8."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    fit(tiny(out, *APART, "steps=8", "checkpoint_every=2", "keep=9", "data.val=3"), quiet=True)
+    fit(tiny(out, *APART, "eval.every=2", "steps=8", "checkpoint_every=2", "keep=9", "data.val=3"), quiet=True)
     checkpoint.choose(out / "checkpoints", "best", 2, score=0.5, split="val", asked="", keep=9)
     checkpoint.choose(out / "checkpoints", "holdout", 6, score=0.25, split="holdout", asked="", keep=9)
     return out

@@ -194,7 +194,7 @@ def test_the_page_is_refreshed_at_each_evaluation_and_when_the_run_is_stopped(tm
     drawn = []
     refresh = run_page.refresh
     monkeypatch.setattr(run_page, "refresh", lambda *args: (refresh(*args), drawn.append(read(args[0])[-1]["step"])))
-    fit(tiny(tmp_path / "run", "steps=5"), quiet=True)
+    fit(tiny(tmp_path / "run", "steps=5", "eval.every=2"), quiet=True)
     assert drawn == [2, 4, 5]
     out, batches = tmp_path / "stopped", []
     monkeypatch.setattr(run_page, "refresh", refresh)

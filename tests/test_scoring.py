@@ -34,7 +34,7 @@ from mtseg.trainer import fit
 def trained(tmp_path_factory) -> Path:
     """A run with checkpoints and evaluations of steps 2 and 4."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    fit(tiny(out, "data.val=3"), quiet=True)
+    fit(tiny(out, "data.val=3", "eval.every=2"), quiet=True)
     return out
 
 

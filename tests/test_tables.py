@@ -193,7 +193,7 @@ def as_scored(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scored")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     for name, words in (("supervised", ["method.branches=[]"]), ("method", [])):
-        assert cli.main(["train", str(folder / "tiny.yaml"), f"out={folder / name / '0'}", *words]) == 0
+        assert cli.main(["train", str(folder / "tiny.yaml"), f"out={folder / name / '0'}", "eval.every=2", *words]) == 0
         assert cli.main(["eval", str(folder / name / "0"), "eval.split=test"]) == 0
     return folder
 
@@ -366,7 +366,7 @@ def test_runs_of_different_lengths_are_each_taken_at_their_end(order, tmp_path, 
 def test_a_comparison_too_has_its_table_over_steps(words, config, tmp_path, capsys):
     outs = [tmp_path / f"both{seed}" for seed in (0, 1)]
     for seed, out in enumerate(outs):
-        assert cli.main(["compare", config, f"out={out}", f"seed={seed}", *words]) == 0
+        assert cli.main(["compare", config, f"out={out}", f"seed={seed}", "eval.every=2", *words]) == 0
     capsys.readouterr()
     assert cli.main(["table", *map(str, outs), "--steps"]) == 0
     table = capsys.readouterr().out.partition("| method | 2 | 4 | smallest lead |\n")[2].splitlines()
@@ -649,9 +649,9 @@ def test_evaluations_that_were_asked_otherwise_than_the_last_are_in_no_table_and
     """A run whose predictor was changed on its way: what was scored before is of other pixels."""
     run = tmp_path / "m/0"
     centre = "eval.predictor={kind: centre, size: [16, 16]}"
-    fit(tiny(run, centre), quiet=True)
-    fit(tiny(run, "steps=8", "accept_changes=[steps, eval.predictor]"), quiet=True)
-    fit(tiny(tmp_path / "supervised/0", "method.branches=[]", "steps=8"), quiet=True)
+    fit(tiny(run, "eval.every=2", centre), quiet=True)
+    fit(tiny(run, "eval.every=2", "steps=8", "accept_changes=[steps, eval.predictor]"), quiet=True)
+    fit(tiny(tmp_path / "supervised/0", "method.branches=[]", "eval.every=2", "steps=8"), quiet=True)
     every = [line for line in read(run) if "val_teacher/mIoU" in line]
     assert [line["step"] for line in every] == [2, 4, 6, 8]
     assert len({line["asked"] for line in every[:2]} | {every[2]["asked"]}) == 2

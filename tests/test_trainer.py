@@ -125,7 +125,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 @pytest.mark.parametrize("words", METHODS.values(), ids=METHODS)
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_to_the_bit(words, tmp_path, monkeypatch):
-    whole, broken = tiny(tmp_path / "whole", *words), tiny(tmp_path / "broken", *words)
+    whole, broken = (tiny(tmp_path / name, "eval.every=2", *words) for name in ("whole", "broken"))
     expected = fit(whole, quiet=True)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
@@ -275,7 +275,7 @@ def test_supervised_training_ignores_the_unlabelled_images(tmp_path):
 
 
 def test_metrics_hold_every_step_and_evaluation_once_and_only_finite_json(tmp_path):
-    config = tiny(tmp_path / "run")
+    config = tiny(tmp_path / "run", "eval.every=2")
     fit(config, quiet=True)
     lines = [json.loads(line, parse_constant=pytest.fail) for line in (config.out / "metrics.jsonl").open()]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
@@ -374,7 +374,7 @@ def test_the_teacher_of_the_demo_is_ahead_of_supervised_only(words, ahead, seed,
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 @pytest.mark.parametrize("step", [1, 2])  # between evaluations, and where one is due
 def test_a_signal_saves_the_step_it_came_in_and_the_continued_run_is_the_whole_one(name, step, tmp_path, monkeypatch):
-    whole, asked = tiny(tmp_path / "whole"), tiny(tmp_path / "asked")
+    whole, asked = tiny(tmp_path / "whole", "eval.every=2"), tiny(tmp_path / "asked", "eval.every=2")
     expected = fit(whole, quiet=True)
 
     def signalled(config: Config, state: State, batch: object, **options: bool) -> dict[str, object]:
@@ -427,7 +427,7 @@ def test_an_evaluation_made_up_for_at_the_end_is_made_once_however_often_the_com
 def test_an_evaluation_made_up_for_is_not_made_again_where_the_run_dies_before_its_next_checkpoint(
     tmp_path, monkeypatch
 ):
-    whole, asked = tiny(tmp_path / "whole"), tiny(tmp_path / "asked")
+    whole, asked = tiny(tmp_path / "whole", "eval.every=2"), tiny(tmp_path / "asked", "eval.every=2")
     expected = fit(whole, quiet=True)
     for broken, error in ((lambda patch: stopped_in(patch, 2), Stopped), (lambda patch: stop_after(patch, 3), Died)):
         with monkeypatch.context() as patch:
@@ -483,7 +483,10 @@ class Torn:
 
 
 def test_an_evaluation_that_cannot_be_made_loses_no_step_and_is_made_up_for(tmp_path):
-    whole, torn = tiny(tmp_path / "whole"), tiny(tmp_path / "torn", "checkpoint_every=100")
+    whole, torn = (
+        tiny(tmp_path / "whole", "eval.every=2"),
+        tiny(tmp_path / "torn", "eval.every=2", "checkpoint_every=100"),
+    )
     expected = fit(whole, quiet=True)
     splits = torn.data.build()
     with pytest.raises(ValueError, match=r"torn\.jpg"):
