@@ -1,6 +1,7 @@
 """Boards are shown what the run's own files have; they are asked for, never wait, and end no run."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,10 +99,14 @@ def test_a_board_that_cannot_be_begun_is_told_before_anything_is_trained(tmp_pat
         fit(tiny(tmp_path / "run", "boards=[trackio]"), quiet=True)
 
 
-def test_a_board_that_is_not_installed_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+def test_a_board_that_is_not_installed_is_told_before_anything_is_trained_and_leaves_no_file_open(
+    tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match="pip install wandb"):
         fit(tiny(tmp_path / "run", "boards=[wandb]"), quiet=True)
+    held = [handle.readlink() for handle in Path("/proc/self/fd").iterdir() if handle.is_symlink()]
+    assert [path.name for path in held if path.is_relative_to(tmp_path)] == []
 
 
 def test_tensorboard_has_the_numbers_and_a_panel_of_the_worst_images(tmp_path):

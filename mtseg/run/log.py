@@ -65,10 +65,10 @@ class Log:
         path.touch()
         whole = path.stat().st_size
         os.truncate(path, min(length, whole))
+        self._boards = {name: begun(name, folder, start) for name in boards}  # before a file is opened: it may refuse
         self._folder, self._lines = folder, _Lines(path)
         self._timings = _Lines(folder / TIMINGS)  # apart: metrics are the same, to the bit, however long they took
         self._refused: set[str] = set()
-        self._boards = {name: begun(name, folder, start) for name in boards}
         self._console = Console(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._progress = Progress(
