@@ -2,7 +2,7 @@
 
 import torch
 
-from mtseg.distributed import local_rank
+from mtseg.torchrun import local_rank
 
 
 def pick_device(name: str) -> torch.device:

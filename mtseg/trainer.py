@@ -22,7 +22,7 @@ from mtseg.data.provenance import record
 from mtseg.data.source import Splits
 from mtseg.device import pick_device
 from mtseg.diagnostics import Alarms
-from mtseg.distributed import from_first, joined, losses_told, rank, together, world
+from mtseg.distributed import from_first, rank, together, world
 from mtseg.evaluate import evaluate, source_of
 from mtseg.fits import refuse_uneven, refuse_useless
 from mtseg.results import run_page
@@ -40,6 +40,7 @@ from mtseg.signals import listening
 from mtseg.state import State, batches_of, build
 from mtseg.step import train_step
 from mtseg.tally import scores
+from mtseg.torchrun import joined, losses_told
 from mtseg.whiten import note, refuse_another
 
 

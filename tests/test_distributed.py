@@ -25,12 +25,13 @@ from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.data.source import Subset
 from mtseg.data.stream import Stream
-from mtseg.distributed import highest, joined, losses_told, rank, taken, world
+from mtseg.distributed import highest, rank, taken, world
 from mtseg.evaluate import evaluate
 from mtseg.signals import Stopped
 from mtseg.state import State, build
 from mtseg.step import train_step
 from mtseg.tally import Also
+from mtseg.torchrun import joined, losses_told
 from mtseg.trainer import fit
 
 CPU = torch.device("cpu")
@@ -406,7 +407,8 @@ LEFT = """
 import gc, weakref, torch
 import torch.distributed as dist
 from torch import nn
-from mtseg.distributed import highest, joined
+from mtseg.distributed import highest
+from mtseg.torchrun import joined
 from mtseg.running import running
 with joined(torch.device("cpu"), 60):
     asked = running(nn.Linear(2, 2), torch.zeros(1, 2), compiled=False, recompute=False)

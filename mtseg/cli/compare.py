@@ -17,11 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.config import load, rate_for, written
-    from mtseg.distributed import first_launched
     from mtseg.results.compare import compare as run_both
     from mtseg.results.compare import runs
     from mtseg.run.dry_run import facts
     from mtseg.run.machine import share_cores
+    from mtseg.torchrun import first_launched
 
     config = load(words)
     crowded = share_cores(config)

@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(words: Sequence[str], dry_run: bool) -> None:
     from mtseg.config import load, rate_for, written
-    from mtseg.distributed import first_launched
     from mtseg.run.dry_run import facts
     from mtseg.run.machine import share_cores
+    from mtseg.torchrun import first_launched
     from mtseg.trainer import fit
 
     config = load(words)

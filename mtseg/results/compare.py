@@ -10,12 +10,12 @@ from rich.text import Text
 
 from mtseg.atomic import write_whole
 from mtseg.config import Config
-from mtseg.distributed import first_launched
 from mtseg.evaluate import source_of
 from mtseg.inference.restored import restored
 from mtseg.results.gallery import gallery
 from mtseg.run.logged import comparable, score_of
 from mtseg.tally import HEADLINES, percent
+from mtseg.torchrun import first_launched
 from mtseg.trainer import fit
 
 # network -> its score in [0, 1] (HEADLINES), "last" and "best" of the evaluations; None where nothing is labelled

@@ -4,7 +4,6 @@ from mtseg.config import Config, Model, splits_of
 from mtseg.data.provenance import Provenance, provenance, refuse_others
 from mtseg.data.source import Splits
 from mtseg.device import pick_device
-from mtseg.distributed import launched
 from mtseg.fits import refuse_uneven, refuse_useless
 from mtseg.models.classifiers import Timm
 from mtseg.models.smp import Smp
@@ -13,6 +12,7 @@ from mtseg.run.duration import on_cpu
 from mtseg.run.estimate import estimate
 from mtseg.run.lock import refuse_unwritable
 from mtseg.run.resume import standing
+from mtseg.torchrun import launched
 from mtseg.whiten import refuse_another
 
 
