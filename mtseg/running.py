@@ -38,8 +38,8 @@ def running(student: nn.Module, images: Tensor, *, compiled: bool, recompute: bo
     if world() == 1:
         return asked
     known = inspect.signature(DistributedDataParallel).parameters
-    words: dict[str, Any] = {"init_sync": False} if "init_sync" in known else {}  # torch 2.7: all are alike already
-    words["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False  # torch 2.13
+    words: dict[str, Any] = {"init_sync": False} if "init_sync" in known else {}  # since 2.7; all are alike
+    words["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False  # since 2.13
     return DistributedDataParallel(asked, find_unused_parameters=_leaves_weights_out(student, images), **words)
 
 

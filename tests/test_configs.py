@@ -13,6 +13,7 @@ from mtseg.config import load, of_run, rate_for, written
 from mtseg.losses import Ohem
 from mtseg.method import Method
 from mtseg.predictors import Slide
+from mtseg.run.logged import read
 from mtseg.settings.checked import validate
 from mtseg.settings.differences import differences
 from mtseg.settings.words import gather
@@ -42,8 +43,14 @@ def takes_two_steps(words: list[str], folder: Path) -> None:
     data = gather(words)["data"]
     tree = rgbd if "channels" in data else BY_KIND.get(data["kind"])
     words = [*words, f"data.root={tree(folder / 'data')}" if tree else "data.val=2"]
-    found = fit(load([*words, *SMALL, f"out={folder / 'run'}"]), quiet=True)
+    config = load([*words, *SMALL, f"out={folder / 'run'}"])
+    found = fit(config, quiet=True)
     assert 0 <= found["teacher"]["mIoU"] <= 1
+    (trained,) = [line for line in read(config.out) if "train/loss" in line]
+    assert trained["step"] == 2
+    assert trained["train/loss"] > 0
+    assert trained["train/gradient"] > 0
+    assert ("train/loss_cons" in trained) == bool(config.method.branches)
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: str(path.relative_to(ROOT)))

@@ -370,15 +370,17 @@ def test_a_drawn_view_shows_the_field_at_its_recorded_places(image: Size, scale:
         assert error.max() < 3 * 0.5 + amplitude * (0.12 * 2**0.5 / 64 + 0.12**2 / 8 + 0.12**2 / 24)
 
 
-@pytest.mark.parametrize(("scale", "tolerance"), [((0.8, 2.5), 0.02), ((0.35, 0.75), 0.06)])
+OLDER = 1 / 64 if int(cv2.__version__.partition(".")[0]) < 5 else 0  # by which all of OpenCV's places were off
+
+
+@pytest.mark.parametrize(("scale", "tolerance"), [((0.8, 2.5), 0.01 + OLDER), ((0.35, 0.75), 0.06)])
 @pytest.mark.parametrize("image", [(60, 48), (43, 61)])
 def test_opencv_and_torch_put_a_ramp_at_the_same_place(
     image: Size, scale: tuple[float, float], tolerance: float
 ) -> None:
     """Ramps of 4 grey levels a pixel measure places; a plane fitted to the differences averages the rounding out.
 
-    OpenCV before 5 is 1/64 of a pixel off. Less well where the picture is averaged down first, hence rounded twice and
-    in step with the ramps.
+    Less well where the picture is averaged down first, hence rounded twice and in step with the ramps.
     """
     geometry, crop = Geometry(scale=scale, rotation=180, shear=20, flip_vertical=0.5), (90, 70)
     y, x = np.indices(image)

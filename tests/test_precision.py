@@ -291,6 +291,29 @@ def test_batch_normalisation_over_processes_keeps_what_a_layer_does_beside_norma
     assert list(network.state_dict()) == names
 
 
+def of_2_6(module, find_unused_parameters=False, broadcast_buffers=True):
+    return {"broadcast_buffers": broadcast_buffers}
+
+
+def of_2_7(module, find_unused_parameters=False, broadcast_buffers=True, init_sync=True):
+    return {"broadcast_buffers": broadcast_buffers, "init_sync": init_sync}
+
+
+def of_2_13(module, find_unused_parameters=False, broadcast_buffers=None, init_sync=True, forward_sync_buffers=True):
+    assert broadcast_buffers is None  # which has become an error
+    return {"init_sync": init_sync, "forward_sync_buffers": forward_sync_buffers}
+
+
+@pytest.mark.parametrize("release", [of_2_6, of_2_7, of_2_13])
+def test_statistics_stay_with_their_process_in_the_words_of_every_release_of_torch(release, monkeypatch):
+    monkeypatch.setattr("mtseg.running.world", lambda: 2)
+    monkeypatch.setattr("mtseg.running.DistributedDataParallel", release)
+    student = Smp(arch="fpn", encoder="tu-test_resnet", weights="none").build(3)
+    said = running(student, torch.zeros(2, 3, 32, 32), compiled=False, recompute=False)
+    assert said
+    assert not any(said.values())
+
+
 @pytest.mark.parametrize("name", ["mean teacher", "unimatch", "two heads", "vat"])
 def test_recomputed_activations_give_the_same_step_to_the_bit(name, tmp_path):
     states = []

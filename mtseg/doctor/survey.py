@@ -65,8 +65,9 @@ def _job(source: Source, index: int, pool: str) -> tuple[Hashable, str | None, t
 
 
 def _looked(jobs: Sequence[tuple[Source, int]], workers: int) -> list[Entry]:
-    hidden = not sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), disable=hidden, transient=True) as progress:
+    if not sys.stderr.isatty():  # where rich before 15 ends a bar that it does not show with a blank line
+        return list(_looking(jobs, workers))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         return list(progress.track(_looking(jobs, workers), description="reading", total=len(jobs)))
 
 
