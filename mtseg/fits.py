@@ -11,6 +11,7 @@ from mtseg.data.kinds import channels_of
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.evaluate import source_of
+from mtseg.finished import refuse_other_lessons
 from mtseg.mix import ALONE, ALONG_BORDERS, NO_BORDERS
 from mtseg.predictors import asked
 
@@ -29,6 +30,7 @@ def refuse_useless(config: Config, splits: Splits) -> None:
     refuse_learnt_and_scored(splits)
     refuse_blank(splits, {"labelled": "learnt", config.eval.split: "scored"})
     refuse_unfit(config, splits)
+    refuse_other_lessons(config, splits)
     if not config.model.dense:
         refuse_unanswerable(config, splits)
     refuse_one_class(splits)

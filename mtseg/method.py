@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.data.batch import Batch, Crops
+from mtseg.distil import Frozen
 from mtseg.distributed import rows, taken, total, world
 from mtseg.ema import Ema
 from mtseg.ensemble import Ensemble
@@ -107,6 +108,11 @@ class Method:
         if isinstance(self.teacher, Peer) and not self.branches:
             raise ValueError(
                 "teacher: a 'peer' learns with the student from its answers, and without branches it gives none; use "
+                "method.teacher.kind=ema"
+            )
+        if isinstance(self.teacher, Frozen) and not self.branches:
+            raise ValueError(
+                "teacher: 'frozen' networks are learnt from by their answers, and without branches there are none; use "
                 "method.teacher.kind=ema"
             )
         if isinstance(self.teacher, Memory) and self.branches and not isinstance(self.branches[0].mix, NoMix):

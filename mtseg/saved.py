@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from mtseg.config import Config
+from mtseg.finished import load_networks
 from mtseg.precision import Scale
 from mtseg.run import checkpoint
 from mtseg.state import Learner, State
@@ -37,25 +38,13 @@ def snapshot(state: State, metrics_bytes: int = 0) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(state.step, state.student.state_dict(), state.teacher.module.state_dict(), rest)
 
 
-def load_networks(state: State, saved: checkpoint.Checkpoint, run: Path) -> None:
-    """Put the weights of `saved` into the student and the teacher. Raises ValueError where they do not fit."""
-    for name, network in (("student", state.student), ("teacher", state.teacher.module)):
-        try:
-            network.load_state_dict(getattr(saved, name))
-        except RuntimeError as error:
-            raise ValueError(
-                f"{run}: the {name} of step {saved.step} does not fit the network of its config.yaml, whose weights "
-                "have other names or sizes; take the model and the number of classes that it was trained with"
-            ) from error
-
-
 def restore(state: State, saved: checkpoint.Checkpoint, run: Path) -> int:
     """Put `saved` into `state`; returns how much of metrics.jsonl belongs to it.
 
     The optimizer's settings stay those of `state`, which the config says; what it has gathered is restored.
     Raises ValueError for what was not saved from such a state.
     """
-    load_networks(state, saved, run)
+    load_networks({"student": state.student, "teacher": state.teacher.module}, saved, run)
     try:
         _restore_learner(state, saved.rest, state.device)
         if state.peer is not None:

@@ -12,10 +12,11 @@ from mtseg.config import Config
 from mtseg.data.resident import Resident, stream_of
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
+from mtseg.distil import FrozenTeacher
 from mtseg.distributed import rank, same, world
+from mtseg.finished import answering, network_of
 from mtseg.models.convnet import settle, settles
-from mtseg.models.norm import normed
-from mtseg.precision import Scale, memory_format, scale_for
+from mtseg.precision import Scale, scale_for
 from mtseg.randomness import reseed_torch
 from mtseg.running import running
 from mtseg.targets import Past
@@ -118,6 +119,8 @@ def sized(
         state.peer = learner(1)
         assert isinstance(state.peer.teacher, PeerTeacher)
         state.teacher.peer, state.peer.teacher.peer = state.peer.student, state.student
+    if isinstance(state.teacher, FrozenTeacher):
+        state.teacher.take(*answering(state.teacher.rule, config.views, classes, device))
     return state
 
 
@@ -133,9 +136,7 @@ def _learner(
 ) -> Learner:
     """The first, or that of a `number`, at step 0."""
     reseed_torch(config.seed, "initial weights", *number)
-    built = config.model.build(classes, channels=config.views.channels, rgb=rgb, pretrained=pretrained and rank() == 0)
-    student = normed(built, config.norm, device)
-    student = student.to(device, memory_format=memory_format(config.precision, device))  # type: ignore[call-overload]
+    student = network_of(config, classes, device=device, pretrained=pretrained and rank() == 0, rgb=rgb)
     same(student)
     if first is not None and settles(student):
         settle(student, first())

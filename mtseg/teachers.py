@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtseg.averaged import AVERAGE, AveragedPart, AveragedState
+from mtseg.distil import Frozen
 from mtseg.ema import Ema, probabilities
 from mtseg.ensemble import Ensemble
 from mtseg.geometry import View
@@ -100,7 +101,7 @@ class Peer(AveragedPart):
         return PeerTeacher(self, student)
 
 
-Teacher = Annotated[Ema | Itself | Memory | Ensemble | Peer, Field(discriminator="kind")]
+Teacher = Annotated[Ema | Itself | Memory | Ensemble | Peer | Frozen, Field(discriminator="kind")]
 
 
 class ItselfTeacher(AveragedState):

@@ -25,6 +25,7 @@ from mtseg.config import Config
 from mtseg.data.batch import Batch
 from mtseg.data.source import Subset
 from mtseg.data.stream import Stream
+from mtseg.distil import FrozenTeacher
 from mtseg.distributed import highest, rank, taken, world
 from mtseg.evaluate import evaluate
 from mtseg.signals import Stopped
@@ -61,6 +62,7 @@ def begin(config: Config) -> tuple[State, Callable[[int], Batch]]:
     finally:
         torch.set_default_dtype(torch.float32)
     members = [member.module for member in getattr(state.teacher, "teachers", [])]
+    members += [state.teacher.panel] if isinstance(state.teacher, FrozenTeacher) else []
     for network in {network for learner in state.learners for network in learner.networks}.union(members):
         network.double()
         network.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))

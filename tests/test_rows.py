@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY
+from runs import TINY, taught
 from torch import Tensor, nn
 
 from mtseg.config import Config, dump, load
@@ -29,6 +29,8 @@ def config_of(path: Path, folder: Path) -> Config:
     method = row["method"] | ({"logit_distance": 0.0} if heads == 2 else {})
     student = TINY["views"]["student"] | {"geometry": row["views"]["student"]["geometry"]}
     tree = merge(dict(TINY), {"views": {"student": student}, "model": {"heads": heads}, "out": str(folder)})
+    if path.stem == "distil":
+        method["teacher"]["runs"] = [str(taught())]
     return validate(Config, tree | {"method": method, "steps": STEPS})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import tiny
+from runs import TAUGHT, tiny
 from safetensors.torch import load_file
 from smalls import small
 
@@ -41,6 +41,7 @@ METHODS = {
     "temporal ensembling": ["method.teacher={kind: memory, size: [24, 32], decay: 0.8}", "batch.unlabelled=4"],
     "ensemble": ["method.teacher={kind: ensemble, every: 3, of: {decay: 0.9}}", "method.target={kind: sharpen}"],
     "peer": ["method.teacher={kind: peer, average: {decay: 0.9}}", "method.branches=[{mix: {kind: cutmix}}]", *HARD],
+    "frozen": [f"method.teacher={{kind: frozen, runs: [{TAUGHT!r}]}}", "method.branches=[{mix: {kind: bands}}]"],
     "ensemble's current": [
         "method.teacher={kind: ensemble, count: 3, every: 1, answer: current, of: {mode: train, buffers: own}}"
     ],

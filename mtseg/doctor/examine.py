@@ -24,6 +24,7 @@ from mtseg.doctor.pools import Share, of_pools, shares
 from mtseg.doctor.sizes import of_sizes
 from mtseg.doctor.survey import Survey, survey
 from mtseg.doctor.unread import of_unread
+from mtseg.finished import refuse_other_lessons, scored_on_others
 from mtseg.fits import unfit
 
 
@@ -67,6 +68,7 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
         found += wrong
         facts |= needs.facts() if needs else {}
         waiting = needs.waiting if needs else 0
+    found += _of_teachers(config, built)
     found += of_loading(here, workers=config.workers, waiting=waiting)
     names = (*built.classes, "(ignored)")
     columns = {pool: shares(read, pool) for pool in ("labelled", scored)}
@@ -105,6 +107,15 @@ def _needs(config: Config, read: Survey) -> tuple[Plan | None, list[Finding]]:
     except ValueError as error:
         return None, [Finding("error", "model", str(error))]
     return needs, [*of_sizes(config, read), *of_plan(config, read, needs)]
+
+
+def _of_teachers(config: Config, built: Splits) -> list[Finding]:
+    """Of the finished runs that are to teach."""
+    try:
+        refuse_other_lessons(config, built)
+    except ValueError as error:
+        return [Finding("error", "teacher", str(error))]
+    return [Finding("warning", "teacher", sentence) for sentence in scored_on_others(config, built)]
 
 
 def _refuse_unfit(config: Config, read: Survey) -> None:

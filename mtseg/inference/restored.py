@@ -1,11 +1,9 @@
 """A run read back from its folder: which checkpoint, its networks, with its data or without."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from torch import nn
 
 from mtseg.config import Config, dump, of_run, splits_of
@@ -13,15 +11,14 @@ from mtseg.data.kinds import channels_of
 from mtseg.data.provenance import CLASSES, named
 from mtseg.data.source import Nothing, Splits
 from mtseg.device import pick_device
+from mtseg.finished import found, networks_of
 from mtseg.inference import hub
 from mtseg.inference.trained import Name, Trained
 from mtseg.run import checkpoint
-from mtseg.saved import load_networks
 from mtseg.settings.checked import validate
 from mtseg.settings.differences import differences
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
-from mtseg.state import sized
 from mtseg.tally import NETWORKS
 from mtseg.whiten import refuse_another
 
@@ -68,51 +65,12 @@ def configured(run: Path, words: Sequence[str]) -> Config:
     return validate(Config, merge(dump(of_run(run)), gather(words)))
 
 
-def found(run: Path, at: str) -> checkpoint.Checkpoint:
-    """A run's checkpoint: the `last` whole one; the `best`, whose teacher had the best score of the evaluations
-    while it trained (on the split of these, whatever is scored now); the one that had it on the images held out,
-    `holdout`; or that of a step, as digits.
-
-    Raises ValueError where there is none, naming those there are, and for a damaged one that was asked for.
-    """
-    folder = run / "checkpoints"
-    if at == "last":
-        saved, damaged = checkpoint.load_newest(folder)
-        for sentence in damaged.values():
-            Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
-        return saved
-    at = str(at)
-    if at not in checkpoint.CHOICES and not at.isdecimal():
-        raise ValueError(f"--at: {at!r} is neither last, best, holdout nor a step; write one of them, as in --at 2000")
-    place = folder / checkpoint.name_of(int(at)) if at.isdecimal() else _chosen(run, at)
-    if not place.is_dir():
-        there = ", ".join(str(int(kept.name.removeprefix("step-"))) for kept in checkpoint.steps(folder)) or "none"
-        raise ValueError(
-            f"{run}: no checkpoint of step {at}; there are: {there}. A run keeps the newest `keep` of "
-            "those that it writes every `checkpoint_every` steps"
-        )
-    try:
-        return checkpoint.load(place)
-    except Exception as error:  # what a damaged file raises is up to its reader
-        raise ValueError(f"{place} is damaged ({error}); choose another step with --at") from error
-
-
-def _chosen(run: Path, by: str) -> Path:
-    pointed = checkpoint.chosen(run / "checkpoints", by)
-    if pointed is None:
-        needs = " (only a run with eval.select=holdout has one)" if by == "holdout" else ""
-        raise ValueError(f"{run}: checkpoints/{by}.json names no checkpoint{needs}; use --at last, or a step")
-    return pointed.place
-
-
 def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
     saved = found(run, at)
     config.views.check(splits.channels, rgb=splits.rgb)
     refuse_another(run, config.views.standard)
-    sizes = (len(splits.classes), len(splits.unlabelled))
-    state = sized(config, *sizes, device=pick_device(config.device), pretrained=False)
     try:
-        load_networks(state, saved, run)
+        networks = networks_of(config, len(splits.classes), saved, run, device=pick_device(config.device))
     except ValueError as error:
         if not (other := differences(of_run(run).model, config.model)):
             raise
@@ -121,7 +79,6 @@ def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
             f"model: the network of a run cannot be changed ({told}): the weights of {run} do not fit another; leave "
             "model... out of the words, or train another run"
         ) from error
-    networks = {"student": state.student.eval(), "teacher": state.teacher.module.eval()}
     return Restored(config, splits, networks, saved.step)
 
 
@@ -157,9 +114,7 @@ def weights_of(run: Path, step: int, network: str) -> str:
     """A network's name and the SHA-256 of its weights, as the checkpoint's manifest has it."""
     if hub.holds(run):
         return hub.weights(run, network)
-    place = run / "checkpoints" / checkpoint.name_of(step)
-    files = json.loads((place / checkpoint.MANIFEST).read_text())["files"]
-    return f"{network} {files[f'{network}.safetensors']['sha256']}"
+    return f"{network} {checkpoint.weights_of(run / 'checkpoints', step, network)}"
 
 
 def _classes(run: Path, config: Config) -> Splits:

@@ -128,6 +128,19 @@ def load(place: Path) -> Checkpoint:
     )
 
 
+def weights_of(folder: Path, step: int, name: str) -> str:
+    """The SHA-256 of a network's weights in the checkpoint of `step`, as its manifest has it."""
+    files = json.loads((folder / name_of(step) / MANIFEST).read_text())["files"]
+    return str(files[_weights(name)]["sha256"])
+
+
+def size_of(run: Path) -> int:
+    """Bytes of the weights of the newest teacher in a run's folder; 0 where there is none."""
+    there = steps(run / "checkpoints")
+    weights = there[-1] / _weights("teacher") if there else None
+    return weights.stat().st_size if weights is not None and weights.is_file() else 0
+
+
 def amend(place: Path, rest: dict[str, int]) -> None:
     """From now on the checkpoint in `place` has `rest` in the place of what its own says. Raises OSError as `save`."""
     manifest = json.loads((place / MANIFEST).read_text())

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mtseg.config import Config
+from mtseg.distil import Frozen
 from mtseg.ensemble import Ensemble
 from mtseg.memory import Memory
 from mtseg.models.norm import normed
 from mtseg.precision import casting
+from mtseg.run import checkpoint
 from mtseg.running import running, stages
 
 SINGLE = 4  # bytes of a float32
@@ -24,7 +26,8 @@ MOMENTS = {"sgd": 1, "adamw": 2, "adam": 2}  # numbers that an optimizer keeps f
 class Estimate:
     """Bytes a process holds at the peak of a step, by what they are for; libraries and loading are not in it."""
 
-    weights: int  # students and teachers
+    weights: int  # students and their averages
+    teachers: int  # networks of finished runs, which are not saved
     learning: int  # gradients, and what the optimizer gathers
     activations: int  # held in the backward of one part of the batch, the largest recomputed stage among them
     answers: int  # images, logits and targets, in single precision
@@ -60,14 +63,15 @@ def estimate(config: Config, network: nn.Module, classes: int, images: int, *, p
         held, whole = _held(config, student, torch.zeros((-(-crops // config.accumulate), channels, h, w)))
         size = SINGLE * sum(value.numel() for value in [*student.parameters(), *student.buffers()])
         learnt = SINGLE * sum(value.numel() for value in student.parameters() if value.requires_grad)
-    teachers = teacher.count if isinstance(teacher, Ensemble) else 1
+    averages = teacher.count if isinstance(teacher, Ensemble) else 1
     remembered = images * (classes + 1) * math.prod(teacher.size) * 2 if isinstance(teacher, Memory) else 0
     if branches and getattr(teacher, "gradient", "student") == "both":
         held += held * asked // crops  # of the teacher's forward too
     # Of each crop: the image, and its logits, probabilities and their gradients; of each task its target.
     answers = 3 * classes * crops + config.students * (branches + 1) * asked * (classes if branches else 0)
     return Estimate(
-        weights=size * (1 + teachers) * config.students,
+        weights=size * (1 + averages) * config.students,
+        teachers=sum(map(checkpoint.size_of, teacher.runs)) if isinstance(teacher, Frozen) else 0,
         learning=learnt * (1 + MOMENTS[config.optimizer.kind]) * config.students,
         activations=held,
         answers=SINGLE * (crops * channels * h * w + answers * (1 if whole else h * w)),
