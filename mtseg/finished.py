@@ -8,7 +8,7 @@ from torch import nn
 
 from mtseg.config import Config, of_run
 from mtseg.data.kinds import channels_of
-from mtseg.data.provenance import CLASSES, named, names_of, recorded
+from mtseg.data.provenance import learnt_classes, names_of, recorded
 from mtseg.data.source import Splits
 from mtseg.distil import Frozen, Renormalised
 from mtseg.models.norm import normed
@@ -74,8 +74,9 @@ def refuse_other_lessons(config: Config, splits: Splits) -> None:
             found(run, at)
         except ValueError as error:
             raise ValueError(f"method.teacher.runs: {error}") from error
+        learnt = learnt_classes(run, otherwise=splits.classes)
         for what, there, here in (
-            ("classes", ", ".join(named(run / CLASSES)[0]), ", ".join(splits.classes)),
+            ("classes", ", ".join(learnt), ", ".join(splits.classes)),
             ("data.channels", channels_of(theirs.data), channels_of(config.data)),
             ("an answer for every pixel", theirs.model.dense, config.model.dense),
             ("views.standard", theirs.views.standard, config.views.standard),

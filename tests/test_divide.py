@@ -25,13 +25,13 @@ from mtseg.data.scenes import Scenes
 from mtseg.part import part
 
 PRESENT = st.integers(0, 2**32 - 1).map(
-    lambda seed: np.random.default_rng(seed).random((40, 6)) < np.array([0.9, 0.5, 0.3, 0.2, 0.1, 0.05])
+    lambda seed: np.random.default_rng(seed).random((40, 12)) < np.linspace(0.05, 0.6, 12)
 )
 
 
 @given(PRESENT, st.integers(0, 5))
 @settings(max_examples=25, deadline=None)
-def test_balanced_choices_are_nested_and_each_serves_a_class_with_the_fewest_images_and_the_most_of_the_others(
+def test_balanced_choices_are_nested_and_each_serves_the_class_with_the_fewest_images_and_the_most_of_the_others(
     present, seed
 ):
     order = balanced(present, 40, seed)
@@ -43,12 +43,11 @@ def test_balanced_choices_are_nested_and_each_serves_a_class_with_the_fewest_ima
         on_offer = left.any(0)
         if on_offer.any():
             picked = present[order[count]]
-            served = np.flatnonzero(picked & (have == have[on_offer].min()))
-            assert len(served)
+            served = np.flatnonzero(on_offer & (have == have[on_offer].min()))[0]  # of several the first
+            assert picked[served]
             # Of the images that have the class that is served, none has more of the other rare ones.
             worth = np.where(left, 1 / (have + 1), 0).sum(1)
-            best = [worth[left[:, of]].max() for of in served]
-            assert min(best) <= (picked / (have + 1)).sum() + 1e-9
+            assert (picked / (have + 1)).sum() >= worth[left[:, served]].max() - 1e-9
 
 
 def test_balanced_finds_the_rare_class_that_chance_misses():

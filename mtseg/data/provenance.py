@@ -156,7 +156,7 @@ def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
     path = folder / FILE
     if not path.is_file():
         return
-    if (folder / CLASSES).is_file() and splits.classes != (learnt := named(folder / CLASSES)[0]):
+    if (learnt := learnt_classes(folder, otherwise=splits.classes)) != splits.classes:
         raise ValueError(
             f"{folder / CLASSES}: the run was begun with other classes ({', '.join(learnt)} -> "
             f"{', '.join(splits.classes)}); restore them, in the same order, or choose another out="
@@ -185,6 +185,12 @@ def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
 
 def _relabelled(before: Recorded, source: Source) -> bool:
     return bool(before.files) and held_classes(source) is not None and before.files != files_of(source)
+
+
+def learnt_classes(folder: Path, *, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that the run in `folder` learnt; `otherwise` for one that has not said. Raises as `named` does."""
+    path = folder / CLASSES
+    return named(path)[0] if path.is_file() else otherwise
 
 
 def named(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:

@@ -6,12 +6,12 @@ from pathlib import PurePath
 
 from mtseg.data.video import SUFFIXES as VIDEOS
 
-PHOTOGRAPHS = (
+PICTURES = (
     ".heic .heif .hif .avif .jfif .jpe .jif .jp2 .j2k .jpx .jxl .mpo .gif .apng .ppm .pgm .pbm .pnm .tga .exr .hdr"
 )
 RAW = ".raw .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f .3fr .iiq"
 DRAWINGS = ".svg .psd .xcf .eps .ico .pcx .dds"
-KINDS = frozenset([*PHOTOGRAPHS.split(), *RAW.split(), *DRAWINGS.split(), *VIDEOS, ".wmv", ".3gp", ".flv"])
+KINDS = frozenset([*PICTURES.split(), *RAW.split(), *DRAWINGS.split(), *VIDEOS, ".wmv", ".3gp", ".flv"])
 REMEDY = "convert what is wanted to PNG (photographs also to JPEG)"
 
 

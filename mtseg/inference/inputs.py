@@ -21,7 +21,7 @@ from mtseg.data.unread import REMEDY, sentence, unread
 from mtseg.data.video import Frames, is_video
 
 KINDS = ("mask", "overlay", "confidence", "image")  # of outputs, each in a folder of its name
-PHOTOGRAPHS = (".jpg", ".jpeg", ".tif", ".tiff", ".webp")  # of cameras that note how they were held
+ORIENTED = (".jpg", ".jpeg", ".tif", ".tiff", ".webp")  # of cameras that note how they were held
 CLAIM = "prediction.json"  # says in the folder of outputs whose they are
 
 
@@ -153,7 +153,7 @@ def lying(wanted: Sequence[Item]) -> str:
     turned = []
     for item in wanted:
         with suppress(ValueError, OSError):
-            if (path := item.path) is not None and path.suffix.lower() in PHOTOGRAPHS and header(path).orientation != 1:
+            if (path := item.path) is not None and path.suffix.lower() in ORIENTED and header(path).orientation != 1:
                 turned.append(item.said)
     if not turned:
         return ""

@@ -8,7 +8,7 @@ from torch import nn
 
 from mtseg.config import Config, dump, of_run, splits_of
 from mtseg.data.kinds import channels_of
-from mtseg.data.provenance import CLASSES, named
+from mtseg.data.provenance import CLASSES, learnt_classes, named
 from mtseg.data.source import Nothing, Splits
 from mtseg.device import pick_device
 from mtseg.finished import found, networks_of
@@ -48,8 +48,8 @@ def restored_at(run: Path, words: Sequence[str], ats: Sequence[str]) -> Iterator
 
 def _refuse_others(run: Path, config: Config, splits: Splits) -> None:
     """Raises ValueError where words give a run other classes, or a normalisation, than those that it learnt by."""
-    path, views = run / CLASSES, of_run(run).views
-    if path.is_file() and splits.classes != (learnt := named(path)[0]):
+    learnt, views = learnt_classes(run, otherwise=splits.classes), of_run(run).views
+    if learnt != splits.classes:
         raise ValueError(
             f"data: its classes are {', '.join(splits.classes)}, and those that {run} learnt are {', '.join(learnt)}; "
             "give data of the same classes in the same order"
