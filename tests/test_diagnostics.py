@@ -15,6 +15,8 @@ from mtseg.diagnostics import BINS, FEWEST, PATIENCE, WINDOW, Alarms, _shares, h
 from mtseg.geometry import View
 from mtseg.method import Branch, Method
 from mtseg.run.logged import read
+from mtseg.state import batches_of, build
+from mtseg.step import train_step
 from mtseg.task import Task
 from mtseg.trainer import fit
 
@@ -277,3 +279,17 @@ def test_the_confidence_of_a_run_on_hard_targets_is_the_teachers_and_not_the_tar
         assert values["train/kept"] == 0
         assert 0 < values["train/confidence"] < 0.9
         assert values["train/confidence_histogram"][-1] == 0
+
+
+def test_of_two_heads_the_one_that_answers_the_consistency_is_compared(tmp_path):
+    """The class head names class 0 everywhere, the other one class 1, as the teacher, whose answer is class 1, does."""
+    two = ("model.heads=2", "method.logit_distance=0.01", "method.ramp={kind: constant}")
+    config = tiny(tmp_path, *two)
+    splits = config.data.build()
+    state, batch = build(config, splits, torch.device("cpu")), batches_of(config, splits, torch.device("cpu"))[0]
+    with torch.no_grad():
+        for network, classes in ((state.student, (0, 1)), (state.teacher.module, (1, 1))):
+            for head, named in zip((network.network.segmentation_head, network.second), classes, strict=True):
+                head[0].weight.zero_()
+                head[0].bias.copy_(torch.nn.functional.one_hot(torch.tensor(named), len(splits.classes)) * 9.0)
+    assert float(train_step(config, state, batch, watch=True)["disagreement"]) == 0
