@@ -142,6 +142,14 @@ def test_the_page_has_the_last_scores_and_asks_for_nothing_from_elsewhere(run):
     assert json.loads((run / "splits.json").read_text())["val"]["sha256"][:12] in page.text
 
 
+def test_the_page_is_called_as_its_folder_and_the_one_that_holds_it(run, tmp_path):
+    """The runs of all comparisons have the same names."""
+    shutil.copytree(run, tmp_path / "of <two>/method")
+    shown = run_page.page(tmp_path / "of <two>/method")
+    assert "<title>mtseg: of &lt;two&gt;/method</title>" in shown
+    assert "<h1>of &lt;two&gt;/method</h1>" in shown
+
+
 def test_the_gallery_has_the_images_whose_teacher_is_worst_and_what_the_networks_say(run):
     _, splits, _, step = restored(run)
     scored = {}

@@ -69,10 +69,11 @@ def page(run: Path, config: Config | None = None) -> str:
     score = scored_by(config, lines)
     trained, scored = by_step(lines, "train/loss"), by_step(lines, f"{config.eval.split}_teacher/{score}")
     newest, (names, palette) = seen.kept(run), unless_damaged(lambda: named(run / CLASSES), NO_CLASSES)
+    called = "/".join(run.resolve().parts[-2:])  # a comparison's runs are `method` and `supervised` in its folder
     return document(
-        f"mtseg: {run.name}",
+        f"mtseg: {called}",
         [
-            f"<h1>{escape(run.name)}</h1>",
+            f"<h1>{escape(called)}</h1>",
             facts(facts_of(run, config, lines, scored, newest, score)),
             *unless_damaged(lambda: alarms_of(config, names, lines), NO_PARTS),
             "<h2>Curves</h2>",
