@@ -11,7 +11,7 @@ from mtseg.data.kinds import channels_of
 from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.evaluate import source_of
-from mtseg.finished import refuse_other_lessons
+from mtseg.lessons import refuse_other_lessons
 from mtseg.mix import ALONE, ALONG_BORDERS, NO_BORDERS
 from mtseg.predictors import asked
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mtseg.config import Config
-from mtseg.finished import load_networks
+from mtseg.networks import load_networks
 from mtseg.precision import Scale
 from mtseg.run import checkpoint
 from mtseg.state import Learner, State

@@ -14,8 +14,9 @@ from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
 from mtseg.distil import FrozenTeacher
 from mtseg.distributed import rank, same, world
-from mtseg.finished import answering, network_of
+from mtseg.lessons import answering
 from mtseg.models.convnet import settle, settles
+from mtseg.networks import network_of
 from mtseg.precision import Scale, scale_for
 from mtseg.randomness import reseed_torch
 from mtseg.running import running

@@ -24,8 +24,8 @@ from mtseg.device import pick_device
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, rank, together, world
 from mtseg.evaluate import evaluate, source_of
-from mtseg.finished import scored_on_others
 from mtseg.fits import refuse_uneven, refuse_useless
+from mtseg.lessons import scored_on_others
 from mtseg.results import run_page
 from mtseg.run import capture, checkpoint, keeping, versions
 from mtseg.run.capture import Broken

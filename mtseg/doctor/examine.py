@@ -24,8 +24,8 @@ from mtseg.doctor.pools import Share, of_pools, shares
 from mtseg.doctor.sizes import of_sizes
 from mtseg.doctor.survey import Survey, survey
 from mtseg.doctor.unread import of_unread
-from mtseg.finished import refuse_other_lessons, scored_on_others
 from mtseg.fits import unfit
+from mtseg.lessons import refuse_other_lessons, scored_on_others
 
 
 @dataclass(frozen=True)

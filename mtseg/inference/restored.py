@@ -11,10 +11,11 @@ from mtseg.data.kinds import channels_of
 from mtseg.data.provenance import CLASSES, learnt_classes, named
 from mtseg.data.source import Nothing, Splits
 from mtseg.device import pick_device
-from mtseg.finished import found, networks_of
 from mtseg.inference import hub
 from mtseg.inference.trained import Name, Trained
+from mtseg.networks import networks_of
 from mtseg.run import checkpoint
+from mtseg.run.found import found
 from mtseg.settings.checked import validate
 from mtseg.settings.differences import differences
 from mtseg.settings.merge import merge
