@@ -50,7 +50,7 @@ class FrozenTeacher(AveragedState):
         self.rule = rule
 
     def take(self, networks: Sequence[nn.Module], digests: Sequence[str]) -> None:
-        """From now on `networks` answer, whose weights have the SHA-256 `digests`."""
+        """From now on `networks` answer; `digests` tell their weights."""
         self.panel, self.digests = Panel(networks).requires_grad_(False), list(digests)
 
     @torch.no_grad()
@@ -64,12 +64,12 @@ class FrozenTeacher(AveragedState):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError where other networks answer than those with which the run was begun."""
-        taught_by = zip(state["taught_by"], self.digests, self.rule.runs, strict=True)
-        other = ", ".join(str(run) for before, now, run in taught_by if before != now)
-        if other:
+        if state["taught_by"] != self.digests:
+            both = (state["taught_by"], self.digests)
+            before, now = (", ".join(f"{digest[:12]}{digest[64:]}" for digest in of) for of in both)
             raise ValueError(
-                f"method.teacher.runs: {other} had other weights (checkpoint {self.rule.at}) when this run was begun; "
-                "put them back, name their step with method.teacher.at, or begin another out="
+                f"method.teacher.runs: this run was begun with other teachers ({before}) than {now} now; name the same "
+                "ones in the same order, their step with method.teacher.at, or begin another out="
             )
         super().load_state_dict(state)
 

@@ -1,11 +1,15 @@
 """Finished runs that teach another: their networks, and whether it can learn from them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from mtseg.config import Config, of_run
+from mtseg.data.channels import Channels
 from mtseg.data.kinds import channels_of
-from mtseg.data.provenance import learnt_classes, names_of, recorded
+from mtseg.data.provenance import files_of, learnt_classes, names_of, recorded
 from mtseg.data.source import Splits
 from mtseg.distil import Frozen, Renormalised
 from mtseg.networks import networks_of
@@ -15,54 +19,111 @@ from mtseg.views import Views
 from mtseg.whiten import refuse_another
 
 
+def _lessons(config: Config) -> list[tuple[Path, str]]:
+    """The runs that teach, and at which checkpoint; empty where the teacher is another."""
+    rule = config.method.teacher
+    return [(run, str(rule.at)) for run in rule.runs] if isinstance(rule, Frozen) else []
+
+
 def answering(rule: Frozen, views: Views, classes: int, device: torch.device) -> tuple[list[nn.Module], list[str]]:
-    """The networks of a rule's runs, which are asked about images as `views` normalise them, and the SHA-256 of each
-    one's weights. Raises ValueError for a run that is not there, or does not answer for so many `classes`."""
+    """The networks of a rule's runs, which are asked about images as `views` normalise them, and what tells each one's
+    weights: their SHA-256, and the step. Raises ValueError for a run that is not there, or has other `classes`."""
     networks, digests = [], []
     for run in rule.runs:
-        config, saved = of_run(run), found(run, str(rule.at))
-        network = networks_of(config, classes, saved, run, device=device)["teacher"]
-        if (config.views.mean, config.views.std) != (views.mean, views.std):
-            network = Renormalised(network, own=config.views, given=views).to(device)
+        try:
+            config, saved = of_run(run), found(run, str(rule.at))
+            alone = (
+                replace(config, norm="process") if config.norm == "sync" else config
+            )  # which differ in training only
+            network = networks_of(alone, classes, saved, run, device=device)["teacher"]
+        except ValueError as error:
+            raise ValueError(f"method.teacher.runs: {run} cannot answer: {error}") from error
+        own = config.views
+        if own.standard is None and (own.mean, own.std) != (views.mean, views.std):
+            network = Renormalised(network, own=own, given=views).to(device)
         networks.append(network)
-        digests.append(checkpoint.weights_of(run / "checkpoints", saved.step, "teacher"))
+        digest = checkpoint.weights_of(run / "checkpoints", saved.step, "teacher")
+        digests.append(f"{digest} of step {saved.step}")
     return networks, digests
 
 
 def refuse_other_lessons(config: Config, splits: Splits) -> None:
     """Raises ValueError where a run that a `frozen` teacher names is none, or learnt something else: other classes, or
     from images of another kind. Reads the runs' folders."""
-    rule = config.method.teacher
-    for run, at in [(run, str(rule.at)) for run in rule.runs] if isinstance(rule, Frozen) else []:
-        try:
-            theirs = of_run(run)
-            refuse_another(run, theirs.views.standard)
-            found(run, at)
-        except ValueError as error:
-            raise ValueError(f"method.teacher.runs: {error}") from error
-        learnt = learnt_classes(run, otherwise=splits.classes)
+    refuse_untaught(config)
+    for run, _ in _lessons(config):
+        theirs = of_run(run)
+        learnt = learnt_classes(run, otherwise=()) or theirs.data.build().classes
         for what, there, here in (
             ("classes", ", ".join(learnt), ", ".join(splits.classes)),
-            ("data.channels", channels_of(theirs.data), channels_of(config.data)),
+            ("data.channels", _values(channels_of(theirs.data)), _values(channels_of(config.data))),
             ("an answer for every pixel", theirs.model.dense, config.model.dense),
-            ("views.standard", theirs.views.standard, config.views.standard),
+            ("views.standard", *(getattr(of.views.standard, "kind", "mean and std") for of in (theirs, config))),
         ):
             if there != here:
                 raise ValueError(
                     f"method.teacher.runs: {run} has other {what} ({there}) than this run ({here}), whose images it is "
                     "asked about; name runs that have the same"
                 )
+        refuse_another(run, config.views.standard)
+        sides = getattr(theirs.model, "sides", 1)
+        if any(side % sides for side in config.views.crop):
+            raise ValueError(
+                f"method.teacher.runs: {run} takes sides that are divisible by {sides} (model.kind: "
+                f"{theirs.model.kind}), and views.crop is {list(config.views.crop)}; choose another crop"
+            )
 
 
-def scored_on_others(config: Config, splits: Splits) -> list[str]:
-    """A sentence for each run of a `frozen` teacher that was scored on other images than this one will be."""
-    rule, split = config.method.teacher, config.eval.split
-    if not isinstance(rule, Frozen):
-        return []
-    here = names_of(getattr(splits, split)).sha256
-    return [
-        f"method.teacher.runs: {run} was scored on other images than this run's {split}, so it may have learnt from "
-        "these; a score on what a teacher has learnt says nothing"
-        for run in rule.runs
-        if recorded(run, split).sha256 not in ("", here)
+def refuse_untaught(config: Config) -> None:
+    """Raises ValueError where a `frozen` teacher's runs are none, or have no checkpoint to answer with."""
+    for run, at in _lessons(config):
+        try:
+            of_run(run)
+            if at != "last":
+                found(run, at)
+            elif not checkpoint.steps(run / "checkpoints"):
+                raise ValueError(f"{run}: no checkpoint yet; train it first")
+        except ValueError as error:
+            raise ValueError(f"method.teacher.runs: {error}") from error
+
+
+def _values(channels: Channels) -> str:
+    """What an image's channels hold, wherever they are read from."""
+    layers = [
+        f"{layer.used} channels" + (f", {list(layer.range)} as 0 to 1" if layer.range else "")
+        for layer in channels.layers
     ]
+    return "; ".join([*layers, "red, green and blue first" if channels.rgb else "no colours"])
+
+
+def told(config: Config, splits: Splits) -> list[str]:
+    """Sentences on the runs of a `frozen` teacher: which step answers, and where it may have learnt what is scored.
+
+    Raises no error for a run that `refuse_other_lessons` lets pass.
+    """
+    scored = [config.eval.split, *(["holdout"] if len(splits.holdout) else [])]
+    sentences = []
+    for run, at in _lessons(config):
+        name, theirs = f"method.teacher.runs: {run}", of_run(run)
+        there = checkpoint.steps(run / "checkpoints")
+        if at == "last" and (step := int(there[-1].name.removeprefix("step-"))) < theirs.steps:
+            sentences.append(f"{name} stands at step {step} of {theirs.steps}: a teacher that is not finished")
+        if recorded(run, "labelled").sha256 not in ("", names_of(splits.labelled).sha256):
+            sentences.append(
+                f"{name} learnt from other labelled images than this run's: compare with methods that have those too"
+            )
+        sentences += [
+            f"{name} was scored on other images than this run's {split}, so it may have learnt from these; a score on "
+            "what a teacher has learnt says nothing"
+            for split in scored
+            if not _aside(run, splits, split)
+        ]
+    return sentences
+
+
+def _aside(run: Path, splits: Splits, split: str) -> bool:
+    """Whether the images of a pool that is scored are a pool that `run` did not learn from, or it does not say."""
+    source = getattr(splits, split)
+    here = (names_of(source).sha256, files_of(source))
+    pools = [recorded(run, pool) for pool in ("val", "test", "holdout")]
+    return any((pool.sha256, pool.files or here[1]) == here for pool in pools) or not any(of.sha256 for of in pools)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtseg import lessons
 from mtseg.atomic import write_whole
 from mtseg.balance import told
 from mtseg.config import Config, written
@@ -25,7 +26,6 @@ from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, rank, together, world
 from mtseg.evaluate import evaluate, source_of
 from mtseg.fits import refuse_uneven, refuse_useless
-from mtseg.lessons import scored_on_others
 from mtseg.results import run_page
 from mtseg.run import capture, checkpoint, keeping, versions
 from mtseg.run.capture import Broken
@@ -100,7 +100,7 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
     leaking = seen_and_scored(splits, config.eval.split) if config.method.branches else []
-    leaking += scored_on_others(config, splits)
+    leaking += lessons.told(config, splits)
     balanced = [] if state.class_weights is None else [told(state.class_weights, splits.classes)]
     return [data.sentence(), *leaking, *processes, *balanced, *said, *versions.record(config.out, state.step)]
 

@@ -1,16 +1,18 @@
 """Finished runs as the teacher, against their own answers as `mtseg.load` gives them."""
 
 import json
-import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import TAUGHT, tiny
 from safetensors.torch import load_file
 from smalls import small
+from trees import own
 
 import mtseg
 from mtseg.cli.train import main
@@ -18,6 +20,8 @@ from mtseg.config import Config, load, written
 from mtseg.distil import FrozenTeacher
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import machine
+from mtseg.lessons import told
+from mtseg.results.compare import compare
 from mtseg.run import capture, checkpoint
 from mtseg.run.duration import forwards
 from mtseg.run.estimate import estimate
@@ -25,9 +29,17 @@ from mtseg.run.replay import replay
 from mtseg.state import batches_of, build
 from mtseg.step import train_step
 from mtseg.trainer import fit
+from mtseg.whiten import fit_zca
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
+
+OTHER = (
+    "method.branches=[]",
+    "model.arch=linknet",
+    "model.options={encoder_depth: 3}",
+    "views={mean: [0.5, 0.4, 0.3], std: [0.1, 0.2, 0.3]}",
+)
 
 
 def frozen(*runs: Path | str, **settings: str) -> str:
@@ -44,9 +56,8 @@ def trained(folder: Path, *words: str) -> Path:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs of other networks, asked in other normalisations."""
     folder = tmp_path_factory.mktemp("runs")
-    other = ("model.arch=linknet", "model.options={encoder_depth: 3}", "views.mean=[0.5, 0.4, 0.3]")
     return [
-        trained(folder / "a", *other, "views.std=[0.1, 0.2, 0.3]", "checkpoint_every=1"),
+        trained(folder / "a", *OTHER[1:], "checkpoint_every=1"),
         trained(folder / "b", "seed=3"),
     ]
 
@@ -142,19 +153,23 @@ def test_what_was_learnt_needs_the_runs_no_more(runs, tmp_path):
         fit(tiny(config.out, frozen(tmp_path / "taught"), "steps=4", "accept_changes=[steps]"), quiet=True)
 
 
-def test_a_run_is_not_continued_with_other_weights_of_its_teachers(runs, tmp_path):
-    words = ("method.branches=[]", "steps=3", "accept_changes=[steps]")
-    for name in ("a", "b"):
-        shutil.copytree(runs["ab".index(name)], tmp_path / name)
-    more = ("steps=4", "accept_changes=[steps, method.teacher.at]")
-    both = (tmp_path / "b", tmp_path / "a")
-    out, told = tmp_path / "student", frozen(*both)
-    fit(tiny(out, told, "steps=2"), quiet=True)
-    other = ("model.arch=linknet", "model.options={encoder_depth: 3}", "views.mean=[0.5, 0.4, 0.3]")
-    fit(tiny(tmp_path / "a", *words, *other, "views.std=[0.1, 0.2, 0.3]"), quiet=True)
-    with pytest.raises(ValueError, match=rf"method.teacher.runs: {re.escape(str(both[1]))} had other .*teacher.at"):
-        fit(tiny(out, told, *more), quiet=True)
-    fit(tiny(out, frozen(*both, at="2"), *more), quiet=True)
+def test_a_run_is_not_continued_with_other_weights_of_its_teachers_wherever_these_lie(runs, tmp_path, monkeypatch):
+    folders = [tmp_path / "b", tmp_path / "a"]
+    for folder, run in zip(folders, reversed(runs), strict=True):
+        shutil.copytree(run, folder)
+    out, more = tmp_path / "student", ("steps=4", "accept_changes=[steps, method.teacher.at]")
+    fit(tiny(out, frozen(*folders), "steps=2"), quiet=True)
+    fit(tiny(folders[1], *OTHER, "steps=3", "accept_changes=[steps]"), quiet=True)  # it learns on
+    told = (
+        r"method.teacher.runs: .*begun with other teachers \(\w{12} of step 2, .*\) than .*of step 3 now; .*teacher.at"
+    )
+    with pytest.raises(ValueError, match=told):
+        fit(tiny(out, frozen(*folders), *more), quiet=True)
+    with pytest.raises(ValueError, match="begun with other teachers"):
+        fit(tiny(out, frozen(folders[0]), *more), quiet=True)
+    monkeypatch.chdir(tmp_path)
+    folders[0].rename(tmp_path / "moved")
+    fit(tiny(out, frozen("moved", "./a", at="2"), *more), quiet=True)
     assert checkpoint.load_newest(out / "checkpoints")[0].step == 4
 
 
@@ -207,7 +222,7 @@ def test_a_run_about_something_else_is_refused(runs, tmp_path):
     refused("data.channels")
     own.write_text(written(small(tmp_path / "small")))
     refused("an answer for every pixel")
-    own.write_text(before)
+    own.write_text(before.replace("norm: process", "norm: sync"))  # as a run on several GPUs has it
     fit(tiny(tmp_path / "run", frozen(tmp_path / "other"), "steps=2"), quiet=True)
 
 
@@ -231,8 +246,10 @@ def test_the_doctor_and_the_dry_run_say_what_is_wrong_with_its_runs(runs, tmp_pa
     assert severity == "error"
     assert text.startswith(f"method.teacher.runs: {tmp_path}/nowhere: no config.yaml")
     other = found(frozen(*runs), "data.seed=5")
-    assert [severity for severity, _ in other] == ["warning", "warning"]
-    assert all(str(run) in text for run, (_, text) in zip(runs, other, strict=True))
+    assert [severity for severity, _ in other] == [
+        "warning"
+    ] * 4  # of each what it learnt from, and what it is scored on
+    assert [str(run) in text for run in runs for _, text in other] == [True] * 2 + [False] * 4 + [True] * 2
     dump = tmp_path / "run.yaml"
     dump.write_text(written(tiny(tmp_path / "run", frozen(runs[0], at="5"))))
     assert main([str(dump), "--dry-run"]) == 1
@@ -240,8 +257,114 @@ def test_the_doctor_and_the_dry_run_say_what_is_wrong_with_its_runs(runs, tmp_pa
     assert "no checkpoint of step 5" in said
 
 
-def test_where_its_runs_were_scored_on_other_images_it_is_said(runs, tmp_path, capsys):
-    fit(tiny(tmp_path / "same", frozen(*runs)))
-    assert "other images" not in capsys.readouterr().out
-    fit(tiny(tmp_path / "other", frozen(*runs), "data.seed=5"))
-    assert f"{runs[0]} was scored on other images" in " ".join(capsys.readouterr().out.split())
+def said(config: Config, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What is said of the teachers at the start."""
+    capsys.readouterr()
+    fit(config)
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("method.teacher.runs")]
+
+
+def test_where_its_runs_may_have_learnt_what_is_scored_it_is_said(tmp_path, capsys):
+    """By names and sizes of files; the other images have the same names."""
+    for folder in ("here", "there"):
+        own(tmp_path / folder)
+    for path in (tmp_path / "there/labelled/images").iterdir():
+        Image.fromarray(np.asarray(Image.open(path))[:, ::-1] // 2).save(path)
+    pools = "labelled: {images: labelled/images, masks: labelled/masks}, unlabelled: {images: [unlabelled]}, val: 0.25"
+    data = f"data={{kind: folder, classes: [a, b, c], {pools}}}"
+    here, there = ((data, f"data.root={tmp_path / folder}") for folder in ("here", "there"))
+    taught = trained(tmp_path / "taught", *here)
+    lesson = (frozen(taught), "steps=2")
+
+    assert said(tiny(tmp_path / "same", *here, *lesson), capsys) == []
+    (line,) = said(tiny(tmp_path / "sizes", *there, *lesson), capsys)
+    assert f"{taught} was scored on other images than this run's val" in line
+    first, second = said(tiny(tmp_path / "drawn", *here, "data.split_seed=5", *lesson), capsys)
+    assert "other labelled images" in first
+    assert "other images than this run's val" in second
+
+
+def test_its_val_may_be_the_students_test_and_what_it_held_out_too(runs, tmp_path, capsys):
+    splits = tiny(tmp_path, "data.seed=0").data.build()
+    as_test = replace(splits, test=splits.val, val=splits.test)
+    config = tiny(tmp_path / "test", frozen(*runs), "eval.split=test", "steps=2")
+    assert told(config, as_test) == []
+    assert len(told(config, replace(splits, test=splits.labelled))) == len(runs)
+
+
+def test_images_held_out_that_a_teacher_may_have_learnt_are_told(tmp_path, capsys):
+    """Each seed holds out another one of the labelled images, which then chooses a checkpoint."""
+    held = ("eval.select=holdout", "data.labels=6", "data.seed=0", "steps=2")
+    taught = trained(tmp_path / "taught", *held, "seed=0")
+    assert said(tiny(tmp_path / "same", frozen(taught), *held, "seed=0"), capsys) == []
+    first, second = said(tiny(tmp_path / "other", frozen(taught), *held, "seed=1"), capsys)
+    assert "other labelled images" in first
+    assert "other images than this run's holdout" in second
+
+
+def test_a_teacher_that_is_not_finished_is_said_to_be_none(runs, tmp_path, capsys):
+    shutil.copytree(runs[1], tmp_path / "taught")
+    path = tmp_path / "taught/config.yaml"
+    path.write_text(path.read_text().replace("steps: 2\n", "steps: 99\n"))
+    (line,) = said(tiny(tmp_path / "run", frozen(tmp_path / "taught"), "steps=2"), capsys)
+    assert "taught stands at step 2 of 99" in line
+
+
+def test_a_normalisation_that_is_no_mean_and_deviation_is_not_turned_into_one(tmp_path):
+    words = ("views.standard={kind: image}",)
+    fit(taught := small(tmp_path / "taught", "method.branches=[]", "steps=2", *words), quiet=True)
+    config = small(tmp_path / "student", frozen(taught.out), *words, "views.mean=[0, 0, 0]", "views.std=[1, 1, 1]")
+    splits = config.data.build()
+    state, batch = build(config, splits, CPU), batches_of(config, splits, CPU)[0]
+    assert batch.teacher is not None
+    view = batch.teacher.view(config.views)  # drawn once: it is moved, and has noise
+    found = state.teacher.answer(state.student, view, batch.teacher.index).data
+    with torch.no_grad():
+        expected = mtseg.load(taught.out).network(view.data).softmax(1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_copy_of_a_whitening_is_the_same_one_and_another_is_not(tmp_path):
+    def whitening(path: Path, seed: int) -> str:
+        mean, matrix = fit_zca(np.random.default_rng(seed).integers(0, 256, (9, 16, 16, 3), np.uint8))
+        np.savez(path, mean=mean, matrix=matrix)
+        return f"views.standard={{kind: zca, file: {path}}}"
+
+    first = whitening(tmp_path / "a.npz", 0)
+    fit(taught := small(tmp_path / "taught", "method.branches=[]", "steps=2", first), quiet=True)
+    fit(small(tmp_path / "same", frozen(taught.out), whitening(tmp_path / "b.npz", 0), "steps=2"), quiet=True)
+    with pytest.raises(ValueError, match="another whitening"):
+        fit(small(tmp_path / "other", frozen(taught.out), whitening(tmp_path / "c.npz", 1), "steps=2"), quiet=True)
+
+
+def test_sides_that_a_teacher_does_not_take_are_refused(tmp_path):
+    fit(
+        taught := small(tmp_path / "taught", "method.branches=[]", "steps=2", "model={kind: shake26, width: 4}"),
+        quiet=True,
+    )
+    with pytest.raises(ValueError, match=r"takes sides that are divisible by 4 .*views.crop is \[18, 18\]"):
+        fit(small(tmp_path / "run", frozen(taught.out), "views.crop=[18, 18]", "views.made=workers"), quiet=True)
+
+
+def test_a_comparison_without_its_teachers_trains_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"method.teacher.runs: .*nowhere: no config.yaml"):
+        compare(tiny(tmp_path / "run", frozen(tmp_path / "nowhere")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_whose_network_cannot_be_built_is_named(runs, tmp_path):
+    shutil.copytree(runs[1], tmp_path / "taught")
+    path = tmp_path / "taught/config.yaml"
+    path.write_text(path.read_text().replace("encoder_depth: 3", "encoder_depth: 4"))
+    with pytest.raises(ValueError, match=r"method.teacher.runs: .*taught cannot answer: "):
+        fit(tiny(tmp_path / "run", frozen(tmp_path / "taught")), quiet=True)
+
+
+def test_a_run_that_has_not_said_its_classes_is_known_by_its_data(runs, tmp_path):
+    shutil.copytree(runs[1], tmp_path / "taught")
+    (tmp_path / "taught/classes.json").unlink()
+    fit(tiny(tmp_path / "run", frozen(tmp_path / "taught"), "steps=2"), quiet=True)
+    fit(whole := small(tmp_path / "small", "method.branches=[]", "steps=2"), quiet=True)
+    (whole.out / "classes.json").unlink()
+    with pytest.raises(ValueError, match="has other classes"):
+        fit(tiny(tmp_path / "other", frozen(whole.out), "steps=2"), quiet=True)

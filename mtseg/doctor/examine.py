@@ -25,7 +25,7 @@ from mtseg.doctor.sizes import of_sizes
 from mtseg.doctor.survey import Survey, survey
 from mtseg.doctor.unread import of_unread
 from mtseg.fits import unfit
-from mtseg.lessons import refuse_other_lessons, scored_on_others
+from mtseg.lessons import refuse_other_lessons, told
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _of_teachers(config: Config, built: Splits) -> list[Finding]:
         refuse_other_lessons(config, built)
     except ValueError as error:
         return [Finding("error", "teacher", str(error))]
-    return [Finding("warning", "teacher", sentence) for sentence in scored_on_others(config, built)]
+    return [Finding("warning", "teacher", sentence) for sentence in told(config, built)]
 
 
 def _refuse_unfit(config: Config, read: Survey) -> None:

@@ -12,6 +12,7 @@ from mtseg.atomic import write_whole
 from mtseg.config import Config
 from mtseg.evaluate import source_of
 from mtseg.inference.restored import restored
+from mtseg.lessons import refuse_untaught
 from mtseg.results.gallery import gallery
 from mtseg.run.logged import comparable, score_of
 from mtseg.tally import HEADLINES, percent
@@ -62,6 +63,7 @@ def compare(config: Config) -> Rows:
     """
     first = first_launched()
     console = Console(quiet=not first)
+    refuse_untaught(config)  # before the first run, not between the two
     for heading, run in runs(config).items():
         console.rule(heading, align="left")
         fit(run)

@@ -33,12 +33,12 @@ def found(run: Path, at: str) -> checkpoint.Checkpoint:
     try:
         return checkpoint.load(place)
     except Exception as error:  # what a damaged file raises is up to its reader
-        raise ValueError(f"{place} is damaged ({error}); choose another step with --at") from error
+        raise ValueError(f"{place} is damaged ({error}); ask for another step") from error
 
 
 def _chosen(run: Path, by: str) -> Path:
     pointed = checkpoint.chosen(run / "checkpoints", by)
     if pointed is None:
         needs = " (only a run with eval.select=holdout has one)" if by == "holdout" else ""
-        raise ValueError(f"{run}: checkpoints/{by}.json names no checkpoint{needs}; use --at last, or a step")
+        raise ValueError(f"{run}: checkpoints/{by}.json names no checkpoint{needs}; ask for the last, or a step")
     return pointed.place
