@@ -97,7 +97,7 @@ def _values(channels: Channels) -> str:
 
 
 def told(config: Config, splits: Splits) -> list[str]:
-    """Sentences on the runs of a `frozen` teacher: which step answers, and where it may have learnt what is scored.
+    """Sentences on the runs of a `frozen` teacher: where one is not finished, or may have learnt what is scored.
 
     Raises no error for a run that `refuse_other_lessons` lets pass.
     """

@@ -318,7 +318,11 @@ def test_what_whole_images_can_be_asked_is_not_refused(words, tmp_path):
     for name, place in places.items():
         words = [word.replace(name, place) for word in words]
     config = small(tmp_path, *words)
-    refuse_unanswerable(config, config.data.build())
+    splits = config.data.build()
+    refuse_unanswerable(config, splits)
+    network, how = config.model.build(CLASSES).eval(), config.eval
+    asked = {"views": config.views, "batch": how.batch, "device": CPU, "predictor": how.predictor}
+    assert 0 <= scores(evaluate(network, splits.test, classes=CLASSES, **asked), splits.classes)["top1"] <= 1
 
 
 def test_a_memory_of_maps_is_refused_for_whole_images_and_the_other_way_round(tmp_path):

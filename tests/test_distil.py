@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mtseg.distil import FrozenTeacher
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import machine
 from mtseg.lessons import told
+from mtseg.results import runs_page
 from mtseg.results.compare import compare
 from mtseg.run import capture, checkpoint
 from mtseg.run.duration import forwards
@@ -171,6 +173,14 @@ def test_a_run_is_not_continued_with_other_weights_of_its_teachers_wherever_thes
     folders[0].rename(tmp_path / "moved")
     fit(tiny(out, frozen("moved", "./a", at="2"), *more), quiet=True)
     assert checkpoint.load_newest(out / "checkpoints")[0].step == 4
+
+
+def test_runs_with_other_teachers_are_not_taken_for_one_run_with_two_seeds(runs, tmp_path):
+    folders = [tmp_path / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        fit(tiny(folder, frozen(runs[seed]), f"seed={seed}", "data.seed=0", "steps=2"), quiet=True)
+    first, second = (escape(f"['{run}']") for run in runs)
+    assert f"method.teacher.runs: {first} -&gt; {second}" in runs_page.page(folders)
 
 
 def test_a_captured_step_is_taken_again(runs, tmp_path):

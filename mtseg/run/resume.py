@@ -10,6 +10,7 @@ from mtseg.settings.differences import differences
 
 # What is saved would not fit another one of these, or would be another run.
 FIXED = ("data", "model", "norm", "method.teacher.kind", "optimizer.kind", "seed")
+MOVABLE = ("method.teacher.runs",)  # they may lie elsewhere by now; that their weights are the same is seen to
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def standing(config: Config) -> Standing:
     before = of_run(config.out)
     if config.data.kind == "given" and before.data.kind != "given":  # whose config once named others
         before = replace(before, data=config.data)
-    accepted = _accepted(config, differences(before, config))
+    changed = [line for line in differences(before, config) if not _under(line.partition(":")[0], MOVABLE)]
+    accepted = _accepted(config, changed)
     saved, damaged = checkpoint.load_newest(folder)
     if saved.step > config.steps:
         raise ValueError(f"steps: {config.steps} are fewer than the {saved.step} that {config.out} has done already")

@@ -8,7 +8,6 @@ from mtseg.settings.checked import dump
 PLACE_AND_PACE = (
     *("out", "workers", "prefetch", "loader_timeout", "device", "resume", "accept_changes", "log_every"),
     *("checkpoint_every", "keep", "max_skipped", "data.root", "data.cache", "eval.gallery", "boards"),
-    "method.teacher.runs",  # of these the weights are compared
     *("data.allow_outside_root", "compile", "recompute"),
 )
 
