@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtseg.averaged import AveragedPart
+from mtseg.distil import Frozen
 from mtseg.distributed import total
+from mtseg.ensemble import Ensemble
 from mtseg.geometry import View
 from mtseg.losses import average, has_class
 from mtseg.tally import NETWORKS, headline
 from mtseg.task import Task
+from mtseg.teachers import Teacher
 
 BINS = 10  # of the histogram of confidence, equal parts of [0, 1]
 WINDOW = 10  # logged steps over which an alarm looks
@@ -60,8 +64,8 @@ def pseudo_accuracy(answer: View, label: Tensor) -> Tensor:
 class Alarms:
     """Watches the lines of metrics and says, once each, what looks wrong."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = classes
+    def __init__(self, classes: Sequence[str], teacher: Teacher) -> None:
+        self.classes, self.teacher = classes, teacher
         self._recent: list[dict[str, Any]] = []
         self._behind = 0
         self._said: set[str] = set()
@@ -92,12 +96,15 @@ class Alarms:
                 f"consistency weighs {pull / mean('train/loss_sup'):.0f} times the supervised loss: lower method.weight"
             )
         chosen = mean("train/kept") < 0.999  # pixels, by a threshold
-        remedy = (
-            "lower method.weight or the threshold, or take a per-class one (method.target={kind: adaptive, per_class: "
-            "true})"
-            if chosen
-            else "lower method.weight, or let labelled pixels of rare classes count more (balance=0.5)"
-        )
+        apart = "take a per-class one (method.target={kind: adaptive, per_class: true})"
+        more = "let labelled pixels of rare classes count more (balance=0.5)"
+        if isinstance(self.teacher, Frozen):  # it names the classes that it named when it was finished
+            named = "name runs that score better there (method.teacher.runs)"
+            remedy = f"lower the threshold, {apart}, or {named}" if chosen else f"{named}, or {more} while these train"
+        else:
+            remedy = (
+                f"lower method.weight or the threshold, or {apart}" if chosen else f"lower method.weight, or {more}"
+            )
         gone = [] if "empty" in found else [name for name in self._collapsed() if f"collapsed {name}" not in self._said]
         if gone:  # all in one sentence, and each class once
             self._said |= {f"collapsed {name}" for name in gone}
@@ -117,10 +124,12 @@ class Alarms:
         self._behind = self._behind + 1 if behind else 0
         if self._behind < PATIENCE:
             return []
+        inner = "of." if isinstance(self.teacher, Ensemble) else "average." * isinstance(self.teacher, AveragedPart)
+        key = f"method.teacher.{inner}decay"
         return self._new(
             {
-                "behind": f"the teacher is behind the student for {self._behind} evaluations: lower "
-                "method.teacher.decay, or set its span (0.02: it averages over the last fiftieth of the updates)"
+                "behind": f"the teacher is behind the student for {self._behind} evaluations: lower {key}, or set its "
+                "span (0.02: it averages over the last fiftieth of the updates)"
             }
         )
 
@@ -144,13 +153,13 @@ class Alarms:
 
 
 def alarmed(
-    lines: Sequence[Mapping[str, Any]], classes: Sequence[str], *, split: str, steps: int
+    lines: Sequence[Mapping[str, Any]], classes: Sequence[str], teacher: Teacher, *, split: str, steps: int
 ) -> list[tuple[int, str]]:
     """What `Alarms` say of a run of `steps` steps from what it has recorded, evaluated on `split`: (step, sentence).
 
     Of a run that was stopped and continued, as if it had not been.
     """
-    alarms, found = Alarms(classes), []
+    alarms, found = Alarms(classes, teacher), []
     for line in lines:
         told = alarms.train({key: math.nan if value is None else value for key, value in line.items()})
         if scores := {name: line[f"{split}_{name}"] for name in NETWORKS if f"{split}_{name}" in line}:

@@ -25,6 +25,12 @@ def _lessons(config: Config) -> list[tuple[Path, str]]:
     return [(run, str(rule.at)) for run in rule.runs] if isinstance(rule, Frozen) else []
 
 
+def teaching(config: Config, classes: int) -> list[nn.Module]:
+    """The networks of the runs that teach, on the CPU; none where the teacher is another. Raises as `answering`."""
+    rule = config.method.teacher
+    return answering(rule, config.views, classes, torch.device("cpu"))[0] if isinstance(rule, Frozen) else []
+
+
 def answering(rule: Frozen, views: Views, classes: int, device: torch.device) -> tuple[list[nn.Module], list[str]]:
     """The networks of a rule's runs, which are asked about images as `views` normalise them, and what tells each one's
     weights: their SHA-256, and the step. Raises ValueError for a run that is not there, or has other `classes`."""

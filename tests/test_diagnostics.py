@@ -1,7 +1,9 @@
 """Health of targets: shares and disagreements against counts by hand, and alarms that speak up, once, and only then."""
 
 import itertools
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from mtseg.data.source import IGNORE
 from mtseg.diagnostics import BINS, FEWEST, PATIENCE, WINDOW, Alarms, _shares, health, mean_shares, pseudo_accuracy
+from mtseg.distil import Frozen
+from mtseg.ema import Ema
 from mtseg.geometry import View
 from mtseg.method import Branch, Method
 from mtseg.run.logged import read
@@ -22,6 +26,15 @@ from mtseg.trainer import fit
 
 K, SIZE = 4, (5, 7)
 NAMES = ("road", "car", "sign", "sky")
+AVERAGED = "average: {kind: ema, decay: 0.75}"
+TEACHERS = {  # one of each kind, whose average has a decay of 0.75
+    "ema": ["method.teacher={kind: ema, decay: 0.75}"],
+    "itself": [f"method.teacher={{kind: itself, {AVERAGED}}}"],
+    "memory": [f"method.teacher={{kind: memory, size: [24, 32], {AVERAGED}}}", "batch.unlabelled=4"],
+    "ensemble": ["method.teacher={kind: ensemble, every: 2, of: {kind: ema, decay: 0.75}}"],
+    "peer": [f"method.teacher={{kind: peer, {AVERAGED}}}"],
+    "frozen": [f"method.teacher={{kind: frozen, runs: [runs/first], {AVERAGED}}}"],
+}
 
 
 def a_task(seed: int, batch: int = 3) -> Task:
@@ -141,7 +154,7 @@ def line(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_each_alarm_speaks_once_after_a_window_of_its_cause(changes: dict[str, Any], says: str) -> None:
-    alarms = Alarms(NAMES)
+    alarms = Alarms(NAMES, Ema())
     heard = [alarms.train(line(**changes)) for _ in range(3 * WINDOW)]
     assert heard[: WINDOW - 1] == [[]] * (WINDOW - 1)
     (sentence,) = heard[WINDOW - 1]
@@ -151,13 +164,23 @@ def test_each_alarm_speaks_once_after_a_window_of_its_cause(changes: dict[str, A
 
 @pytest.mark.parametrize(("kept", "threshold"), [(1.0, False), (0.5, True)])
 def test_the_remedy_for_a_vanished_class_names_a_threshold_where_there_is_one(kept: float, threshold: bool) -> None:
-    alarms = Alarms(NAMES)
+    alarms = Alarms(NAMES, Ema())
     said = [s for _ in range(WINDOW) for s in alarms.train(line(kept=kept, target_share=[0.6, 0.2, 0.0049, 0.1951]))]
     assert [("threshold" in sentence, "balance=0.5" in sentence) for sentence in said] == [(threshold, not threshold)]
 
 
+@pytest.mark.parametrize("threshold", [False, True])
+def test_no_weight_is_a_remedy_for_what_finished_runs_do_not_name(threshold: bool) -> None:
+    alarms = Alarms(NAMES, Frozen(runs=(Path("runs/first"),)))
+    values = line(kept=0.5 if threshold else 1.0, target_share=[0.6, 0.2, 0.0049, 0.1951])
+    (sentence,) = [sentence for _ in range(WINDOW) for sentence in alarms.train(values)]
+    assert "method.teacher.runs" in sentence
+    assert "method.weight" not in sentence
+    assert ("threshold" in sentence) == threshold
+
+
 def test_evaluations_that_score_no_pixel_are_told_once() -> None:
-    alarms = Alarms(NAMES)
+    alarms = Alarms(NAMES, Ema())
     heard = [alarms.evaluated({name: {"mIoU": None} for name in ("student", "teacher")}) for _ in range(3)]
     assert [len(sentences) for sentences in heard] == [1, 0, 0]
     assert "no labelled pixel is asked about" in heard[0][0]
@@ -169,13 +192,13 @@ def test_evaluations_that_score_no_pixel_are_told_once() -> None:
     ids=["healthy", "kept", "loss_cons", "target_share"],
 )
 def test_a_healthy_run_one_just_within_the_limits_and_one_of_labels_alone_are_silent(changes: dict[str, Any]) -> None:
-    alarms, alone = Alarms(NAMES), Alarms(NAMES)
+    alarms, alone = Alarms(NAMES, Ema()), Alarms(NAMES, Ema())
     assert all(alarms.train(line(**changes)) == [] for _ in range(3 * WINDOW))
     assert all(alone.train({"train/loss_sup": 0.1}) == [] for _ in range(3 * WINDOW))
 
 
 def test_a_class_without_labels_is_not_missed_in_the_targets() -> None:
-    alarms = Alarms(NAMES)
+    alarms = Alarms(NAMES, Ema())
     shares = [0.5, 0.3, 0.0, 0.2]
     assert all(alarms.train(line(target_share=shares, label_share=shares)) == [] for _ in range(2 * WINDOW))
 
@@ -201,7 +224,7 @@ def test_the_shares_of_several_steps_are_those_of_all_their_pixels_together() ->
 
 def test_steps_that_kept_nothing_make_no_class_vanish() -> None:
     """The share of each class in what is kept is that in the labels; meaned with nothing it was under a twentieth."""
-    alarms = Alarms(NAMES)
+    alarms = Alarms(NAMES, Ema())
     nothing, sign = [0.0] * len(NAMES), [0.0, 0.0, 1.0, 0.0]
     window = [line(kept=0.02, target_share=[0.55, 0.21, 0.03, 0.21])] * 6 + [line(kept=0.0, target_share=nothing)] * 4
     shares = {"label_share": [0.3, 0.1, 0.5, 0.1]}
@@ -213,7 +236,7 @@ def test_steps_that_kept_nothing_make_no_class_vanish() -> None:
 
 def test_where_most_steps_keep_nothing_that_is_said_and_no_class_is_called_vanished() -> None:
     """Two steps of ten keep a little, of one class, so that the mean is just over 1 %."""
-    alarms, nothing = Alarms(NAMES), [0.0] * len(NAMES)
+    alarms, nothing = Alarms(NAMES, Ema()), [0.0] * len(NAMES)
     few, none = line(kept=0.06, target_share=[1.0, 0.0, 0.0, 0.0]), line(kept=0.0, target_share=nothing)
     heard = [sentence for values in [few, none, none, none, none] * 4 for sentence in alarms.train(values)]
     assert len(heard) == 1
@@ -226,7 +249,7 @@ def test_where_most_steps_keep_nothing_that_is_said_and_no_class_is_called_vanis
 @pytest.mark.parametrize("kept", [1.0, 0.0])
 def test_steps_at_which_nothing_is_known_yet_do_not_count_as_keeping_nothing(kept: float) -> None:
     """The first pass of `teacher: memory`: nothing was said of the images before, so no threshold is to blame."""
-    alarms, nothing = Alarms(NAMES), [0.0] * len(NAMES)
+    alarms, nothing = Alarms(NAMES, Ema()), [0.0] * len(NAMES)
     first = line(kept=0.0, known=0.0, target_share=nothing, loss_cons=0.0)
     later = line(kept=kept, target_share=[0.5, 0.2, 0.1, 0.2] if kept else nothing)
     assert [sentence for _ in range(2 * WINDOW) for sentence in alarms.train(first)] == []
@@ -237,7 +260,7 @@ def test_steps_at_which_nothing_is_known_yet_do_not_count_as_keeping_nothing(kep
 @pytest.mark.parametrize("level", [0.496, 0.55], ids=["by noise alone", "ahead"])
 def test_a_teacher_behind_its_student_for_long_is_told_and_not_before(level: float) -> None:
     """By more than half a point: a teacher that is nearer than that is not behind."""
-    alarms = Alarms(NAMES)
+    alarms = Alarms(NAMES, Ema())
     behind, ahead = ({"student": {"mIoU": 0.5}, "teacher": {"mIoU": value}} for value in (0.494, level))
     for _ in range(PATIENCE - 1):
         assert alarms.evaluated(behind) == []
@@ -248,11 +271,23 @@ def test_a_teacher_behind_its_student_for_long_is_told_and_not_before(level: flo
     assert alarms.evaluated({"student": {"mIoU": 0.5}, "teacher": {"mIoU": None}}) == []
 
 
+@pytest.mark.parametrize("kind", sorted(TEACHERS))
+def test_the_remedy_for_a_teacher_behind_names_the_setting_of_its_average(tmp_path, kind: str) -> None:
+    """The key is one of the config's, and what it says is the decay of what is evaluated."""
+    config = tiny(tmp_path, *TEACHERS[kind])
+    alarms = Alarms(NAMES, config.method.teacher)
+    behind = {"student": {"mIoU": 0.5}, "teacher": {"mIoU": 0.4}}
+    ((sentence,),) = [said for _ in range(PATIENCE) if (said := alarms.evaluated(behind))]
+    (key,) = re.findall(r"lower (method[.\w]+),", sentence)
+    lowered = tiny(tmp_path, *TEACHERS[kind], f"{key}=0.25").method.teacher
+    assert (config.method.teacher.averaging().decay, lowered.averaging().decay) == (0.75, 0.25)
+
+
 @pytest.mark.parametrize(("lines", "says"), [(1, False), (FEWEST, True), (WINDOW - 1, True), (WINDOW, False)])
 def test_a_run_that_ends_before_a_window_is_full_is_judged_by_what_there_is_and_a_longer_one_has_been(
     lines: int, says: bool
 ) -> None:
-    alarms = Alarms(NAMES)
+    alarms = Alarms(NAMES, Ema())
     heard = [alarms.train(line(kept=0.001)) for _ in range(lines)]
     assert heard[: WINDOW - 1] == [[]] * min(lines, WINDOW - 1)
     assert bool(alarms.ended()) == says

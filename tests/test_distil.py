@@ -24,8 +24,8 @@ from mtseg.doctor.machine import machine
 from mtseg.lessons import told
 from mtseg.results import runs_page
 from mtseg.results.compare import compare
-from mtseg.run import capture, checkpoint
-from mtseg.run.duration import forwards
+from mtseg.run import capture, checkpoint, duration
+from mtseg.run.duration import forwards, on_cpu
 from mtseg.run.estimate import estimate
 from mtseg.run.replay import replay
 from mtseg.state import batches_of, build
@@ -244,6 +244,25 @@ def test_its_forwards_and_its_weights_are_counted(runs, tmp_path):
     few, many = (estimate(config, network, 6, 8) for config in (one, two))
     assert many.total - few.total == pytest.approx(held, rel=0.1)
     assert many.checkpoint(two) == few.checkpoint(one)
+
+
+def test_the_time_of_a_step_is_that_of_each_teachers_own_network(runs, tmp_path, monkeypatch):
+    """A crop takes as many seconds as the network has parameters: an answer, of each teacher, its own."""
+    config = tiny(tmp_path, frozen(*runs), "method.teacher.augment={flip: true}", "steps=7")
+    sizes = []
+
+    def weighed(network: torch.nn.Module, crop: tuple[int, int], *, channels: int) -> float:
+        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+        return float(sizes[-1])
+
+    monkeypatch.setattr(duration, "tried", weighed)
+    classes = len(config.data.build().classes)
+    found = on_cpu(config, config.model.build(classes), classes, channels=3)
+    own, *others = sizes
+    assert len(others) == len(runs) >= 2
+    assert len({own, *others}) > 1
+    crops, asked = config.crops
+    assert found.steps == pytest.approx(7 * (3 * crops * own + asked * 2 * sum(others)))
 
 
 def test_the_doctor_and_the_dry_run_say_what_is_wrong_with_its_runs(runs, tmp_path, capsys):

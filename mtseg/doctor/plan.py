@@ -61,7 +61,7 @@ def plan(config: Config, survey: Survey) -> Plan:
     views = 1 + config.method.views_of_student if branches else 0
     view = area * channels * _bytes(survey)
     batch = view * (sizes.labelled + sizes.unlabelled * views) + area * sizes.labelled  # the label's one byte
-    duration = on_cpu(config, network, channels=channels)
+    duration = on_cpu(config, network, len(survey.splits.classes), channels=channels)
     if duration is None:
         tried(network, config.views.crop, channels=channels)  # it may fail on a crop all the same
     step = estimate(config, network, len(survey.splits.classes), len(survey.splits.unlabelled))

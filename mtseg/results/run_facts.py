@@ -63,7 +63,7 @@ def alarms_of(config: Config, names: Sequence[str], lines: Lines) -> list[str]:
     """What the trainer asked to look at, as it was said."""
     return [
         f'<section class="finding warning"><p><b>look</b>, at step {step}: {escape(sentence)}</p></section>'
-        for step, sentence in alarmed(lines, names, split=config.eval.split, steps=config.steps)
+        for step, sentence in alarmed(lines, names, config.method.teacher, split=config.eval.split, steps=config.steps)
     ]
 
 

@@ -34,7 +34,7 @@ def facts(config: Config) -> dict[str, str]:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
     branches, crops = len(config.method.branches), config.crops[0]
-    data, duration = provenance(splits), on_cpu(config, network, channels=splits.channels)
+    data, duration = provenance(splits), on_cpu(config, network, len(splits.classes), channels=splits.channels)
     return {
         "data": data.sentence(),
         **({"channels": f"{splits.channels}"} if splits.channels != 3 else {}),

@@ -2,12 +2,13 @@
 
 import time
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 import torch
 from torch import nn
 
 from mtseg.config import Config
+from mtseg.lessons import teaching
 from mtseg.run.log import lasting
 
 BACKWARD = 2  # forwards that a backward takes as long as
@@ -25,15 +26,18 @@ class Duration:
         return f"about {lasting(self.steps)}, without evaluations"
 
 
-def on_cpu(config: Config, network: nn.Module, *, channels: int) -> Duration | None:
-    """Of a run of `config`, whose `network` is tried on a crop; None where it will be on a GPU, and nothing is tried.
+def on_cpu(config: Config, network: nn.Module, classes: int, *, channels: int) -> Duration | None:
+    """Of a run of `config`, whose `network` is tried on a crop, as are those of the runs that teach it; None where it
+    will be on a GPU, and nothing is tried.
 
-    Raises ValueError where the network fails on a crop.
+    Raises ValueError where a network fails on a crop, and for runs that cannot teach.
     """
     if config.device != "cpu" and (config.device != "auto" or torch.cuda.is_available()):
         return None
     forward = tried(network, config.views.crop, channels=channels)
-    return Duration(forward, forward * config.steps * forwards(config))
+    slower = [tried(other, config.views.crop, channels=channels) - forward for other in teaching(config, classes)]
+    more = config.crops[1] * config.method.teacher.cost * mean(slower or [0.0])  # a step: each answers as often
+    return Duration(forward, config.steps * (forward * forwards(config) + more))
 
 
 def forwards(config: Config) -> float:
