@@ -679,6 +679,15 @@ def test_a_misspelt_source_of_weights_is_answered_with_the_right_one(wrong: str,
         small(weights=Path(wrong)).build(4)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("convnext_tiny", "tu-convnext_tiny"), ("tu-convnext_tony", "tu-convnext_tiny"), ("resnet-18", "resnet18")],
+)
+def test_an_encoder_that_is_neither_smps_nor_timms_is_answered_with_the_nearest(wrong: str, right: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.encoder: '{wrong}' is not known; did you mean .*'{right}'"):
+        small(encoder=wrong).build(4)
+
+
 def test_images_that_a_network_cannot_take_are_the_users_error_with_their_shape() -> None:
     """One image of 32 pixels is a single value a channel in the pooling branch, which batch norm cannot take."""
     options = {"encoder_depth": 3, "encoder_output_stride": 8}

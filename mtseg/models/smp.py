@@ -96,9 +96,11 @@ class Smp:
         import segmentation_models_pytorch as smp
         import timm
 
-        known = [*smp.encoders.encoders, *(f"tu-{name}" for name in timm.list_models())]
-        name, dot, tag = self.encoder.partition(".") if self.encoder.startswith("tu-") else (self.encoder, "", "")
-        return one_of("model.encoder", name, known) + dot + tag  # timm: NAME.PRETRAINED_TAG
+        of_timm = self.encoder.startswith("tu-")
+        name, dot, tag = self.encoder.partition(".") if of_timm else (self.encoder, "", "")
+        if not of_timm or not timm.is_model(name.removeprefix("tu-")):  # to list timm's takes as long as to build one
+            one_of("model.encoder", name, [*smp.encoders.encoders, *(f"tu-{known}" for known in timm.list_models())])
+        return name + dot + tag  # timm: NAME.PRETRAINED_TAG
 
     def _begin(self, encoder: nn.Module, donor: Callable[[], nn.Module], *, channels: int, rgb: bool) -> None:
         """Put the weights of the file, or of the encoder that `donor` makes with ImageNet's, into `encoder`."""
