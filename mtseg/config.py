@@ -20,7 +20,7 @@ from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
 from mtseg.run.boards import Name as Board
-from mtseg.schedules import Poly, Schedule
+from mtseg.schedules import Cosine, Poly, Schedule
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.complaints import NOWHERE, near
 from mtseg.settings.differences import names_of_settings
@@ -66,8 +66,9 @@ class Config:
 
     The student is asked about a process's images in `accumulate` parts, whose gradients are summed. `precision` is that
     of the networks while they train. `norm` is what batch normalisation becomes: over the images of each `process`, in
-    `sync` over those of all (GPUs only), `frozen` as it was loaded, or over a `group` of channels of each image. `bn`:
-    whether labelled and unlabelled images go through it in one forward (`joint`) or each in their own (`separate`).
+    `sync` over those of all (GPUs only), over a `group` of channels of each image, or `frozen`: as it was loaded in the
+    encoder, and groups after it. `bn`: whether labelled and unlabelled images go through it in one forward (`joint`) or
+    each in their own (`separate`).
     `balance` has labelled pixels of rare classes count more in the supervised loss (`mtseg/balance.py`): 0 not at all,
     1 fully. `compile` has PyTorch compile the student; `recompute` computes its encoder's activations again in the
     backward, in place of holding them. `clip` is the largest gradient norm (null: no clipping). An update whose loss or
@@ -145,6 +146,11 @@ class Config:
             raise ValueError(
                 f"norm: {self.norm!r} is about batch normalisation, and model.norm: weight has means of its own; use "
                 "model.norm=batch, or norm=process"
+            )
+        if isinstance(self.schedule, Cosine) and self.schedule.length and self.schedule.length < self.steps:
+            raise ValueError(
+                f"schedule.length: {self.schedule.length} steps, after which nothing is learnt any more, and steps: "
+                f"{self.steps}; give a length of as many steps or more, or null for as many"
             )
         known = names_of_settings(self) if self.accept_changes else []
         for key in self.accept_changes:

@@ -24,12 +24,12 @@ class Memory(AveragedPart):
     After each step Z <- decay Z + (1 - decay) z at every pixel that the student saw, z its prediction then, in the
     image's own frame at `size` ([] for whole images: classification); the answer is Z over the sum of its weights (the
     paper's bias correction, per pixel), unknown where nothing was said yet. It holds images x classes x `size`
-    half-precision numbers, to which a higher `decay` would add steps below their precision. Of an image twice in a
+    half-precision numbers, which a higher `decay` would wear off by more than a hundredth. Of an image twice in a
     batch, the last view is remembered. Every process holds all of it, and is told what the others' students said.
     """
 
     kind: Literal["memory"] = "memory"
-    decay: Annotated[float, Field(ge=0, le=0.99)] = 0.6
+    decay: Annotated[float, Field(ge=0, le=0.95)] = 0.6
     size: tuple[Count, Count] | tuple[()]
     average: Ema = AVERAGE
 

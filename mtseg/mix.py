@@ -43,8 +43,9 @@ class NoMix:
 class CutMix:
     """A rectangle of another image replaces that of this one (Yun et al. 2019; French et al. 2020).
 
-    With probability `p` for each image, or, `unsure`, with the share of it that the teacher is not sure of (1 - mean
-    highest probability, over its known pixels; AugSeg, Zhao et al. 2023). The rectangle's share of the area is uniform
+    With probability `p` for each image, or, `unsure`, the more often the less sure the teacher is of it: 1 - the mean
+    over its known pixels of the highest probability times (1 - entropy / log K) (AugSeg, Zhao et al. 2023). The
+    rectangle's share of the area is uniform
     in `area`, its width over its height log-uniform in [1 / aspect, aspect]; it lies wholly inside: one too long for
     the image is as long as that, and as much wider. `partner`: the next unlabelled image, or a labelled one, whose
     labels are the target.
@@ -100,7 +101,7 @@ class CutOut:
 class ClassMix:
     """Half of the classes that the target sees in another image are pasted from it (Olsson et al. 2021).
 
-    With probability `p` for each image.
+    With probability `p` for each image. Of an odd number the half is rounded up (the authors round down).
     """
 
     kind: Literal["classmix"] = "classmix"

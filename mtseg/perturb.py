@@ -119,7 +119,8 @@ class Vat:
     `size` is the root mean square of the change over the values of a normalised image (the paper's epsilon, an L2
     norm, is sqrt(C H W) times that: its 8 for 32x32x3 is 0.144); its direction is found by `iterations` of the power
     method from random noise, by finite differences of root mean square `step`; in full precision, since a difference
-    so small is mostly rounding in half of it.
+    so small is mostly rounding in half of it. A change of nothing costs nothing where the student's images are
+    normalised as the teacher's are, with `bn: separate` or without batch statistics, and nothing is dropped out.
     """
 
     kind: Literal["vat"] = "vat"

@@ -3,6 +3,7 @@
 The batch is the whole one, over all processes: who is paired with whom does not depend on their number.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -53,8 +54,11 @@ class Task:
 
 
 def sureness(answer: View) -> Tensor:
-    """The mean highest probability over the known pixels, (B,) in [0, 1]; 0 where nothing is known."""
-    sure = torch.where(answer.known, answer.data.amax(1, keepdim=True), 0).flatten(1).sum(1)
+    """The highest probability, times 1 - entropy / log K, meaned over the known pixels (AugSeg, Zhao et al. 2023):
+    (B,) in [0, 1]; 0 where nothing is known."""
+    entropy = -torch.xlogy(answer.data, answer.data).sum(1, keepdim=True) / math.log(answer.data.shape[1])
+    sure = answer.data.amax(1, keepdim=True) * (1 - entropy).clamp_min(0)
+    sure = torch.where(answer.known, sure, 0).flatten(1).sum(1)
     return sure / answer.known.flatten(1).sum(1).clamp_min(1)
 
 

@@ -26,6 +26,7 @@ from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, rank, together, world
 from mtseg.evaluate import evaluate, source_of
 from mtseg.fits import refuse_uneven, refuse_useless
+from mtseg.idle import idle
 from mtseg.results import run_page
 from mtseg.run import capture, checkpoint, keeping, versions
 from mtseg.run.capture import Broken
@@ -99,10 +100,10 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     note(config.out, config.views.standard)
     write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
-    leaking = seen_and_scored(splits, config.eval.split) if config.method.branches else []
-    leaking += lessons.told(config, splits)
+    warned = seen_and_scored(splits, config.eval.split) if config.method.branches else []
+    warned += lessons.told(config, splits) + idle(config)
     balanced = [] if state.class_weights is None else [told(state.class_weights, splits.classes)]
-    return [data.sentence(), *leaking, *processes, *balanced, *said, *versions.record(config.out, state.step)]
+    return [data.sentence(), *warned, *processes, *balanced, *said, *versions.record(config.out, state.step)]
 
 
 @contextmanager

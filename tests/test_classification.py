@@ -1,6 +1,7 @@
 """Whole images under the one trainer: a step's loss, every method, resuming, scores, tables."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -431,9 +432,10 @@ def shown(said, value):
     return View(torch.full((1, 3, 8, 8), value), said.warp, torch.ones((1, 1, 8, 8), dtype=torch.bool))
 
 
-def test_sureness_of_whole_images_is_their_highest_probability():
-    said = torch.tensor([[0.2, 0.8], [0.5, 0.5]])
-    assert sureness(whole(said)).tolist() == pytest.approx([0.8, 0.5])
+def test_sureness_of_whole_images_is_their_highest_probability_less_by_the_entropy():
+    said = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.0, 1.0]])
+    bits = -0.2 * math.log2(0.2) - 0.8 * math.log2(0.8)
+    assert sureness(whole(said)).tolist() == pytest.approx([0.8 * (1 - bits), 0, 1])
 
 
 class Says(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import entropy
 from torch import Tensor
 
 from mtseg.geometry import View
@@ -388,8 +389,11 @@ def confident(values: list[float], size: tuple[int, int]) -> Task:
 
 @pytest.mark.parametrize("p", [0.0, 1.0])  # which has no say
 def test_unsure_images_are_mixed_as_often_as_they_are_unsure(p: float) -> None:
-    sure = [0.55, 0.7, 0.9, 1.0]
-    task = confident(sure * 2000, (4, 4))
+    """Against the rule of AugSeg's paper, pixel by pixel."""
+    highest = [0.55, 0.7, 0.9, 1.0]
+    task = confident(highest * 2000, (4, 4))
+    pixels = task.target.data[:4].double().numpy()  # (4, 2, 4, 4)
+    sure = (pixels.max(1) * (1 - entropy(pixels, base=2, axis=1))).mean((1, 2))
     other = flat(1, 8000, (4, 4))  # nor has the partner
     mixed: Mask = np.asarray(pasted(CutMix(p=p, unsure=True), task, other).any((1, 2)))
     for which, confidence in enumerate(sure):
@@ -403,7 +407,8 @@ def test_what_is_unknown_of_an_image_does_not_make_it_unsure() -> None:
     for beyond in (0.0, 0.5, 1.0):
         data = torch.where(known, torch.tensor([0.4, 0.6])[:, None, None], beyond)
         half = replace(task, sure=sureness(View(data, task.target.warp, known)))
-        assert pasted(CutMix(unsure=True), half, flat(1, 4000, (4, 4))).any((1, 2)).mean() == chance(0.4, 4000)
+        unsure = 1 - 0.6 * (1 - float(entropy([0.4, 0.6], base=2)))
+        assert pasted(CutMix(unsure=True), half, flat(1, 4000, (4, 4))).any((1, 2)).mean() == chance(unsure, 4000)
 
 
 def test_an_image_of_which_nothing_is_known_is_wholly_unsure() -> None:

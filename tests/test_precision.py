@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from runs import tiny
+from safetensors.torch import save_file
 from test_trainer import METHODS, begin
 from torch import Tensor, nn
 
@@ -225,15 +226,38 @@ def test_without_batch_statistics_an_answer_does_not_depend_on_the_batch(norm, t
     assert not torch.allclose(with_statistics(images)[:2], with_statistics(images[:2]), atol=1e-2)
 
 
-def test_frozen_normalisation_is_the_networks_own_in_eval_mode_and_is_not_trained(tmp_path):
-    network = tiny(tmp_path).model.build(3)
+def taught(network):
+    """Its statistics are not those of the beginning."""
     for _ in range(3):
-        network.train()(torch.randn(4, 3, 48, 64) + 1)  # statistics that are not those of the beginning
+        network.train()(torch.randn(4, 3, 48, 64) + 1)
+    return network
+
+
+def test_frozen_normalisation_is_the_encoders_own_in_eval_mode_and_is_not_trained(tmp_path):
+    """The decoder, of which nothing was loaded, learns and is normalised."""
+    network = taught(tiny(tmp_path).model.build(3))
     images = torch.randn(2, 3, 48, 64)
-    expected, count = network.eval()(images), len(list(network.parameters()))
+    expected, count = network.eval().network.encoder(images), len(list(network.network.encoder.parameters()))
+    decoding = len(list(network.network.decoder.parameters()))
     frozen = normed(network, "frozen", CPU).train()
-    torch.testing.assert_close(frozen(images), expected)
-    assert len(list(frozen.parameters())) < count
+    torch.testing.assert_close(frozen.network.encoder(images), expected)
+    assert len(list(frozen.network.encoder.parameters())) < count
+    assert len(list(frozen.network.decoder.parameters())) == decoding
+    grouped = [module for module in frozen.network.decoder.modules() if isinstance(module, Grouped)]
+    assert grouped
+    assert all(norm.weight.requires_grad for norm in grouped)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_an_encoder_that_is_never_trained_keeps_the_statistics_of_its_weights(norm, tmp_path):
+    network = taught(tiny(tmp_path).model.build(3))
+    save_file(network.network.encoder.state_dict(), tmp_path / "encoder.safetensors")
+    images = torch.randn(2, 3, 48, 64)
+    expected = network.eval().network.encoder(images)
+    model = tiny(tmp_path, f"model.weights={tmp_path / 'encoder.safetensors'}", "model.frozen=true").model
+    again = normed(model.build(3), norm, CPU).train()
+    torch.testing.assert_close(again.network.encoder(images), expected)
+    assert any(isinstance(module, Grouped) for module in again.network.decoder.modules())
 
 
 def test_group_normalisation_is_torchs(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import tiny
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR
 
 from mtseg.schedules import Constant, Cosine, Poly, Rampup, RampupShare, rise
@@ -68,6 +69,14 @@ def test_poly_is_torchs_polynomial_schedule(power: float) -> None:
 def test_cosine_is_torchs_cosine_schedule() -> None:
     expected = torch_factors(lambda o: CosineAnnealingLR(o, T_max=50), 50)
     assert [Cosine()(step, 50) for step in range(51)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_cosine_that_ends_before_the_run_is_refused(tmp_path) -> None:
+    """Where it ends the rate is 0, for all steps that are left."""
+    assert [Cosine(length=4)(step, 9) for step in range(4, 9)] == [0.0] * 5
+    assert tiny(tmp_path, "schedule={kind: cosine, length: 4}", "steps=4").schedule == Cosine(length=4)
+    with pytest.raises(ValueError, match=r"schedule\.length: 4 .* steps: 5; give a length of as many"):
+        tiny(tmp_path, "schedule={kind: cosine, length: 4}", "steps=5")
 
 
 @pytest.mark.parametrize("schedule", [Poly, Cosine])

@@ -586,7 +586,7 @@ def recalled(teacher: MemoryTeacher, index: Any, size: tuple[int, int] = (6, 7))
     return teacher.answer(nn.Identity(), as_view(torch.zeros(len(index), 3, *size)), torch.tensor(index))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.6, 0.9])
+@pytest.mark.parametrize("decay", [0.0, 0.6, 0.9, 0.95])
 def test_memory_is_temporal_ensembling_to_half_precision(decay: float) -> None:
     """Z_t / (1 - alpha^t), Z_t = sum over k of (1 - alpha) alpha^(t - k) z_k, of an image seen t times, whole.
 

@@ -11,6 +11,7 @@ from mtseg.device import pick_device
 from mtseg.doctor.finding import Finding, megabytes
 from mtseg.doctor.pools import shares
 from mtseg.doctor.survey import Survey
+from mtseg.idle import idle
 from mtseg.run.duration import Duration, on_cpu, tried
 from mtseg.run.estimate import estimate
 from mtseg.run.log import lasting
@@ -92,6 +93,7 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
         yield Finding("note", "part-of-a-pass", text)
     if config.method.branches and (unfinished := config.method.unfinished(config.steps)):
         yield Finding("warning", "ramp-longer-than-the-run", f"method.ramp: {unfinished}; shorten it, or raise steps")
+    yield from (Finding("note", "without-effect", sentence) for sentence in idle(config))
     if (takes := needs.duration) is not None and takes.steps > DAY:
         text = (
             f"steps: about {lasting(takes.steps)} on this CPU, {takes.forward:.2g} s a crop: take a GPU, or lower "

@@ -20,7 +20,7 @@ from mtseg.device import pick_device
 from mtseg.evaluate import Evaluation
 from mtseg.inference.trained import Name, Trained
 from mtseg.models import dpt
-from mtseg.models.norm import Norm, normed
+from mtseg.models.norm import Grouped, Norm, normed
 from mtseg.models.smp import Padded, Smp
 from mtseg.part import part
 from mtseg.predictors import Predictor, Whole
@@ -153,8 +153,8 @@ def _otherwise(predictor: Predictor) -> str:
 
 def _not_bare(config: Config, padded: Padded) -> str:
     """Why the library would build another network than this one; empty: it builds this."""
-    if config.norm == "group":
-        return "the network has group normalisation in the place of batch normalisation (`norm: group`)"
+    if any(isinstance(module, Grouped) for module in padded.modules()):
+        return f"the network has group normalisation in the place of batch normalisation (`norm: {config.norm}`)"
     if isinstance(config.model, Smp) and config.model.arch == "dpt" and not dpt.fits(padded.network):
         return "its DPT is for patches of a power of two pixels alone"
     return ""

@@ -1,9 +1,10 @@
 """Batch normalisation, and what stands in its place: over which images its statistics are.
 
 `process`: those of the process's forward, as the network has it. `sync`: those of all processes (GPUs only).
-`frozen`: the running statistics and the scale as they were loaded, for good. `group`: none, but those of groups of
-channels of each image (GroupNorm, Wu & He 2018). With `frozen` and `group` a step is the same for any number of
-processes and accumulated parts; with `sync` for any number of processes.
+`group`: none, but those of groups of channels of each image (GroupNorm, Wu & He 2018). `frozen`: in the encoder the
+running statistics and the scale as they were loaded, for good; after it, where nothing was loaded, groups. With
+`frozen` and `group` a step is the same for any number of processes and accumulated parts; with `sync` for any number of
+processes. An encoder that is never trained (`model.frozen`) keeps the statistics that its weights are for.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,15 +74,18 @@ def normed(network: nn.Module, norm: Norm, device: torch.device) -> nn.Module:
 
         converted: nn.Module = convert_sync_batchnorm(network)
         return converted
+    if norm == "frozen":
+        _replace(getattr(getattr(network, "network", None), "encoder", network), Frozen)
     if norm in ("frozen", "group"):
-        _replace(network, Frozen if norm == "frozen" else Grouped)
+        _replace(network, Grouped)
     return network
 
 
 def _replace(network: nn.Module, other: Callable[[_BatchNorm], nn.Module]) -> None:
     for name, child in network.named_children():
         if isinstance(child, _BatchNorm):
-            setattr(network, name, other(child))
+            if child.weight is None or child.weight.requires_grad:
+                setattr(network, name, other(child))
         else:
             _replace(child, other)
 

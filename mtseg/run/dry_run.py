@@ -5,6 +5,7 @@ from mtseg.data.provenance import Provenance, provenance, refuse_others
 from mtseg.data.source import Splits
 from mtseg.device import pick_device
 from mtseg.fits import refuse_uneven, refuse_useless
+from mtseg.idle import idle
 from mtseg.models.classifiers import Timm
 from mtseg.models.smp import Smp
 from mtseg.run.boards import refuse_missing
@@ -53,6 +54,7 @@ def facts(config: Config) -> dict[str, str]:
         + (", of each of two students" if config.students == 2 else ""),
         "memory in a step": estimate(config, network, len(splits.classes), unlabelled, processes=launched()).sentence(),
         **({"time": f"{duration.sentence()}, on this CPU"} if duration else {}),
+        **({"without effect": "; ".join(found)} if (found := idle(config)) else {}),
         "steps": f"{config.steps}, evaluated every {config.eval.every} on {config.eval.split}",
         "device": str(pick_device(config.device)),
         "folder": _folder(config, splits, data),

@@ -1,0 +1,40 @@
+"""Settings that change nothing in a run: said, for whoever gave them expects something of them."""
+
+import math
+
+from mtseg.config import Config
+from mtseg.ensemble import Ensemble
+from mtseg.losses import Ohem
+
+
+def idle(config: Config) -> list[str]:
+    """A sentence on each, with what would make it act."""
+    method, student, said = config.method, config.views.student, []
+    if isinstance(method.supervised, Ohem):
+        area = math.prod(config.views.crop) if config.model.dense else 1
+        counted, keep = (config.batch.labelled or config.batch.unlabelled) * area, method.supervised.keep
+        if keep >= counted:
+            said.append(
+                f"method.supervised.keep: {keep} hardest pixels are all {counted} that a batch can hold, so easy ones "
+                f"count as hard ones do, as with cross_entropy; lower it, to {max(1, counted // 16)} say"
+            )
+    if not method.branches:
+        return said
+    if not method.views_of_student and (student.colour or student.noise):
+        said.append(
+            "views.student: its colours and noise are shown to nobody, for every branch asks the student about the "
+            "teacher's view (sees: teacher)"
+        )
+    if config.bn == "separate" and config.norm in ("group", "frozen"):
+        said.append(
+            f"bn: separate costs a second forward and changes nothing, for with norm: {config.norm} no image's answer "
+            "depends on another's; use bn=joint"
+        )
+    if isinstance(method.teacher, Ensemble):
+        turns = math.ceil(config.steps / method.teacher.every)
+        if turns < method.teacher.count:
+            said.append(
+                f"method.teacher.every: {method.teacher.every} steps, of the run's {config.steps}, give {turns} of the "
+                f"{method.teacher.count} averages a turn; the others are the student itself; lower it"
+            )
+    return said
