@@ -324,8 +324,12 @@ def test_a_network_of_another_size_than_the_checkpoint_is_refused_in_one_line(co
     assert cli.main(["eval", str(run), "model.options.decoder_channels=[8, 8, 8]"]) == 1
     message = capsys.readouterr().err.strip()
     assert "the network of a run cannot be changed (model.options.decoder_channels: [12, 8, 4] -> [8, 8, 8])" in message
-    assert "leave model... out of the words" in message
+    assert "leave these out of the words" in message
     assert "\n" not in message
+    assert cli.main(["eval", str(run), "model.options.decoder_interpolation=bilinear"]) == 1  # its weights would fit
+    assert "cannot be changed (model.options.decoder_interpolation: None -> bilinear)" in capsys.readouterr().err
+    assert cli.main(["eval", str(run), "model.weights=imagenet", "norm=sync"]) == 0  # of training
+    capsys.readouterr()
     assert cli.main(["eval", str(run), "model.arch=fpn", "model.options={}"]) == 1
     message = capsys.readouterr().err.strip()
     assert "model.arch: unet -> fpn" in message

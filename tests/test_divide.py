@@ -75,6 +75,16 @@ def test_presence_is_what_the_masks_hold(tmp_path):
         assert set(np.flatnonzero(found[i]).tolist()) == set(np.unique(source.label(i)).tolist()) - {255}
 
 
+def test_of_images_with_a_class_each_the_256th_is_a_class():
+    class Wholes(Named):
+        def label(self, index: int):
+            return np.array((index % 300) - 1)  # -1: not known
+
+    found = presence(Wholes([f"{n}" for n in range(300)]), 299)
+    assert found.sum(1).tolist() == [0] + [1] * 299
+    assert (found[np.arange(1, 300), np.arange(299)]).all()
+
+
 def test_sequences_are_what_the_group_finds_and_the_seed_orders_them():
     names = [f"train/{city}/{city}_{i:03d}.png" for city in "abc" for i in range(4)]
     for pattern in (FOLDER, r"/(\w)_", r"(train/.)"):
@@ -87,6 +97,8 @@ def test_sequences_are_what_the_group_finds_and_the_seed_orders_them():
         by_sequence(names, "(", seed=0)
     with pytest.raises(ValueError, match=r"does not fit 'train/a/a_000\.png'"):
         by_sequence(names, "(val)", seed=0)
+    with pytest.raises(ValueError, match=r"does not fit 'train/b/b_000\.png'"):
+        by_sequence(names, "train/(a)?", seed=0)
 
 
 class Named:

@@ -715,6 +715,16 @@ def test_21_what_is_said_to_accept_a_change_does_though_keys_of_the_old_kind_are
 # 22: another run
 
 
+def test_22_a_finished_run_takes_no_other_settings_which_nothing_would_have_been_done_with(tmp_path):
+    fit(tiny(tmp_path / "run"), quiet=True)
+    before = (tmp_path / "run/config.yaml").read_text()
+    changes = ["method.weight=50.0", "accept_changes=[method.weight]"]
+    with pytest.raises(ValueError, match=r"is finished, so nothing would be done(.|\n)*method\.weight: 2\.0 -> 50\.0"):
+        fit(tiny(tmp_path / "run", *changes), quiet=True)
+    assert (tmp_path / "run/config.yaml").read_text() == before
+    fit(tiny(tmp_path / "run", *changes, "steps=6", "accept_changes=[method.weight, steps]"), quiet=True)
+
+
 def test_22_accepted_changes_are_shown_and_act_and_others_are_refused_with_the_key_to_give(tmp_path, capsys):
     fit(tiny(tmp_path / "run", "eval.every=1"), quiet=True)
     changes = ["steps=8", "eval.every=4", "optimizer.lr=0.001"]

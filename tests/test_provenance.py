@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def test_a_run_is_not_continued_with_other_images(tmp_path):
     (root / "train.txt").write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match=r"splits\.json: .*other images .labelled: 34 -> 33, unlabelled: 34 -> 33"):
         fit(config, quiet=True)
+
+
+def test_a_run_is_not_continued_and_no_finished_one_described_with_other_masks_of_the_same_names(tmp_path):
+    """What it was scored on would be another thing from then on, and its folder would say that it had always been."""
+    root = trees.camvid(tmp_path / "camvid")
+    config = tiny(tmp_path / "run", "data.kind=camvid", f"data.root={root}", "steps=2")
+    fit(config, quiet=True)
+    said = (config.out / "splits.json").read_bytes()
+    masks = [next((root / folder).iterdir()) for folder in ("trainannot", "valannot")]
+    shutil.copy(masks[0], masks[1])
+    masks[1].write_bytes(masks[1].read_bytes() + b" ")
+    for words in ([], ["steps=4", "accept_changes=[steps]"]):
+        with pytest.raises(ValueError, match=r"splits\.json: the files of the val images, or their masks, are not"):
+            fit(tiny(config.out, "data.kind=camvid", f"data.root={root}", "steps=2", *words), quiet=True)
+    assert (config.out / "splits.json").read_bytes() == said
 
 
 @pytest.mark.parametrize("pool", ["labelled", "unlabelled"])

@@ -20,13 +20,13 @@ from mtseg.config import of_run
 from mtseg.data.provenance import digest
 from mtseg.data.source import IGNORE
 from mtseg.inference.restored import found, load, restored
-from mtseg.inference.scoring import Wanted, score_run
+from mtseg.inference.scoring import Wanted, print_table, score_run
 from mtseg.metrics import Boundary, Confusion
 from mtseg.results.gallery import predicted
 from mtseg.run import checkpoint
 from mtseg.run.logged import read
 from mtseg.settings.strict_yaml import to_yaml
-from mtseg.tally import Also
+from mtseg.tally import Also, percent
 from mtseg.trainer import fit
 
 
@@ -42,6 +42,20 @@ def trained(tmp_path_factory) -> Path:
 def run(trained, tmp_path) -> Path:
     """A copy to write to."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_in_a_narrow_terminal_names_are_broken_and_not_numbers(run, monkeypatch, capsys):
+    scores = score_run(run, ["device=cpu"])
+    long = {name: f"{name} of which a terminal of forty columns has no room" for name in scores["classes"]}
+    for network in ("student", "teacher"):
+        for kind in ("IoU", "accuracy"):
+            scores[network][kind] = {long[name]: value for name, value in scores[network][kind].items()}
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(scores | {"classes": list(long.values())})
+    shown = capsys.readouterr().out
+    for network in ("student", "teacher"):
+        for value in scores[network]["accuracy"].values():
+            assert percent(value) in shown
 
 
 def logged(run: Path, step: int) -> dict:

@@ -139,10 +139,84 @@ def test_runs_of_one_seed_on_other_images_are_no_table(words, pool, says, tmp_pa
 def test_runs_of_one_seed_on_files_of_other_sizes_are_no_table(tmp_path, capsys):
     runs = [a_run(tmp_path / name / "0", 0, 0.3, [0.4]) for name in ("supervised", "method")]
     for run, files in zip(runs, "ab", strict=True):
-        pool = {"sha256": "e" * 64, "images": 4, "files": 64 * files}
-        (Path(run) / "splits.json").write_text(json.dumps({"name": "own", "val": pool}))
+        of_files(run, files)
     assert cli.main(["table", *runs]) == 1
-    assert "have other val images (aaaaaaaaaaaa -> bbbbbbbbbbbb" in capsys.readouterr().err
+    assert "other images (files of the val images: aaaaaaaaaaaa -> bbbbbbbbbbbb)" in capsys.readouterr().err
+
+
+def of_files(run: str, files: str) -> None:
+    pool = {"sha256": "e" * 64, "images": 4, "files": 64 * files}
+    (Path(run) / "splits.json").write_text(json.dumps({"name": "own", "val": pool}))
+
+
+@pytest.mark.parametrize("other", ["one", "two"])
+def test_seeds_on_other_files_of_the_same_names_are_neither_a_mean_nor_the_same_on_a_page(other, tmp_path, capsys):
+    """Wherever the data lie: `data.root` says nothing of what they are."""
+    own = {"kind": "folder", "classes": ["a", "b"], "labelled": {"images": "i", "masks": "m"}, "val": 0.25}
+    runs = []
+    for seed, root, files in ((0, "one", "a"), (1, other, "b")):
+        for name in ("supervised", "method"):
+            runs.append(a_run(tmp_path / name / str(seed), seed, 0.3, [0.4]))
+            path = Path(runs[-1]) / "config.yaml"
+            path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"data": own | {"root": root}}))
+            of_files(runs[-1], files)
+    assert cli.main(["table", *runs]) == 1
+    assert "other images (files of the val images: aaaaaaaaaaaa -> bbbbbbbbbbbb)" in capsys.readouterr().err
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "page.html")]) == 0
+    assert "files of the val images: aaaaaaaaaaaa" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("eval.split=test", "eval.split: {one} was scored by val, and {two} by test"),
+        ("eval.predictor={kind: slide, window: [32, 32]}", "was scored by whole images, and {two} by windows of 32x32"),
+    ],
+)
+def test_scores_of_other_splits_or_asked_otherwise_are_no_column_whatever_may_vary(word, says, tmp_path, capsys):
+    runs = [a_run(tmp_path / "supervised/0", 0, 0.4, [0.4]), a_run(tmp_path / "other/0", 0, 0.5, [0.5], word)]
+    path = Path(runs[1]) / "metrics.jsonl"
+    path.write_text(path.read_text() + path.read_text().replace("val_", "test_"))
+    assert cli.main(["table", *runs, "--vary", "eval"]) == 1
+    assert says.format(one=runs[0], two=runs[1]) in capsys.readouterr().err
+
+
+def test_a_setting_that_may_vary_is_no_other_one_that_begins_alike(tmp_path, capsys):
+    geometry = "views.labelled.geometry={flip: 0.5, flip_vertical: 0.5}"
+    runs = [a_run(tmp_path / "supervised/0", 0, 0.4, [0.4]), a_run(tmp_path / "other/0", 0, 0.5, [0.5], geometry)]
+    assert cli.main(["table", *runs, "--vary", "views.labelled.geometry.flip"]) == 1
+    assert "flip_vertical" in capsys.readouterr().err
+    assert cli.main(["table", *runs, "--vary", "views.labelled.geometry"]) == 0
+
+
+def test_of_many_settings_of_the_data_that_may_vary_the_whole_is_named(tmp_path, capsys):
+    sizes = [f"data.{key}=3" for key in ("images", "labels", "val", "test")]
+    more = [*(size.replace("3", "4") for size in sizes), "data.size=[64, 96]"]
+    runs = [a_run(tmp_path / name / "0", 0, 0.4, [0.4], *of) for name, of in (("supervised", sizes), ("other", more))]
+    assert cli.main(["table", *runs]) == 1
+    assert "say so: --vary data\n" in capsys.readouterr().err
+
+
+def test_scores_of_other_files_of_the_same_names_are_no_table(scored, capsys):
+    for run in scored:
+        path = run / "eval_test.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"files": 64 * "a"}))
+    assert cli.main(["table", *map(str, scored), "--scores", path.name]) == 0
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": 64 * "b"}))
+    assert cli.main(["table", *map(str, scored), "--scores", path.name]) == 1
+    assert "were not scored alike: files" in capsys.readouterr().err
+
+
+def test_a_score_from_a_file_is_taken_at_the_ends_of_runs_of_different_lengths(scored, capsys):
+    other = scored[1]
+    found = json.loads((other / "eval_test.json").read_text())
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("steps: 4\n", "steps: 6\n"))
+    metrics = (other / "metrics.jsonl").read_text()
+    (other / "metrics.jsonl").write_text(metrics + metrics.splitlines()[-1].replace('"step": 4', '"step": 6') + "\n")
+    (other / "eval_test.json").write_text(json.dumps(found | {"step": 6}))
+    assert cli.main(["table", *map(str, scored), "--scores", "eval_test.json", "--vary", "steps"]) == 0
+    assert "after 4 to 6 steps" in " ".join(capsys.readouterr().out.split())
 
 
 def test_other_seeds_and_all_labels_may_have_other_images(tmp_path, capsys):

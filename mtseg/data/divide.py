@@ -29,8 +29,9 @@ def presence(source: Source, classes: int, *, seen: Callable[[], None] = lambda:
     """Which classes occur in which image, (N, K). Reads every mask once; calls `seen` after each."""
     found = np.zeros((len(source), classes), bool)
     for index in range(len(source)):
-        values = np.unique(source.label(index))
-        found[index, values[values != IGNORE]] = True
+        label = np.asarray(source.label(index))
+        values = np.unique(label)
+        found[index, values[(values != IGNORE) if label.ndim else (values >= 0)]] = True  # of wholes 255 is a class
         seen()
     return found
 
@@ -73,7 +74,7 @@ def by_sequence(names: Sequence[str], pattern: str, seed: int) -> list[list[int]
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         match = compiled.search(name)
-        if match is None:
+        if match is None or match.group(1) is None:
             raise ValueError(f"--sequence: {pattern!r} does not fit {name!r}; every image must belong to a sequence")
         groups.setdefault(match.group(1), []).append(index)
     ordered = [groups[key] for key in sorted(groups)]

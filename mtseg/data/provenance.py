@@ -175,6 +175,13 @@ def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
             f"{path}: the run was begun with other classes of the {' and '.join(sorted(relabelled))} images; restore "
             "their labels as they were, or choose another out="
         )
+    scored = [pool for pool in sorted(SCORED) if _rewritten(recorded(folder, pool), getattr(splits, pool))]
+    if scored:
+        raise ValueError(
+            f"{path}: the files of the {' and '.join(scored)} images, or their masks, are not those that the run was "
+            "begun with, so its scores before and after would not be of the same; restore them, score it with "
+            "tools/eval.py, or choose another out="
+        )
     moved = [pool for pool in LEARNT if before[pool].order not in ("", getattr(here, pool).order)]
     if moved:
         raise ValueError(
@@ -185,6 +192,10 @@ def refuse_others(folder: Path, splits: Splits, here: Provenance) -> None:
 
 def _relabelled(before: Recorded, source: Source) -> bool:
     return bool(before.files) and held_classes(source) is not None and before.files != files_of(source)
+
+
+def _rewritten(before: Recorded, source: Source) -> bool:
+    return "" not in (before.files, now := files_of(source)) and before.files != now
 
 
 def learnt_classes(folder: Path, *, otherwise: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,11 +17,14 @@ from mtseg.networks import networks_of
 from mtseg.run import checkpoint
 from mtseg.run.found import found
 from mtseg.settings.checked import validate
-from mtseg.settings.differences import differences
+from mtseg.settings.differences import differences, under
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
 from mtseg.tally import NETWORKS
 from mtseg.whiten import refuse_another
+
+# Of model and norm, what matters only while a network learns: where it begins, and whose statistics it takes.
+IN_TRAINING = ("model.weights:", "model.frozen:", "norm: process -> sync", "norm: sync -> process")
 
 
 class Restored(NamedTuple):
@@ -66,20 +69,22 @@ def configured(run: Path, words: Sequence[str]) -> Config:
     return validate(Config, merge(dump(of_run(run)), gather(words)))
 
 
+def _refuse_another_network(run: Path, config: Config) -> None:
+    """Raises ValueError where words ask for another network than the run's; its weights might fit all the same."""
+    lines = [line for line in differences(of_run(run), config) if under(line.partition(":")[0], ("model", "norm"))]
+    if other := [line for line in lines if not line.startswith(IN_TRAINING)]:
+        raise ValueError(
+            f"model: the network of a run cannot be changed ({', '.join(other)}): its weights are for its own; leave "
+            "these out of the words, or train another run"
+        )
+
+
 def _with(run: Path, config: Config, splits: Splits, at: str) -> Restored:
     saved = found(run, at)
     config.views.check(splits.channels, rgb=splits.rgb)
     refuse_another(run, config.views.standard)
-    try:
-        networks = networks_of(config, len(splits.classes), saved, run, device=pick_device(config.device))
-    except ValueError as error:
-        if not (other := differences(of_run(run).model, config.model)):
-            raise
-        told = ", ".join(f"model.{line}" for line in other)
-        raise ValueError(
-            f"model: the network of a run cannot be changed ({told}): the weights of {run} do not fit another; leave "
-            "model... out of the words, or train another run"
-        ) from error
+    _refuse_another_network(run, config)
+    networks = networks_of(config, len(splits.classes), saved, run, device=pick_device(config.device))
     return Restored(config, splits, networks, saved.step)
 
 

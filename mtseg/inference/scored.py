@@ -28,10 +28,14 @@ def scored(runs: Sequence[Path], name: str) -> dict[Path, Scored]:
     for run, scores in found.items():
         first, begun = next(iter(found.items()))
         unlike = next((fact for fact in FACTS if scores[fact] != begun[fact]), None)
+        both = [of.get("files", "") for of in (begun, scores)]  # which no file of before has
+        unlike = unlike or ("files" if all(both) and both[0] != both[1] else None)
         if unlike:
+            images = "all on the same images, which have a folder or a list of their own"
+            again = images if unlike in ("sha256", "files") else "them again with the same words"
             raise ValueError(
                 f"--scores {name}: {first} and {run} were not scored alike: {unlike} {begun[unlike]} and "
-                f"{scores[unlike]}; score them again with the same words"
+                f"{scores[unlike]}; score {again}"
             )
         if (now := _chosen_now(run, str(scores["at"]))) not in (None, scores["step"]):
             raise ValueError(
@@ -79,8 +83,8 @@ def _chosen_now(run: Path, at: str) -> int | None:
     return None if found is None else int(found.place.name.removeprefix("step-"))
 
 
-def when(scores: Scored, steps: int) -> str:
-    """At which point of a run of `steps` steps its scores were taken."""
+def when(scores: Scored, steps: int | str) -> str:
+    """At which point of runs of `steps` steps, a number or a span, their scores were taken."""
     at = str(scores["at"])
     if at == "last":
         return f"after {steps} steps"

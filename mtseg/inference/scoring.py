@@ -100,6 +100,7 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
         "images": len(source),
         "data": splits.name,
         "sha256": names_of(source).sha256,
+        "files": files_of(source),
         "protocol": predictor.sentence(),
         "classes": list(splits.classes),
     }
@@ -165,10 +166,10 @@ def print_table(found: dict[str, Any]) -> None:
     first = found[names[0]]
     kinds = [kind for kind in BY_CLASS if kind in first]
     table = Table(title=Text(f"{found['run']}, in percent"), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column("class", no_wrap=True)
+    table.add_column("class", overflow="fold")  # where it is narrow, names are broken and not numbers
     for kind in kinds:
         for name in names:
-            table.add_column(f"{name}\n{BY_CLASS[kind]}", justify="right")
+            table.add_column(f"{name}\n{BY_CLASS[kind]}", justify="right", no_wrap=True)
     for row in found["classes"]:
         table.add_row(Text(row), *(percent(found[name][kind][row]) for kind in kinds for name in names))
     table.add_section()

@@ -43,7 +43,8 @@ def print_side_by_side(run: Path, found: Found) -> None:
     title = f"{run}: {HEADLINES[score]} on {first['split']} in percent"
     table = Table(title=Text(title), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in ("checkpoint", "step", *networks, "chosen by"):
-        table.add_column(heading, justify="right" if heading in ("step", *networks) else "left", no_wrap=True)
+        number = heading in ("step", *networks)
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number)
     for at, of in found.items():
         table.add_row(at, str(of["step"]), *(percent(of[name][score]) for name in networks), chosen_by(run, at) or "-")
     console = Console()

@@ -5,31 +5,42 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtseg.config import Config, of_run
-from mtseg.data.kinds import Data
 from mtseg.data.provenance import recorded
-from mtseg.settings.differences import differences
+from mtseg.settings.differences import differences, under
 
 
 class Images(NamedTuple):
-    """The images that a run scores: the data and the split they are of, and their hash; empty: it is not known."""
+    """The images that a run scores: the config and the split they are of, the hash of their names and that of their
+    files; empty: it is not known."""
 
-    data: Data
+    config: Config
     split: str
     sha256: str
+    files: str
 
 
 def images_of(run: Path, config: Config) -> Images:
     """Those that the run in a folder scores, whose config it is."""
-    return Images(config.data, config.eval.split, recorded(run, config.eval.split).sha256)
+    _, names, files = recorded(run, config.eval.split)
+    return Images(config, config.eval.split, names, files)
 
 
 def apart(one: Images, other: Images) -> str:
     """By what hashes the images of two runs differ though their data are called alike; empty: they do not, or it is not
-    known. Runs of other data settings (another `data.seed`, other lists) may have others."""
-    if (one.data, one.split) != (other.data, other.split) or one.sha256 == other.sha256:
+    known. Runs of other data settings (another `data.seed`, other lists) may have others; where data lie is none."""
+    if one.split != other.split or any(under(key, ["data"]) for key in _settings(one.config, other.config)):
         return ""
-    hashes = f"images of {one.split}: {one.sha256[:12]} -> {other.sha256[:12]}"
-    return hashes if one.sha256 and other.sha256 else ""
+    return _unlike(f"images of {one.split}", one.sha256, other.sha256) or _unlike(
+        f"files of the {one.split} images", one.files, other.files
+    )
+
+
+def _settings(one: Config, other: Config) -> list[str]:
+    return [line.partition(":")[0] for line in differences(one, other)]
+
+
+def _unlike(what: str, one: str, other: str) -> str:
+    return f"{what}: {one[:12]} -> {other[:12]}" if one and other and one != other else ""
 
 
 def refuse_unpaired(runs: Sequence[Path], pools: Sequence[str]) -> None:
@@ -60,7 +71,8 @@ def refuse_apart(runs: Sequence[Path]) -> None:
         for earlier, others in seen:
             if hashes := apart(others, images):
                 raise ValueError(
-                    f"{earlier} and {run} were scored on other images ({hashes}): files came or went between them; "
+                    f"{earlier} and {run} were scored on other images ({hashes}): files came or went between them, "
+                    "or were changed; "
                     "train again what was scored on those that are no more, or score all anew with tools/eval.py and "
                     "name the file: --scores eval_test.json"
                 )

@@ -95,9 +95,9 @@ def scores_of(out: Path, split: str) -> Rows:
 def _print(rows: Rows, config: Config, console: Console, called: str) -> None:
     title = f"{config.out}: {called} on {config.eval.split} in percent, step {config.steps}, seed {config.seed}"
     shown = Table(title=Text(title))
-    shown.add_column("network", no_wrap=True)
+    shown.add_column("network", overflow="fold")
     for heading in ("last", "over the first", "best of all"):
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", no_wrap=True)
     baseline = rows["supervised-only"]["last"]
     for name, value in rows.items():
         known = value["last"] is not None and baseline is not None

@@ -1,6 +1,6 @@
 """How finished runs of several methods ended, and what they scored on the way: what tables and plots are made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -11,7 +11,7 @@ from mtseg.inference.scored import Scored, scored, when
 from mtseg.results.alike import refuse_apart, refuse_unpaired
 from mtseg.run.logged import comparable, score_of, selected
 from mtseg.settings.complaints import near
-from mtseg.settings.differences import differences, names_of_settings
+from mtseg.settings.differences import differences, names_of_settings, under
 from mtseg.tally import HEADLINES, NETWORKS, headline
 
 # What makes a method, and so may differ between rows: not how large crops are, nor what labelled images go through.
@@ -19,6 +19,7 @@ OF_A_METHOD = (
     *("method", "views.student", "views.teacher", "model.heads"),
     *("views.labelled.colour", "views.labelled.noise", "views.labelled.pick"),
 )
+MANY = 4  # settings of the data, more of which are named as one
 OVERALL = {"frequency_weighted_IoU": "frequency-weighted IoU", "pixel_accuracy": "pixel accuracy"}
 
 
@@ -109,11 +110,12 @@ def standings(
             )
     full = full or "supervised_all"
     _refuse_unlike(runs, found, full=full, vary=vary)
+    if scores is None:
+        _refuse_scored_otherwise([run for _, run in runs])
     first = runs[0][1]
     one = of_run(first)
     called = HEADLINES[score_of(comparable(first), one.eval.split, "teacher").rpartition("/")[2]]
-    lengths = sorted({of_run(run).steps for _, run in runs})
-    steps = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
+    steps = span([of_run(run).steps for _, run in runs])
     whole = Standings(found, baseline, full, called, one.eval.split, f"after {steps} steps")
     if scores is None:
         refuse_apart([run for _, run in runs])
@@ -158,7 +160,7 @@ def _rescored(whole: Standings, runs: Sequence[tuple[str, Path]], scores: str) -
         histories=found,
         called=HEADLINES[headline(first["student"])],
         split=first["split"],
-        when=when(first, of_run(runs[0][1]).steps),
+        when=when(first, span([of_run(run).steps for _, run in runs])),
         scored=f"{scores}: {first['protocol']}, labels of {first['resolution']}",
     )
 
@@ -199,6 +201,35 @@ def _parts(lines: Sequence[dict[str, Any]], network: str) -> dict[str, float | N
     return {name: None if value is None else 100 * value for name, value in found.items()}
 
 
+def span(steps: Sequence[int]) -> str:
+    """How long runs are: their steps, or the fewest and the most."""
+    low, high = min(steps), max(steps)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _refuse_scored_otherwise(runs: Sequence[Path]) -> None:
+    """Raises ValueError where runs did not score the same split in the same way while they trained."""
+    first, begun = runs[0], of_run(runs[0]).eval
+    for run in runs:
+        now = of_run(run).eval
+        for key, before, after in (
+            ("eval.split", begun.split, now.split),
+            ("eval.predictor", begun.predictor.sentence(), now.predictor.sentence()),
+        ):
+            if before != after:
+                raise ValueError(
+                    f"{key}: {first} was scored by {before}, and {run} by {after}, which is not one column; score all "
+                    "alike with tools/eval.py, and name the file: --scores eval_test.json"
+                )
+
+
+def _keys(lines: Iterable[str]) -> list[str]:
+    """What lets differences pass: their settings; of data, which may have a hundred, the whole where there are many."""
+    keys = [line.partition(":")[0] for line in lines]
+    many = sum(under(key, ["data"]) for key in keys) > MANY
+    return list(dict.fromkeys("data" if many and under(key, ["data"]) else key for key in keys))
+
+
 def _refuse_unlike(
     runs: Sequence[tuple[str, Path]],
     found: Mapping[str, Mapping[int, History]],
@@ -218,12 +249,12 @@ def _refuse_unlike(
             for other, of_labels in ((begun, False), (with_as_many, True))
             for line in differences(of_run(other), of_run(run))
             if line.startswith("data.labels:") is of_labels
-            and not line.startswith(own)
+            and not under(line.partition(":")[0], own)
             and not line.partition(":")[0].endswith("seed")
         }
         if unlike:
             other, listed = next(iter(unlike.values())), "\n  ".join(unlike)
-            keys = " ".join(f"--vary {line.partition(':')[0]}" for line in unlike)
+            keys = " ".join(f"--vary {key}" for key in _keys(unlike))
             raise ValueError(
                 f"{other} and {run} differ in more than method and seed:\n  {listed}\n"
                 f"If that is what is compared, say so: {keys}"

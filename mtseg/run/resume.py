@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mtseg.config import Config, of_run
 from mtseg.run import checkpoint
-from mtseg.settings.differences import differences
+from mtseg.settings.differences import differences, under
 
 # What is saved would not fit another one of these, or would be another run.
 FIXED = ("data", "model", "norm", "method.teacher.kind", "optimizer.kind", "seed")
@@ -49,9 +49,15 @@ def standing(config: Config) -> Standing:
     before = of_run(config.out)
     if config.data.kind == "given" and before.data.kind != "given":  # whose config once named others
         before = replace(before, data=config.data)
-    changed = [line for line in differences(before, config) if not _under(line.partition(":")[0], MOVABLE)]
+    changed = [line for line in differences(before, config) if not under(line.partition(":")[0], MOVABLE)]
     accepted = _accepted(config, changed)
     saved, damaged = checkpoint.load_newest(folder)
+    if accepted and saved.step == config.steps:
+        lines = "\n  ".join(accepted)
+        raise ValueError(
+            f"out: {config.out} is finished, so nothing would be done with other settings; give more steps, leave "
+            f"these out (tools/eval.py takes other ways to score), or choose another out=:\n  {lines}"
+        )
     if saved.step > config.steps:
         raise ValueError(f"steps: {config.steps} are fewer than the {saved.step} that {config.out} has done already")
     going_on = [f"continuing {config.out} at step {saved.step}"] if saved.step < config.steps else []
@@ -62,8 +68,8 @@ def standing(config: Config) -> Standing:
 def _accepted(config: Config, changed: Sequence[str]) -> list[str]:
     """`changed`, all of which is accepted. Raises ValueError with what is not, and how it could be."""
     keys = [line.partition(":")[0] for line in changed]
-    fixed = [line for line, key in zip(changed, keys, strict=True) if _under(key, FIXED)]
-    refused = [line for line, key in zip(changed, keys, strict=True) if not _under(key, config.accept_changes)]
+    fixed = [line for line, key in zip(changed, keys, strict=True) if under(key, FIXED)]
+    refused = [line for line, key in zip(changed, keys, strict=True) if not under(key, config.accept_changes)]
     if fixed or refused:
         lines = "\n  ".join(dict.fromkeys([*fixed, *refused]))
         others = dict.fromkeys(_named(line.partition(":")[0], keys) for line in refused)
@@ -79,8 +85,4 @@ def _accepted(config: Config, changed: Sequence[str]) -> list[str]:
 def _named(key: str, changed: Sequence[str]) -> str:
     """What accepts the change of `key`: the part that is of another kind, some of whose keys are there no more."""
     kinds = [name.removesuffix(".kind") for name in changed if name.endswith(".kind")]
-    return next((part for part in sorted(kinds, key=len) if _under(key, [part])), key)
-
-
-def _under(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+    return next((part for part in sorted(kinds, key=len) if under(key, [part])), key)

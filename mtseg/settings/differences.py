@@ -1,5 +1,6 @@
 """How two configs differ in what they compute, and what settings there are, by their dotted names."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mtseg.settings.checked import dump
@@ -17,6 +18,11 @@ def differences(before: Any, after: Any) -> list[str]:
     old, new = _flat(dump(before)), _flat(dump(after))
     keys = [key for key in {**old, **new} if key not in PLACE_AND_PACE]
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def under(key: str, names: Sequence[str]) -> bool:
+    """Whether a setting is one of `names`, or held by one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def names_of_settings(config: Any) -> list[str]:
