@@ -64,8 +64,8 @@ def pseudo_accuracy(answer: View, label: Tensor) -> Tensor:
 class Alarms:
     """Watches the lines of metrics and says, once each, what looks wrong."""
 
-    def __init__(self, classes: Sequence[str], teacher: Teacher) -> None:
-        self.classes, self.teacher = classes, teacher
+    def __init__(self, classes: Sequence[str], teacher: Teacher, *, balance: float = 0.0) -> None:
+        self.classes, self.teacher, self.balance = classes, teacher, balance
         self._recent: list[dict[str, Any]] = []
         self._behind = 0
         self._said: set[str] = set()
@@ -97,14 +97,15 @@ class Alarms:
             )
         chosen = mean("train/kept") < 0.999  # pixels, by a threshold
         apart = "take a per-class one (method.target={kind: adaptive, per_class: true})"
-        more = "let labelled pixels of rare classes count more (balance=0.5)"
+        more = f"let labelled pixels of rare classes count more (balance={0.5 if self.balance < 0.5 else 1})"
         if isinstance(self.teacher, Frozen):  # it names the classes that it named when it was finished
             named = "name runs that score better there (method.teacher.runs)"
-            remedy = f"lower the threshold, {apart}, or {named}" if chosen else f"{named}, or {more} while these train"
+            remedies = ["lower the threshold", apart, named] if chosen else [named, f"{more} while these train"]
         else:
-            remedy = (
-                f"lower method.weight or the threshold, or {apart}" if chosen else f"lower method.weight, or {more}"
-            )
+            remedies = ["lower method.weight or the threshold", apart] if chosen else ["lower method.weight", more]
+        if self.balance == 1 and not chosen:
+            remedies = remedies[:1]  # they count as much as they can
+        remedy = ", or ".join([", ".join(remedies[:-1]), remedies[-1]] if len(remedies) > 1 else remedies)
         gone = [] if "empty" in found else [name for name in self._collapsed() if f"collapsed {name}" not in self._said]
         if gone:  # all in one sentence, and each class once
             self._said |= {f"collapsed {name}" for name in gone}
@@ -153,13 +154,19 @@ class Alarms:
 
 
 def alarmed(
-    lines: Sequence[Mapping[str, Any]], classes: Sequence[str], teacher: Teacher, *, split: str, steps: int
+    lines: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    teacher: Teacher,
+    *,
+    split: str,
+    steps: int,
+    balance: float = 0.0,
 ) -> list[tuple[int, str]]:
     """What `Alarms` say of a run of `steps` steps from what it has recorded, evaluated on `split`: (step, sentence).
 
     Of a run that was stopped and continued, as if it had not been.
     """
-    alarms, found = Alarms(classes, teacher), []
+    alarms, found = Alarms(classes, teacher, balance=balance), []
     for line in lines:
         told = alarms.train({key: math.nan if value is None else value for key, value in line.items()})
         if scores := {name: line[f"{split}_{name}"] for name in NETWORKS if f"{split}_{name}" in line}:

@@ -142,7 +142,7 @@ def _run(
         found = evaluated()  # it was stopped before this, or in it
         keeping.amend(config, state, log)
     keeping.choose(config, state, log, found, again=True)
-    alarms = Alarms(splits.classes, config.method.teacher)
+    alarms = Alarms(splits.classes, config.method.teacher, balance=config.balance)
     for batch in log.awaited(together(lambda: next(batches)) for _ in range(state.step, config.steps)):
         with memory_told(config, state.device, f"in step {state.step + 1}", Broken):
             batch = batch.to(state.device)

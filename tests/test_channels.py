@@ -600,6 +600,16 @@ def found(config) -> dict[str, object]:
     return {finding.code: finding for finding in examine(config, HEALTHY, workers=0).findings}
 
 
+def test_where_no_image_can_be_read_no_normalisation_is_made_up(tmp_path):
+    root = trees.rgbd(tmp_path / "data")
+    for path in root.glob("*/images/*"):
+        path.write_bytes(path.read_bytes()[:40])
+    finding = found(config_of(root, tmp_path / "run", views={}))["normalisation"]
+    assert finding.suggestion == ""
+    assert "are not known, for none could be read" in finding.text
+    assert "0.5" not in finding.text
+
+
 def test_the_doctor_computes_the_normalisation_and_its_line_mends_the_config(tmp_path):
     root = trees.rgbd(tmp_path / "data")
     config = config_of(root, tmp_path / "run", views={})

@@ -317,6 +317,16 @@ def test_a_folder_of_runs_given_for_a_run_is_answered_with_the_runs(tmp_path, ca
     assert str(folder / "method") in capsys.readouterr().err
 
 
+def test_a_run_that_was_moved_is_told_how_its_own_config_goes_on(config, tmp_path, capsys):
+    assert cli.main(["train", config, f"out={tmp_path / 'run'}"]) == 0
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert cli.main(["train", str(moved / "config.yaml"), "--dry-run"]) == 0
+    assert f"give out={moved} to continue it" in capsys.readouterr().out
+    assert cli.main(["train", str(moved / "config.yaml"), "--dry-run", f"out={moved}"]) == 0
+    assert "to continue it" not in capsys.readouterr().out
+
+
 def test_a_network_of_another_size_than_the_checkpoint_is_refused_in_one_line(config, tmp_path, capsys):
     run = tmp_path / "run"
     cli.main(["train", config, f"out={run}"])

@@ -169,6 +169,14 @@ def test_the_remedy_for_a_vanished_class_names_a_threshold_where_there_is_one(ke
     assert [("threshold" in sentence, "balance=0.5" in sentence) for sentence in said] == [(threshold, not threshold)]
 
 
+@pytest.mark.parametrize(("balance", "remedies"), [(0.0, ["0.5"]), (0.4, ["0.5"]), (0.5, ["1"]), (1.0, [])])
+def test_no_balance_is_a_remedy_that_the_run_has_already(balance: float, remedies: list[str]) -> None:
+    alarms = Alarms(NAMES, Ema(), balance=balance)
+    (said,) = [s for _ in range(WINDOW) for s in alarms.train(line(kept=1.0, target_share=[0.6, 0.2, 0.0049, 0.1951]))]
+    assert re.findall(r"balance=([\d.]+)", said) == remedies
+    assert "lower method.weight" in said
+
+
 @pytest.mark.parametrize("threshold", [False, True])
 def test_no_weight_is_a_remedy_for_what_finished_runs_do_not_name(threshold: bool) -> None:
     alarms = Alarms(NAMES, Frozen(runs=(Path("runs/first"),)))

@@ -924,6 +924,21 @@ def test_a_stray_value_can_be_ignored_as_suggested(root):
     assert serious(found(root, only.suggestion)) == []
 
 
+def test_white_of_16_bits_beside_that_of_8_is_a_class_and_not_suggested_to_be_ignored(root):
+    """Of some masks, as where two programs saved them; ignored, these would teach no object."""
+    masks = sorted(root.glob("**/masks/*.png"))
+    for n, path in enumerate(masks):
+        white = np.asarray(Image.open(path)) == 2
+        values = np.where(white, 65535, 0).astype(np.uint16) if n % 2 else np.where(white, 255, 0).astype(np.uint8)
+        trees.mask(path, values)
+    data = folder_data(root) | {"classes": ["background", "cell"], "mask_map": {"0": "background", "255": "cell"}}
+    only = next(finding for finding in found(root, data=data) if finding.code == "labels-outside")
+    assert only.suggestion == ""
+    assert "say in data.mask_map that it is the class that 255 is" in only.text
+    mapped = data | {"mask_map": data["mask_map"] | {"65535": "cell"}}
+    assert "labels-outside" not in {finding.code for finding in found(root, data=mapped)}
+
+
 def test_values_of_a_class_more_than_named_are_counted(root):
     data = folder_data(root) | {"classes": ["background"]}
     more, alone = sorted(serious(found(root, data=data)), key=lambda finding: finding.code)

@@ -289,6 +289,11 @@ def test_what_eval_scored_is_in_the_page_with_all_it_depends_on(run, tmp_path):
         assert ("teacher" in said) == ("teacher" in networks)
         assert f"step {found['step']} ({found['at']}), {found['images']} {found['split']} images" in said
         assert found["sha256"][:12] in said
+        assert "trained on since" not in said
+    assert cli.main(["train", str(copy / "config.yaml"), f"out={copy}", "steps=6", "accept_changes=[steps]"]) == 0
+    text = (copy / "report.html").read_text()
+    assert "; the run has trained on since" in text.partition("eval_test.json</th><td>")[2].partition("</td>")[0]
+    assert "trained on since" not in text.partition("eval_val_2_student.json</th><td>")[2].partition("</td>")[0]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtseg.cli.common import WORDS, answer, read
+
+if TYPE_CHECKING:
+    from mtseg.config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +38,7 @@ def _train(words: Sequence[str], dry_run: bool) -> None:
         if not dry_run:
             fit(config)
         return
-    for sentence in filter(None, (crowded, rate_for(words))):
+    for sentence in filter(None, (crowded, rate_for(words), _elsewhere(words, config))):
         print(sentence)
     if dry_run:
         print(written(config))
@@ -43,9 +48,15 @@ def _train(words: Sequence[str], dry_run: bool) -> None:
     print(f"done; score it with: python tools/eval.py {config.out}")
 
 
-def _replay(file: str, words: Sequence[str]) -> None:
-    from pathlib import Path
+def _elsewhere(words: Sequence[str], config: "Config") -> str:
+    """A sentence where a run's own config is named, and `out` leads out of its folder, as of a run that was moved."""
+    for run in (Path(word).parent for word in words if Path(word).name == "config.yaml"):
+        if (run / "checkpoints").is_dir() and run.resolve() != config.out.resolve():
+            return f"look: {run} holds the run of this config, and out is {config.out}: give out={run} to continue it"
+    return ""
 
+
+def _replay(file: str, words: Sequence[str]) -> None:
     from mtseg.run.replay import replay
 
     print("\n".join(replay(Path(file), words)))

@@ -75,6 +75,13 @@ def _uncoloured(policy: Policy | StudentPolicy) -> Policy | StudentPolicy:
 
 def _normalisation(config: Config, survey: Survey, found: Sequence[Values]) -> Iterator[Finding]:
     views, splits = config.views, survey.splits
+    if views.channels != splits.channels and not found:
+        text = (
+            f"views.mean: {views.channels} entries, and the images have {amount(splits.channels, 'channel')}; those of "
+            "the training images are not known, for none could be read: mend the files, and ask again"
+        )
+        yield Finding("error", "normalisation", text)
+        return
     yaml = _yaml(config, survey, found)
     if views.channels != splits.channels:
         kept = splits.rgb and views.channels >= COLOURS

@@ -13,6 +13,7 @@ from mtseg.doctor.facts import Mask
 
 BLACK, WHITE = 0x000000, 0xFFFFFF
 VOID = {WHITE, 0xE0E0C0}  # colours that no class has where palettes are VOC's
+WHITE_OF_16_BITS = 65535
 FEW = 30  # different colours beyond which a mask is a photograph, or was saved lossy once
 Guess = tuple[str, str]  # the word, and the end of a sentence
 
@@ -48,6 +49,11 @@ def _of_values(values: list[int], splits: Splits) -> Guess:
         named = [*classes, *(f"class {value}" for value in rest[count:])]
         text = f"; the masks hold {len(rest)} values and data.classes has {count}: name the others too"
         return f"data.classes={json.dumps(named)}", text
+    if WHITE_OF_16_BITS in rest and IGNORE in values:
+        return "", (
+            f"; {WHITE_OF_16_BITS} is white in masks of 16 bits as {IGNORE} is in those of 8: say in data.mask_map "
+            f"that it is the class that {IGNORE} is, or save all masks alike"
+        )
     return "data.other=ignore", "; if these values mean nothing, ignore them as suggested; else map them in mask_map"
 
 

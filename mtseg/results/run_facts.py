@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mtseg.config import Config
 from mtseg.diagnostics import alarmed
 from mtseg.inference.scored import kept, sentence
+from mtseg.run import checkpoint
 from mtseg.run.logged import selected, timings
 from mtseg.tally import HEADLINES, headline, percent
 
@@ -55,15 +56,21 @@ def _evaluated(run: Path) -> dict[str, str]:
         names = [name for name in ("teacher", "student") if name in found]
         score = headline(found[names[0]])
         values = ", ".join(f"{name} {percent(found[name][score])} %" for name in names)
-        said[f"{HEADLINES[score]} on {found['split']}, {file}"] = f"{values}; {sentence(found)}"
+        newest = checkpoint.steps(run / "checkpoints")[-1:]
+        since = found["at"] == "last" and newest > [run / "checkpoints" / checkpoint.name_of(found["step"])]
+        on = "; the run has trained on since" if since else ""
+        said[f"{HEADLINES[score]} on {found['split']}, {file}"] = f"{values}; {sentence(found)}{on}"
     return said
 
 
 def alarms_of(config: Config, names: Sequence[str], lines: Lines) -> list[str]:
     """What the trainer asked to look at, as it was said."""
+    told = alarmed(
+        lines, names, config.method.teacher, split=config.eval.split, steps=config.steps, balance=config.balance
+    )
     return [
         f'<section class="finding warning"><p><b>look</b>, at step {step}: {escape(sentence)}</p></section>'
-        for step, sentence in alarmed(lines, names, config.method.teacher, split=config.eval.split, steps=config.steps)
+        for step, sentence in told
     ]
 
 
