@@ -888,6 +888,20 @@ def test_masks_in_the_colours_of_the_palette_or_of_voc_are_mapped_by_them(own, r
     assert shares_of(after) == right
 
 
+def test_one_mask_that_was_resized_is_named_and_the_others_colours_are_said_all_the_same(root):
+    inks = np.full((256, 3), 255, np.uint8)
+    inks[:3] = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    rewritten(root, lambda values: inks[values])
+    smooth = image_at(root, M2).resize((500, 500), Image.Resampling.BICUBIC).resize(image_at(root, M2).size)
+    save(root, M2, smooth)
+    (only,) = [finding for finding in serious(found(root)) if finding.code == "mask-channels"]
+    assert '"#800000": ' in only.suggestion
+    assert f"by 12 of 13 masks; {M2} holds " in only.text
+    assert "was it resized or saved as JPEG once?" in only.text
+    left = [finding for finding in serious(found(root, only.suggestion)) if finding.code != "sizes"]
+    assert [(finding.code, finding.files) for finding in left] == [("labels-outside", (M2,))]
+
+
 def test_masks_in_black_and_white_of_two_classes_are_mapped_as_pictures_show_them(root):
     """Whatever the palette is called: the second class's own colour is in none of them."""
     data = folder_data(root) | {"classes": ["other", "car"]}

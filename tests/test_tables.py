@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from runs import TINY, comparison, tiny
 from mtseg import cli
 from mtseg.config import written
 from mtseg.inference.scored import FACTS
+from mtseg.results.dots import dots
 from mtseg.results.runs_page import page
 from mtseg.run.logged import read
 from mtseg.tally import percent
@@ -633,6 +635,26 @@ def test_two_runs_of_one_folder_and_seed_are_no_table_of_methods(tmp_path, capsy
     runs = [a_run(tmp_path / "runs" / name, 0, 0.5, [0.5]) for name in ("first", "choice")]
     assert cli.main(["table", *runs]) == 1
     assert f"{runs[1]}: the method 'runs' has seed 0 twice; tables take a run" in capsys.readouterr().err
+
+
+def test_different_places_of_a_plots_axis_have_different_words() -> None:
+    shown = re.findall(r'text-anchor="middle">([^<]*)<', dots("x", {"a": [88.31], "b": [88.43]}))
+    assert len(shown) == len(set(shown)) >= 2
+    assert [float(text) for text in shown] == sorted(map(float, shown))
+
+
+def test_a_name_that_markdown_would_take_for_its_own_is_escaped(tmp_path, capsys):
+    runs = [f"{name}={a_run(tmp_path / str(n), 0, 0.4, [0.4])}" for n, name in enumerate(["supervised", "m|t <i>x"])]
+    for n in range(2):
+        path = tmp_path / str(n) / "metrics.jsonl"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"val_teacher": {"IoU": {"a": 0.5}}}) + "\n")
+    for tables in ([], ["--steps"], ["--classes"]):
+        assert cli.main(["table", *runs, *tables]) == 0
+        rows = [
+            row for row in capsys.readouterr().out.splitlines() if row.startswith("|") and "m&#124;t &lt;i>x" in row
+        ]
+        assert rows
+        assert "m|t" not in "".join(rows)
 
 
 def test_a_plot_that_is_not_named_svg_is_refused(tmp_path, capsys):

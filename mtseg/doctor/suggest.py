@@ -20,6 +20,14 @@ Guess = tuple[str, str]  # the word, and the end of a sentence
 
 def mask_map(masks: Sequence[Mask], splits: Splits) -> Guess:
     """A `data.mask_map=` (or other) word after which the values of `masks` are classes; empty where none is plain."""
+    odd = [mask for mask in masks if mask.colours and len(mask.raw) > FEW]
+    if odd and (sound := [mask for mask in masks if mask.colours and mask not in odd]):
+        word, why = mask_map([mask for mask in masks if mask not in odd], splits)
+        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        return word, (
+            f"{why}, by {len(sound)} of {len(sound) + len(odd)} masks; {odd[0].name}{more} holds {len(odd[0].raw)} "
+            "different colours, no palette: was it resized or saved as JPEG once?"
+        )
     sums: Counter[tuple[bool, int]] = Counter()
     for mask in masks:
         sums.update({(mask.colours, value): pixels for value, pixels in mask.raw})

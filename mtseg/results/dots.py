@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import mean
 
-from mtseg.results.charts import short, ticks
+from mtseg.results.charts import ticks, told_apart
 
 WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 640, 20, 190, 24, 34, 26  # in the picture's own units
 INK, FAINT, DOT = "#1a1a1a", "#d5d5d5", "#0b62a4"
@@ -27,9 +27,10 @@ def dots(title: str, rows: Mapping[str, Sequence[float]], lines: Sequence[str] =
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     inner = [f'<text x="{LEFT}" y="16" font-weight="bold">{escape(title)}</text>']
-    for value in ticks(low, high):
+    places = ticks(low, high)
+    for value, text in zip(places, told_apart(places), strict=True):
         inner.append(_line(x(value), TOP, height - BOTTOM, f'stroke="{FAINT}"'))
-        inner.append(f'<text x="{x(value):.1f}" y="{height - 8}" text-anchor="middle">{short(value)}</text>')
+        inner.append(f'<text x="{x(value):.1f}" y="{height - 8}" text-anchor="middle">{text}</text>')
     for name in lines:
         inner.append(_line(x(mean(rows[name])), TOP, height - BOTTOM, f'stroke="{INK}" stroke-dasharray="4 3"'))
     for number, (name, values) in enumerate(rows.items()):

@@ -103,7 +103,7 @@ def of_methods(found: Standings) -> str:
         of_all = "best is the teacher's best of all evaluations"
         last = [": the last", f"evaluation, {spreads}; {of_all}{chosen}."]
     columns = ["method", "student", "teacher", *([] if once else ["best"]), *(["held out"] if held else [])]
-    columns += [f"teacher over {found.baseline}, each seed", *(["gap closed"] if gap else [])]
+    columns += [f"teacher over {_plain(found.baseline)}, each seed", *(["gap closed"] if gap else [])]
     lines = [
         f"{found.called} on {found.split} in percent {found.when}, {_numbered(found.seeds)}{last[0]}",
         last[1],
@@ -116,7 +116,7 @@ def of_methods(found: Standings) -> str:
         teacher, runs = found.last(name, "teacher"), [seeds[seed] for seed in found.seeds]
         best = [max(run.teacher.values()) for run in runs]
         ahead = [value - base for value, base in zip(teacher, bases, strict=True)]
-        cells = [name, spread(found.last(name, "student")), spread(teacher)]
+        cells = [_plain(name), spread(found.last(name, "student")), spread(teacher)]
         cells += [] if once else [spread(best)]
         cells += [spread([run.selected for run in runs if run.selected is not None])] if held else []
         cells += [", ".join(f"{value:+.1f}" for value in ahead)]
@@ -157,7 +157,7 @@ def over_steps(found: Standings) -> str:
             if step in base[seed].teacher
         ]
         lead = "-" if name == found.baseline or not leads else f"{min(leads):+.1f}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {lead} |")
+        lines.append(f"| {_plain(name)} | {' | '.join(cells)} | {lead} |")
     return "\n".join(lines)
 
 
@@ -172,7 +172,7 @@ def over_classes(found: Standings) -> str:
     if not names:
         raise ValueError("--classes: these runs have no IoU of classes; it is of maps")
     shown = [method for method in rows if method not in (found.baseline, found.full)]
-    columns = ["teacher", *rows, *(f"gap closed, {method}" for method in shown if full)]
+    columns = ["teacher", *map(_plain, rows), *(f"gap closed, {_plain(method)}" for method in shown if full)]
     lines = [
         f"IoU of the teacher on {found.split} in percent {found.when}, {_numbered(found.seeds)}: mean and sample",
         f"deviation{'; the share of the gap is of these means' if full and shown else ''}.",
@@ -189,8 +189,13 @@ def over_classes(found: Standings) -> str:
         for method in shown if full else ():
             share = (mean(values[method]) - mean(values[found.baseline])) / whole if whole > 0 else None
             cells.append("-" if share is None else f"{100 * share:.0f} %")
-        lines.append(f"| {name.replace('|', '&#124;')} | {' | '.join(cells)} |")
+        lines.append(f"| {_plain(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _plain(name: str) -> str:
+    """A name as a cell of Markdown, where a bar would end it and `<` begin a tag."""
+    return name.replace("|", "&#124;").replace("<", "&lt;")
 
 
 def _known(values: Sequence[float | None]) -> list[float]:
