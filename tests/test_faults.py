@@ -715,6 +715,14 @@ def test_21_what_is_said_to_accept_a_change_does_though_keys_of_the_old_kind_are
 # 22: another run
 
 
+def test_22_a_rate_that_leaps_as_a_schedule_is_stretched_is_said(tmp_path, capsys):
+    """Of (1 - t / T)^0.9 the last of 4 steps has 0.287, and the fifth of 8 0.536, the fifth of 40 0.909."""
+    for name, words, leaps in (("poly", [], True), ("constant", ["schedule={kind: constant}"], False)):
+        fit(tiny(tmp_path / name, *words), quiet=True)
+        fit(tiny(tmp_path / name, *words, "steps=8", "accept_changes=[steps]"))
+        assert ("rate was 0.29 of optimizer.lr and goes on at 0.54" in capsys.readouterr().out) == leaps
+
+
 def test_22_a_finished_run_takes_no_other_settings_which_nothing_would_have_been_done_with(tmp_path):
     fit(tiny(tmp_path / "run"), quiet=True)
     before = (tmp_path / "run/config.yaml").read_text()

@@ -62,7 +62,18 @@ def standing(config: Config) -> Standing:
         raise ValueError(f"steps: {config.steps} are fewer than the {saved.step} that {config.out} has done already")
     going_on = [f"continuing {config.out} at step {saved.step}"] if saved.step < config.steps else []
     told = (*damaged.values(), *going_on, *(f"changed, as accepted: {line}" for line in accepted))
+    told += _rates(before, config, saved.step)
     return Standing(saved, damaged, told)
+
+
+def _rates(before: Config, now: Config, step: int) -> tuple[str, ...]:
+    """A sentence where the learning rate leaps, as where a schedule is stretched over more steps."""
+    last, goes_on = before.schedule(step - 1, before.steps), now.schedule(step, now.steps)
+    unlike = abs(goes_on - last) > 0.1
+    text = (
+        f"look: the learning rate was {last:.2g} of optimizer.lr and goes on at {goes_on:.2g}, as the schedule has it"
+    )
+    return (f"{text} now; a run of so many steps from the start is another one",) if unlike else ()
 
 
 def _accepted(config: Config, changed: Sequence[str]) -> list[str]:
