@@ -44,6 +44,17 @@ def run(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+def test_a_run_that_begins_again_has_not_the_scores_of_the_one_before(run, capsys):
+    assert cli.main(["eval", str(run), "eval.split=test"]) == 0
+    former = {name: (run / name).read_bytes() for name in ("eval_test.json", "eval_test.csv")}
+    shutil.rmtree(run / "checkpoints")
+    assert cli.main(["train", str(run / "config.yaml"), f"out={run}"]) == 0
+    assert "set aside: former-eval_test.csv, former-eval_test.json, former-evaluation.json" in capsys.readouterr().out
+    assert {name: (run / f"former-{name}").read_bytes() for name in former} == former
+    assert "eval_test" not in (run / "report.html").read_text()
+    assert json.loads((run / "evaluation.json").read_text())  # its own
+
+
 def test_in_a_narrow_terminal_names_are_broken_and_not_numbers(run, monkeypatch, capsys):
     scores = score_run(run, ["device=cpu"])
     long = {name: f"{name} of which a terminal of forty columns has no room" for name in scores["classes"]}

@@ -162,9 +162,10 @@ def load_newest(folder: Path) -> tuple[Checkpoint, dict[Path, str]]:
     raise ValueError("\n".join([f"{folder}: no whole checkpoint", *damaged.values()]))
 
 
-def set_aside(place: Path) -> Path:
-    """Rename a damaged checkpoint, so that none is counted on that cannot be loaded; returns its new name."""
-    names = (place.with_name(f"damaged-{place.name}{suffix}") for suffix in ("", *(f".{n}" for n in range(1, 1000))))
+def set_aside(place: Path, why: str = "damaged") -> Path:
+    """Rename a checkpoint or file that is not to be counted on, such as one that cannot be loaded; returns its new
+    name."""
+    names = (place.with_name(f"{why}-{place.name}{suffix}") for suffix in ("", *(f".{n}" for n in range(1, 1000))))
     aside = next(name for name in names if not name.exists())
     return place.rename(aside)
 

@@ -26,12 +26,20 @@ class Standing:
 def continued(config: Config) -> tuple[checkpoint.Checkpoint | None, list[str]]:
     """The checkpoint that `config`'s run continues from, and what the user should know.
 
-    Damaged checkpoints are set aside. Raises ValueError as `standing` does.
+    Damaged checkpoints are set aside, and what scores there are of a run that was here before a new one. Raises
+    ValueError as `standing` does.
     """
     found = standing(config)
     for place in found.damaged:
         checkpoint.set_aside(place)
-    return found.saved, list(found.sentences)
+    before = [] if found.saved else [checkpoint.set_aside(path, "former") for path in _scores(config.out)]
+    names = ", ".join(path.name for path in before)
+    told = [f"{config.out}: scores of the run that was here before are set aside: {names}"] if before else []
+    return found.saved, [*found.sentences, *told]
+
+
+def _scores(folder: Path) -> list[Path]:
+    return sorted(path for pattern in ("eval_*.json", "eval_*.csv", "evaluation.json") for path in folder.glob(pattern))
 
 
 def standing(config: Config) -> Standing:
