@@ -410,6 +410,21 @@ def test_scores_are_a_files_name_and_no_path(name, scored, capsys):
     assert "is looked for in each run's folder" in capsys.readouterr().err
 
 
+def test_means_of_a_files_scores_over_other_classes_are_told_too(scored, capsys):
+    words = ["table", *map(str, scored), "--scores", "eval_test.json"]
+    assert cli.main(words) == 0
+    assert "over the same classes" not in capsys.readouterr().out
+    path = scored[1] / "eval_test.json"
+    found = json.loads(path.read_text())
+    name = found["classes"][1]
+    found["teacher"]["IoU"][name] = None
+    path.write_text(json.dumps(found))
+    assert cli.main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"not all means are over the same classes: {name}, which" in said.lower()
+    assert "not at all in method 0" in said
+
+
 def test_scores_of_one_checkpoint_have_no_table_over_steps(scored, capsys):
     assert cli.main(["table", *map(str, scored), "--scores", "eval_test.json", "--steps"]) == 1
     assert "leave one out" in capsys.readouterr().err

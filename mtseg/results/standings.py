@@ -168,7 +168,7 @@ def _rescored(whole: Standings, runs: Sequence[tuple[str, Path]], scores: str) -
 def _of_file(found: Scored) -> History:
     score = headline(found["student"])
     student, teacher = ({found["step"]: 100 * found[network][score]} for network in NETWORKS)
-    return History(student, teacher, None)
+    return History(student, teacher, None, _parts([dict(found)], "teacher"))
 
 
 def _history(run: Path) -> History:
