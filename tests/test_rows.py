@@ -12,7 +12,9 @@ from mtseg.config import Config, dump, load
 from mtseg.data.source import IGNORE
 from mtseg.data.stream import Stream
 from mtseg.models.smp import Smp
+from mtseg.results.standings import OF_A_METHOD
 from mtseg.settings.checked import validate
+from mtseg.settings.differences import differences, under
 from mtseg.settings.merge import merge
 from mtseg.state import State, build
 from mtseg.step import train_step
@@ -32,6 +34,15 @@ def config_of(path: Path, folder: Path) -> Config:
     if path.stem == "distil":
         method["teacher"]["runs"] = [str(taught())]
     return validate(Config, tree | {"method": method, "steps": STEPS})
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_a_row_says_nothing_but_what_makes_a_method(path: Path) -> None:
+    """So that tables take rows on one recipe for methods, and nothing else lies between them."""
+    demo = [str(ROOT / "demo.yaml"), str(ROOT / "method/supervised.yaml")]
+    keys = [line.partition(":")[0] for line in differences(load(demo), load([*demo, str(path)]))]
+    assert keys
+    assert [key for key in keys if not under(key, OF_A_METHOD)] == []
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mtseg.tally import HEADLINES, NETWORKS, headline
 
 # What makes a method, and so may differ between rows: not how large crops are, nor what labelled images go through.
 OF_A_METHOD = (
-    *("method", "views.student", "views.teacher", "model.heads"),
+    *("method", "views.student", "views.teacher", "model.heads", "bn"),
     *("views.labelled.colour", "views.labelled.noise", "views.labelled.pick"),
 )
 MANY = 4  # settings of the data, more of which are named as one
