@@ -39,8 +39,8 @@ def config_of(path: Path, folder: Path) -> Config:
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_a_row_says_nothing_but_what_makes_a_method(path: Path) -> None:
     """So that tables take rows on one recipe for methods, and nothing else lies between them."""
-    demo = [str(ROOT / "demo.yaml"), str(ROOT / "method/supervised.yaml")]
-    keys = [line.partition(":")[0] for line in differences(load(demo), load([*demo, str(path)]))]
+    without, row = (load([str(ROOT / "demo.yaml"), str(file)]) for file in (ROOT / "method/supervised.yaml", path))
+    keys = [line.partition(":")[0] for line in differences(without, row)]
     assert keys
     assert [key for key in keys if not under(key, OF_A_METHOD)] == []
 
