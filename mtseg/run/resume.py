@@ -70,7 +70,7 @@ def standing(config: Config) -> Standing:
         raise ValueError(f"steps: {config.steps} are fewer than the {saved.step} that {config.out} has done already")
     going_on = [f"continuing {config.out} at step {saved.step}"] if saved.step < config.steps else []
     told = (*damaged.values(), *going_on, *(f"changed, as accepted: {line}" for line in accepted))
-    told += _rates(before, config, saved.step)
+    told += _rates(before, config, saved.step) if accepted else ()
     return Standing(saved, damaged, told)
 
 
