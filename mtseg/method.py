@@ -16,7 +16,7 @@ from mtseg.ensemble import Ensemble
 from mtseg.geometry import View, source_frame
 from mtseg.losses import CrossEntropy, Distance, Squared, Supervised, average, has_class, one_hot
 from mtseg.memory import Memory
-from mtseg.mix import ALONE, Mix, NoMix
+from mtseg.mix import ALONE, CutMix, Mix, NoMix
 from mtseg.part import part
 from mtseg.perturb import Perturbation, Vat
 from mtseg.randomness import generator
@@ -162,7 +162,9 @@ class Method:
             remembered.append(after)
             if branch.adversary is not None:
                 seen = replace(seen, data=branch.adversary(student, seen.data, rng))
-            task = Task(seen, replace(known, data=aim), weight, batch.teacher.index, sureness(known))
+            asks = isinstance(branch.mix, CutMix) and branch.mix.unsure
+            sure = sureness(known) if asks else weight.new_zeros(len(weight))
+            task = Task(seen, replace(known, data=aim), weight, batch.teacher.index, sure)
             tasks.append(branch.mix(task, _other(branch.mix, task, batch.labelled, views), rng))
         return Plan(tasks, remembered[0], answer)  # a step is remembered once, whatever the number of branches
 

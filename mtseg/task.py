@@ -22,7 +22,7 @@ class Task:
     target: the probabilities it should give (B, K, *S), in the frame of comparison, and where they are known
     weight: (B, 1, *S) float32 in [0, 1], how much each pixel counts
     index:  (B,) int64 on the CPU, which image of its pool
-    sure:   (B,) float32 in [0, 1], how sure the teacher is of each image (`sureness` of its answer)
+    sure:   (B,) float32 in [0, 1], how sure the teacher is of each image (`sureness` of its answer), where a mix asks
     """
 
     seen: View
