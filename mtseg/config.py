@@ -20,7 +20,7 @@ from mtseg.optim import Optimizer
 from mtseg.part import part
 from mtseg.precision import Precision
 from mtseg.run.boards import Name as Board
-from mtseg.schedules import Cosine, Poly, Schedule
+from mtseg.schedules import Poly, Schedule
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.complaints import NOWHERE, near
 from mtseg.settings.differences import names_of_settings
@@ -146,11 +146,6 @@ class Config:
             raise ValueError(
                 f"norm: {self.norm!r} is about batch normalisation, and model.norm: weight has means of its own; use "
                 "model.norm=batch, or norm=process"
-            )
-        if isinstance(self.schedule, Cosine) and self.schedule.length and self.schedule.length < self.steps:
-            raise ValueError(
-                f"schedule.length: {self.schedule.length} steps, after which nothing is learnt any more, and steps: "
-                f"{self.steps}; give a length of as many steps or more, or null for as many"
             )
         known = names_of_settings(self) if self.accept_changes else []
         for key in self.accept_changes:

@@ -14,10 +14,12 @@ from mtseg.evaluate import source_of
 from mtseg.lessons import refuse_other_lessons
 from mtseg.mix import ALONE, ALONG_BORDERS, NO_BORDERS
 from mtseg.predictors import asked
+from mtseg.schedules import Cosine
 
 
 def refuse_useless(config: Config, splits: Splits) -> None:
     """Raises ValueError for images that this config could not learn from, or be scored by. Reads few of them."""
+    refuse_ended(config)
     said = channels_of(config.data)
     for pool in config.eval.pools:
         source_of(splits, pool)
@@ -37,6 +39,16 @@ def refuse_useless(config: Config, splits: Splits) -> None:
     refuse_unmixed(config, splits)
     if config.batch.labelled == 0:
         refuse_apart(splits)
+
+
+def refuse_ended(config: Config) -> None:
+    """Raises ValueError where the learning rate is 0 for good before the run ends."""
+    schedule = config.schedule
+    if isinstance(schedule, Cosine) and schedule.length and schedule.length < config.steps:
+        raise ValueError(
+            f"schedule.length: {schedule.length} steps, after which nothing is learnt any more, and steps: "
+            f"{config.steps}; give a length of as many steps or more, or null for as many"
+        )
 
 
 def refuse_unmixed(config: Config, splits: Splits) -> None:
