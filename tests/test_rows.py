@@ -12,7 +12,7 @@ from mtseg.config import Config, dump, load
 from mtseg.data.source import IGNORE
 from mtseg.data.stream import Stream
 from mtseg.models.smp import Smp
-from mtseg.results.standings import OF_A_METHOD
+from mtseg.results.alike import OF_A_METHOD
 from mtseg.settings.checked import validate
 from mtseg.settings.differences import differences, under
 from mtseg.settings.merge import merge

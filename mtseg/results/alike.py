@@ -1,12 +1,20 @@
-"""Whether runs that stand side by side were scored on the same images."""
+"""Whether runs may stand side by side: what of their settings may differ, and that they were scored on the same."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mtseg.config import Config, of_run
 from mtseg.data.provenance import recorded
-from mtseg.settings.differences import differences, under
+from mtseg.settings.complaints import near
+from mtseg.settings.differences import differences, names_of_settings, under
+
+# What makes a method, and so may differ between rows: not how large crops are, nor what labelled images go through.
+OF_A_METHOD = (
+    *("method", "views.student", "views.teacher", "model.heads", "bn"),
+    *("views.labelled.colour", "views.labelled.noise", "views.labelled.pick"),
+)
+MANY = 4  # settings of the data, more of which are named as one
 
 
 class Images(NamedTuple):
@@ -77,3 +85,64 @@ def refuse_apart(runs: Sequence[Path]) -> None:
                     "name the file: --scores eval_test.json"
                 )
         seen.append((run, images))
+
+
+def refuse_unknown(runs: Sequence[tuple[str, Path]], vary: Sequence[str]) -> None:
+    known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))}) if vary else []
+    for key in vary:
+        if key not in known:
+            raise ValueError(f"--vary {key}: no setting of these runs{near(key, known, '; ')}")
+
+
+def refuse_scored_otherwise(runs: Sequence[Path]) -> None:
+    """Raises ValueError where runs did not score the same split in the same way while they trained."""
+    first, begun = runs[0], of_run(runs[0]).eval
+    for run in runs:
+        now = of_run(run).eval
+        for key, before, after in (
+            ("eval.split", begun.split, now.split),
+            ("eval.predictor", begun.predictor.sentence(), now.predictor.sentence()),
+        ):
+            if before != after:
+                raise ValueError(
+                    f"{key}: {first} was scored by {before}, and {run} by {after}, which is not one column; score all "
+                    "alike with tools/eval.py, and name the file: --scores eval_test.json"
+                )
+
+
+def _keys(lines: Iterable[str]) -> list[str]:
+    """What lets differences pass: their settings; of data, which may have a hundred, the whole where there are many."""
+    keys = [line.partition(":")[0] for line in lines]
+    many = sum(under(key, ["data"]) for key in keys) > MANY
+    return list(dict.fromkeys("data" if many and under(key, ["data"]) else key for key in keys))
+
+
+def refuse_unlike(
+    runs: Sequence[tuple[str, Path]],
+    found: Mapping[str, Iterable[int]],
+    *,
+    full: str,
+    vary: Sequence[str],
+) -> None:
+    if len({tuple(sorted(seeds)) for seeds in found.values()}) > 1:
+        shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
+        raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
+    own = (*OF_A_METHOD, *vary)
+    begun = next((run for name, run in runs if name != full), runs[0][1])
+    for name, run in runs:
+        with_as_many = next(other for known, other in runs if (known == full) is (name == full))
+        unlike = {
+            line: other
+            for other, of_labels in ((begun, False), (with_as_many, True))
+            for line in differences(of_run(other), of_run(run))
+            if line.startswith("data.labels:") is of_labels
+            and not under(line.partition(":")[0], own)
+            and not line.partition(":")[0].endswith("seed")
+        }
+        if unlike:
+            other, listed = next(iter(unlike.values())), "\n  ".join(unlike)
+            keys = " ".join(f"--vary {key}" for key in _keys(unlike))
+            raise ValueError(
+                f"{other} and {run} differ in more than method and seed:\n  {listed}\n"
+                f"If that is what is compared, say so: {keys}"
+            )

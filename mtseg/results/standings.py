@@ -1,6 +1,6 @@
 """How finished runs of several methods ended, and what they scored on the way: what tables and plots are made of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -8,18 +8,16 @@ from typing import Any
 
 from mtseg.config import of_run
 from mtseg.inference.scored import Scored, scored, when
-from mtseg.results.alike import refuse_apart, refuse_unpaired
+from mtseg.results.alike import (
+    refuse_apart,
+    refuse_scored_otherwise,
+    refuse_unknown,
+    refuse_unlike,
+    refuse_unpaired,
+)
 from mtseg.run.logged import comparable, score_of, selected
-from mtseg.settings.complaints import near
-from mtseg.settings.differences import differences, names_of_settings, under
 from mtseg.tally import HEADLINES, NETWORKS, headline
 
-# What makes a method, and so may differ between rows: not how large crops are, nor what labelled images go through.
-OF_A_METHOD = (
-    *("method", "views.student", "views.teacher", "model.heads", "bn"),
-    *("views.labelled.colour", "views.labelled.noise", "views.labelled.pick"),
-)
-MANY = 4  # settings of the data, more of which are named as one
 OVERALL = {"frequency_weighted_IoU": "frequency-weighted IoU", "pixel_accuracy": "pixel accuracy"}
 
 
@@ -95,12 +93,12 @@ def standings(
 
     `scores` names a file that `tools/eval.py` wrote into each run's folder, `eval_test.json`: its scores are taken.
 
-    Raises ValueError for runs that are not finished, that differ in more than OF_A_METHOD, seeds, the number of labels
+    Raises ValueError for runs that are not finished, that differ in more than `alike.OF_A_METHOD`, seeds, the number of labels
     and the keys in `vary` (`batch`), or that have not the same seeds for each method, and for each seed the same
     images (but for `full`'s labels; and where `vary` names settings of the data); for a key that is no setting; where
     no run is `baseline`'s, or `full`'s; and where a file of `scores` is missing or of other images than the first's.
     """
-    _refuse_unknown(runs, vary)
+    refuse_unknown(runs, vary)
     found = _histories(runs)
     for key, method in (("baseline", baseline), ("full", full or baseline)):
         if method not in found:
@@ -109,9 +107,9 @@ def standings(
                 f"--{key} {next(iter(found))}"
             )
     full = full or "supervised_all"
-    _refuse_unlike(runs, found, full=full, vary=vary)
+    refuse_unlike(runs, found, full=full, vary=vary)
     if scores is None:
-        _refuse_scored_otherwise([run for _, run in runs])
+        refuse_scored_otherwise([run for _, run in runs])
     first = runs[0][1]
     one = of_run(first)
     called = HEADLINES[score_of(comparable(first), one.eval.split, "teacher").rpartition("/")[2]]
@@ -126,13 +124,6 @@ def standings(
         refuse_unpaired([run for _, run in runs], [] if scores else [one.eval.split])
     best = sorted(found, key=lambda name: -mean(run.last("teacher") for run in whole.histories[name].values()))
     return replace(whole, histories={name: whole.histories[name] for name in best})
-
-
-def _refuse_unknown(runs: Sequence[tuple[str, Path]], vary: Sequence[str]) -> None:
-    known = sorted({setting for _, run in runs for setting in names_of_settings(of_run(run))}) if vary else []
-    for key in vary:
-        if key not in known:
-            raise ValueError(f"--vary {key}: no setting of these runs{near(key, known, '; ')}")
 
 
 def _histories(runs: Sequence[tuple[str, Path]]) -> dict[str, dict[int, History]]:
@@ -205,57 +196,3 @@ def span(steps: Sequence[int]) -> str:
     """How long runs are: their steps, or the fewest and the most."""
     low, high = min(steps), max(steps)
     return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _refuse_scored_otherwise(runs: Sequence[Path]) -> None:
-    """Raises ValueError where runs did not score the same split in the same way while they trained."""
-    first, begun = runs[0], of_run(runs[0]).eval
-    for run in runs:
-        now = of_run(run).eval
-        for key, before, after in (
-            ("eval.split", begun.split, now.split),
-            ("eval.predictor", begun.predictor.sentence(), now.predictor.sentence()),
-        ):
-            if before != after:
-                raise ValueError(
-                    f"{key}: {first} was scored by {before}, and {run} by {after}, which is not one column; score all "
-                    "alike with tools/eval.py, and name the file: --scores eval_test.json"
-                )
-
-
-def _keys(lines: Iterable[str]) -> list[str]:
-    """What lets differences pass: their settings; of data, which may have a hundred, the whole where there are many."""
-    keys = [line.partition(":")[0] for line in lines]
-    many = sum(under(key, ["data"]) for key in keys) > MANY
-    return list(dict.fromkeys("data" if many and under(key, ["data"]) else key for key in keys))
-
-
-def _refuse_unlike(
-    runs: Sequence[tuple[str, Path]],
-    found: Mapping[str, Mapping[int, History]],
-    *,
-    full: str,
-    vary: Sequence[str],
-) -> None:
-    if len({tuple(sorted(seeds)) for seeds in found.values()}) > 1:
-        shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
-        raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
-    own = (*OF_A_METHOD, *vary)
-    begun = next((run for name, run in runs if name != full), runs[0][1])
-    for name, run in runs:
-        with_as_many = next(other for known, other in runs if (known == full) is (name == full))
-        unlike = {
-            line: other
-            for other, of_labels in ((begun, False), (with_as_many, True))
-            for line in differences(of_run(other), of_run(run))
-            if line.startswith("data.labels:") is of_labels
-            and not under(line.partition(":")[0], own)
-            and not line.partition(":")[0].endswith("seed")
-        }
-        if unlike:
-            other, listed = next(iter(unlike.values())), "\n  ".join(unlike)
-            keys = " ".join(f"--vary {key}" for key in _keys(unlike))
-            raise ValueError(
-                f"{other} and {run} differ in more than method and seed:\n  {listed}\n"
-                f"If that is what is compared, say so: {keys}"
-            )
