@@ -93,7 +93,7 @@ def standings(
 
     `scores` names a file that `tools/eval.py` wrote into each run's folder, `eval_test.json`: its scores are taken.
 
-    Raises ValueError for runs that are not finished, that differ in more than `alike.OF_A_METHOD`, seeds, the number of labels
+    Raises ValueError for runs that are not finished, that differ in more than OF_A_METHOD, seeds, the number of labels
     and the keys in `vary` (`batch`), or that have not the same seeds for each method, and for each seed the same
     images (but for `full`'s labels; and where `vary` names settings of the data); for a key that is no setting; where
     no run is `baseline`'s, or `full`'s; and where a file of `scores` is missing or of other images than the first's.
