@@ -18,6 +18,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # for the programs that tests start
 os.fsync = lambda handle: None
 torch.set_num_threads(1)
+torch.ones(1, requires_grad=True).backward()  # starts a thread for each device: among fake tensors a GPU would be one
 cv2.setNumThreads(0)
 
 timm = timm_universal.timm
