@@ -84,8 +84,9 @@ class Program:
 
     def ended(self, seconds: float = 120) -> int:
         """Its exit code, when it has ended."""
-        self._process.join(seconds)
-        code = self._process.exitcode
+        latest = time.monotonic() + seconds  # of its own: `join` would wait for what it started, too
+        while (code := self._process.exitcode) is None and time.monotonic() < latest:
+            time.sleep(0.01)
         if code is None:
             self._process.kill()
         for reader in self._readers if code is not None and code >= 0 else ():

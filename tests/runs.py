@@ -19,7 +19,7 @@ from mtseg.trainer import fit
 TINY = {
     "data": {"kind": "scenes", "size": [64, 64], "images": 6, "labels": 2, "val": 2, "test": 3},
     "views": {
-        "crop": [48, 64],
+        "crop": [32, 48],
         "student": {"colour": [{"name": "RandomBrightnessContrast", "p": 0.8}]},
     },
     "model": {

@@ -378,7 +378,7 @@ def renamed(root, source, target):
 
 
 def small(root):
-    trees.image(root / U1, 99, (20, 90))
+    trees.image(root / U1, 99, (15, 90))
 
 
 def large(root):
@@ -454,7 +454,7 @@ FAULTS = {
         [("note", "names-alike", ("unlabelled/Val-0 (1).png", V0))],
         "of different pictures",
     ),
-    "tiny image": (small, [("warning", "never-fills-the-crop", (U1,))], "20 x 90"),
+    "tiny image": (small, [("warning", "never-fills-the-crop", (U1,))], "15 x 90"),
     "huge image": (large, [("warning", "image-large", (U1,))], "3000 x 2700"),
     "grey image": (grey, [("note", "image-grey", (U1,))], "1 image"),
 }

@@ -847,7 +847,7 @@ def test_27_memory_that_runs_out_is_answered_with_what_decides_it_and_the_torn_s
     config = tiny(tmp_path, "steps=6", "checkpoint_every=2", "eval.every=2")
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_step", hungry)
-        with pytest.raises(ValueError, match=r"memory ran out on cpu in step 4: 4 crops of 48x64") as caught:
+        with pytest.raises(ValueError, match=r"memory ran out on cpu in step 4: 4 crops of 32x48") as caught:
             fit(config, quiet=True)
     assert "\n" not in str(caught.value)
     assert checkpoint.steps(tmp_path / "checkpoints")[-1].name == "step-00000002"
@@ -869,7 +869,7 @@ def test_27_the_crops_that_are_named_are_those_that_the_student_saw(words, tmp_p
     state, stream = begin(config)
     state.student.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     train_step(config, state, stream[0])
-    said = rf": {sum(seen)} crops of 48x64 in a forward"
+    said = rf": {sum(seen)} crops of 32x48 in a forward"
     with pytest.raises(ValueError, match=said), memory_told(config, state.device, "here"):
         raise MemoryError
 

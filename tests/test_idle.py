@@ -13,7 +13,7 @@ from mtseg.losses import CrossEntropy, Ohem
 from mtseg.run.logged import read
 from mtseg.trainer import fit
 
-AREA = 2 * 48 * 64  # labelled pixels of a step of the tiny run
+AREA = 2 * 32 * 48  # labelled pixels of a step of the tiny run
 VAT = ["method.teacher={kind: itself, mode: eval}", "method.branches=[{sees: teacher, adversary: {kind: vat}}]"]
 
 
@@ -22,7 +22,7 @@ def test_so_many_hard_pixels_that_all_are_is_said_and_is_plain_cross_entropy(kee
     sentences = idle(tiny(tmp_path, f"method.supervised={{kind: ohem, keep: {keep}}}"))
     assert ["method.supervised.keep" in sentence for sentence in sentences] == [True] * says
     torch.manual_seed(0)
-    logits, label = torch.randn(2, 5, 48, 64).double(), torch.randint(5, (2, 48, 64))
+    logits, label = torch.randn(2, 5, 32, 48).double(), torch.randint(5, (2, 32, 48))
     assert (float(Ohem(keep=keep, threshold=1e-3)(logits, label)) == float(CrossEntropy()(logits, label))) == says
 
 
