@@ -11,6 +11,7 @@ from mtseg.data.batch import BatchSizes
 from mtseg.data.kinds import Data
 from mtseg.data.source import Splits
 from mtseg.evaluate import Evaluation
+from mtseg.load_from import LoadFrom
 from mtseg.losses import AT_ONCE
 from mtseg.method import Branch, Method
 from mtseg.models.classifiers import ConvNet13, ResNeXt, ShakeShake26, Timm
@@ -89,6 +90,7 @@ class Config:
     method: Method
     optimizer: Optimizer
     schedule: Schedule = Poly()
+    load_from: LoadFrom | None = None
     batch: BatchSizes = BatchSizes()
     accumulate: Count = 1
     precision: Precision = "fp32"
@@ -116,6 +118,11 @@ class Config:
     device: Device = "auto"
 
     @property
+    def fetches(self) -> bool:
+        """Whether the first weights are asked of the network."""
+        return self.load_from is None and self.model.downloads()
+
+    @property
     def crops(self) -> tuple[int, int]:
         """In a step, over all processes: the crops that the student sees, and those that the teacher is asked about."""
         labelled, asked = self.batch.forward
@@ -132,6 +139,11 @@ class Config:
             raise ValueError(
                 f"model.heads: {self.model.heads} and method.logit_distance: {self.method.logit_distance} do not fit; "
                 "give two heads and a distance, such as 0.01, or one head and null"
+            )
+        if self.load_from is not None and isinstance(self.method.teacher, Peer):
+            raise ValueError(
+                "load_from: two students that begin as one network see the same and never differ, so that they have "
+                "nothing to teach each other (method.teacher.kind: peer); use load_from=null, or another teacher"
             )
         if self.batch.consistency == "all":
             self._check_asking_of_all()

@@ -62,7 +62,7 @@ def refuse_other_lessons(config: Config, splits: Splits) -> None:
         learnt = learnt_classes(run, otherwise=()) or theirs.data.build().classes
         for what, there, here in (
             ("classes", ", ".join(learnt), ", ".join(splits.classes)),
-            ("data.channels", _values(channels_of(theirs.data)), _values(channels_of(config.data))),
+            ("data.channels", values_of(channels_of(theirs.data)), values_of(channels_of(config.data))),
             ("an answer for every pixel", theirs.model.dense, config.model.dense),
             ("views.standard", *(getattr(of.views.standard, "kind", "mean and std") for of in (theirs, config))),
         ):
@@ -93,7 +93,7 @@ def refuse_untaught(config: Config) -> None:
             raise ValueError(f"method.teacher.runs: {error}") from error
 
 
-def _values(channels: Channels) -> str:
+def values_of(channels: Channels) -> str:
     """What an image's channels hold, wherever they are read from."""
     layers = [
         f"{layer.used} channels" + (f", {list(layer.range)} as 0 to 1" if layer.range else "")
@@ -103,28 +103,29 @@ def _values(channels: Channels) -> str:
 
 
 def told(config: Config, splits: Splits) -> list[str]:
-    """Sentences on the runs of a `frozen` teacher: where one is not finished, or may have learnt what is scored.
+    """Sentences on the runs of a `frozen` teacher that `refuse_other_lessons` lets pass: those of `what_was_learnt`."""
+    found = [what_was_learnt("method.teacher.runs", run, at, config, splits) for run, at in _lessons(config)]
+    return [sentence for of_one in found for sentence in of_one]
 
-    Raises no error for a run that `refuse_other_lessons` lets pass.
-    """
+
+def what_was_learnt(key: str, run: Path, at: str, config: Config, splits: Splits) -> list[str]:
+    """Sentences on a run that `config` learns from, as its `key` says: where it is not finished, learnt from other
+    labels, or may have learnt what is scored."""
+    name, theirs, sentences = f"{key}: {run}", of_run(run), []
+    there = checkpoint.steps(run / "checkpoints")
+    if at == "last" and (step := int(there[-1].name.removeprefix("step-"))) < theirs.steps:
+        sentences.append(f"{name} stands at step {step} of {theirs.steps}: it is not finished")
+    if recorded(run, "labelled").sha256 not in ("", names_of(splits.labelled).sha256):
+        sentences.append(
+            f"{name} learnt from other labelled images than this run's: compare with methods that have those too"
+        )
     scored = [config.eval.split, *(["holdout"] if len(splits.holdout) else [])]
-    sentences = []
-    for run, at in _lessons(config):
-        name, theirs = f"method.teacher.runs: {run}", of_run(run)
-        there = checkpoint.steps(run / "checkpoints")
-        if at == "last" and (step := int(there[-1].name.removeprefix("step-"))) < theirs.steps:
-            sentences.append(f"{name} stands at step {step} of {theirs.steps}: a teacher that is not finished")
-        if recorded(run, "labelled").sha256 not in ("", names_of(splits.labelled).sha256):
-            sentences.append(
-                f"{name} learnt from other labelled images than this run's: compare with methods that have those too"
-            )
-        sentences += [
-            f"{name} was scored on other images than this run's {split}, so it may have learnt from these; a score on "
-            "what a teacher has learnt says nothing"
-            for split in scored
-            if not _aside(run, splits, split)
-        ]
-    return sentences
+    return sentences + [
+        f"{name} was scored on other images than this run's {split}, so it may have learnt from these; a score on what "
+        "was learnt says nothing"
+        for split in scored
+        if not _aside(run, splits, split)
+    ]
 
 
 def _aside(run: Path, splits: Splits, split: str) -> bool:

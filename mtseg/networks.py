@@ -9,6 +9,10 @@ from mtseg.config import Config
 from mtseg.models.norm import normed
 from mtseg.precision import memory_format
 from mtseg.run import checkpoint
+from mtseg.settings.differences import differences, under
+
+# Of model and norm, what matters only while a network learns: where it begins, and whose statistics it takes.
+IN_TRAINING = ("model.weights:", "model.frozen:", "norm: process -> sync", "norm: sync -> process")
 
 
 def network_of(
@@ -40,3 +44,9 @@ def load_networks(networks: dict[str, nn.Module], saved: checkpoint.Checkpoint, 
                 f"{run}: the {name} of step {saved.step} does not fit the network of its config.yaml, whose weights "
                 "have other names or sizes; take the model and the number of classes that it was trained with"
             ) from error
+
+
+def other_network(one: Config, other: Config) -> list[str]:
+    """The settings, `key: one -> other`, by which the networks of two runs are not the same; weights might fit yet."""
+    lines = [line for line in differences(one, other) if under(line.partition(":")[0], ("model", "norm"))]
+    return [line for line in lines if not line.startswith(IN_TRAINING)]

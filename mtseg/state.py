@@ -7,13 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mtseg import warm_start
 from mtseg.balance import weights_for
 from mtseg.config import Config
 from mtseg.data.resident import Resident, stream_of
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
 from mtseg.distil import FrozenTeacher
-from mtseg.distributed import rank, same, world
+from mtseg.distributed import from_first, rank, same, world
 from mtseg.lessons import answering
 from mtseg.models.convnet import settle, settles
 from mtseg.networks import network_of
@@ -92,9 +93,13 @@ def build(config: Config, splits: Splits, device: torch.device, *, pretrained: b
     for the images' channels.
     """
     config.views.check(splits.channels, rgb=splits.rgb)
-    first = partial(_first_images, config, splits, device) if pretrained else None
-    sizes = (len(splits.classes), len(splits.unlabelled))
-    state = sized(config, *sizes, device=device, pretrained=pretrained, rgb=splits.rgb, first=first)
+    sizes, first, begin = (len(splits.classes), len(splits.unlabelled)), None, None
+    if pretrained and config.load_from is not None:
+        begin = partial(warm_start.begin, rule=config.load_from, config=config, splits=splits)
+    elif pretrained:
+        first = partial(_first_images, config, splits, device)
+    drawn = pretrained and begin is None
+    state = sized(config, *sizes, device=device, pretrained=drawn, rgb=splits.rgb, first=first, begin=begin)
     if (weights := weights_for(splits, config.balance)) is not None:
         state.class_weights = weights.to(device)
     return state
@@ -109,12 +114,15 @@ def sized(
     pretrained: bool,
     rgb: bool = True,
     first: Callable[[], Tensor] | None = None,
+    begin: Callable[[nn.Module], None] | None = None,
 ) -> State:
-    """`build`, for data of so many `classes` and unlabelled `images`; `first` gives those of the first step.
+    """`build`, for data of so many `classes` and unlabelled `images`; `first` gives those of the first step, `begin`
+    gives a student its weights in the place of those that are drawn or `pretrained`.
 
     `rgb` matters to `pretrained` weights alone.
     """
-    learner = partial(_learner, config, classes, images, device=device, pretrained=pretrained, rgb=rgb, first=first)
+    weights = partial(_learner, pretrained=pretrained, rgb=rgb, first=first, begin=begin)
+    learner = partial(weights, config, classes, images, device=device)
     state = State(**vars(learner()), scale=scale_for(config.precision))
     if isinstance(state.teacher, PeerTeacher):
         state.peer = learner(1)
@@ -134,10 +142,13 @@ def _learner(
     pretrained: bool,
     rgb: bool,
     first: Callable[[], Tensor] | None,
+    begin: Callable[[nn.Module], None] | None,
 ) -> Learner:
     """The first, or that of a `number`, at step 0."""
     reseed_torch(config.seed, "initial weights", *number)
     student = network_of(config, classes, device=device, pretrained=pretrained and rank() == 0, rgb=rgb)
+    if begin is not None:
+        from_first(lambda: begin(student))
     same(student)
     if first is not None and settles(student):
         settle(student, first())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtseg import lessons
+from mtseg import lessons, warm_start
 from mtseg.atomic import write_whole
 from mtseg.balance import told
 from mtseg.config import Config, written
@@ -101,7 +101,8 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
     warned = seen_and_scored(splits, config.eval.split) if config.method.branches else []
-    warned += lessons.told(config, splits) + idle(config)
+    begun = [] if continued else warm_start.told(config, splits)
+    warned += begun + lessons.told(config, splits) + idle(config)
     balanced = [] if state.class_weights is None else [told(state.class_weights, splits.classes)]
     return [data.sentence(), *warned, *processes, *balanced, *said, *versions.record(config.out, state.step)]
 

@@ -26,6 +26,7 @@ from mtseg.doctor.survey import Survey, survey
 from mtseg.doctor.unread import of_unread
 from mtseg.fits import unfit
 from mtseg.lessons import refuse_other_lessons, told
+from mtseg.warm_start import tried
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def examine(config: Config, here: Machine, *, splits: Splits | None = None, work
         found += wrong
         facts |= needs.facts() if needs else {}
         waiting = needs.waiting if needs else 0
+        found += _of_start(config, built)
     found += _of_teachers(config, built)
     found += of_loading(here, workers=config.workers, waiting=waiting)
     names = (*built.classes, "(ignored)")
@@ -116,6 +118,15 @@ def _of_teachers(config: Config, built: Splits) -> list[Finding]:
     except ValueError as error:
         return [Finding("error", "teacher", str(error))]
     return [Finding("warning", "teacher", sentence) for sentence in told(config, built)]
+
+
+def _of_start(config: Config, built: Splits) -> list[Finding]:
+    """Of the finished run that this one is to begin as."""
+    try:
+        sentences = tried(config, built)
+    except ValueError as error:
+        return [Finding("error", "load-from", str(error))]
+    return [Finding("warning" if number else "note", "load-from", text) for number, text in enumerate(sentences)]
 
 
 def _refuse_unfit(config: Config, read: Survey) -> None:

@@ -52,7 +52,7 @@ class Plan:
 
 def plan(config: Config, survey: Survey) -> Plan:
     """Measure the run: one forward of one crop. Raises ValueError for a network that cannot be built, or fails."""
-    channels, read_here = survey.splits.channels, not config.model.downloads()
+    channels, read_here = survey.splits.channels, config.load_from is None and not config.fetches
     network = config.model.build(
         len(survey.splits.classes), channels=channels, rgb=survey.splits.rgb, pretrained=read_here
     )

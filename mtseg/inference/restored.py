@@ -13,18 +13,14 @@ from mtseg.data.source import Nothing, Splits
 from mtseg.device import pick_device
 from mtseg.inference import hub
 from mtseg.inference.trained import Name, Trained
-from mtseg.networks import networks_of
+from mtseg.networks import networks_of, other_network
 from mtseg.run import checkpoint
 from mtseg.run.found import found
 from mtseg.settings.checked import validate
-from mtseg.settings.differences import differences, under
 from mtseg.settings.merge import merge
 from mtseg.settings.words import gather
 from mtseg.tally import NETWORKS
 from mtseg.whiten import refuse_another
-
-# Of model and norm, what matters only while a network learns: where it begins, and whose statistics it takes.
-IN_TRAINING = ("model.weights:", "model.frozen:", "norm: process -> sync", "norm: sync -> process")
 
 
 class Restored(NamedTuple):
@@ -71,8 +67,7 @@ def configured(run: Path, words: Sequence[str]) -> Config:
 
 def _refuse_another_network(run: Path, config: Config) -> None:
     """Raises ValueError where words ask for another network than the run's; its weights might fit all the same."""
-    lines = [line for line in differences(of_run(run), config) if under(line.partition(":")[0], ("model", "norm"))]
-    if other := [line for line in lines if not line.startswith(IN_TRAINING)]:
+    if other := other_network(of_run(run), config):
         raise ValueError(
             f"model: the network of a run cannot be changed ({', '.join(other)}): its weights are for its own; leave "
             "these out of the words, or train another run"

@@ -16,6 +16,11 @@ from mtseg.models.whole import Whole
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """Tensors by name from a .safetensors file, or from a .pt/.pth file without executing anything in it."""
+    if path.is_dir():
+        raise ValueError(
+            f"model.weights: {path} is a folder, and an encoder starts from a file; a run begins as the network of "
+            f"another one with load_from.run={path}"
+        )
     if not path.is_file():
         near = difflib.get_close_matches(str(path), ["none", "imagenet"], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -14,6 +14,7 @@ from mtseg.run.estimate import estimate
 from mtseg.run.lock import refuse_unwritable
 from mtseg.run.resume import standing
 from mtseg.torchrun import launched
+from mtseg.warm_start import tried
 from mtseg.whiten import refuse_another
 
 
@@ -30,7 +31,8 @@ def facts(config: Config) -> dict[str, str]:
     splits = splits_of(config)
     refuse_useless(config, splits)
     config.views.check(splits.channels, rgb=splits.rgb)
-    read_here = not config.model.downloads()
+    begun = tried(config, splits) if standing(config).saved is None else []
+    read_here = config.load_from is None and not config.fetches
     network = config.model.build(len(splits.classes), channels=splits.channels, rgb=splits.rgb, pretrained=read_here)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     labelled, unlabelled = len(splits.labelled), len(splits.unlabelled)
@@ -48,7 +50,8 @@ def facts(config: Config) -> dict[str, str]:
         else "not used",
         "val, test images": f"{len(splits.val)}, {len(splits.test)}",
         **({"consistency weight": _weights(config)} if branches else {}),
-        **({"weights": _fetched(config.model)} if not read_here else {}),
+        **({"weights": _fetched(config.model)} if config.fetches else {}),
+        **({"weights": "; ".join(begun)} if begun else {}),
         "parameters": f"{parameters / 1e6:.2f} million",
         "student forward": f"{crops} crops of {config.views.crop[0]}x{config.views.crop[1]} a step"
         + (", of each of two students" if config.students == 2 else ""),
