@@ -63,15 +63,20 @@ class Geometry:
         if self.area is None and self.aspect != 1:
             raise ValueError(f"aspect: {self.aspect} is of the part that area says; give area too, such as [0.08, 1]")
 
-    def sample(self, rng: np.random.Generator, *, crop: Size, image: Size) -> Matrix:
-        """A view's warp, view -> image, for a view of size `crop` on an image of size `image`."""
+    def sample(
+        self, rng: np.random.Generator, *, crop: Size, image: Size, onto: tuple[int, int] | None = None
+    ) -> Matrix:
+        """A view's warp, view -> image, for a view of size `crop` on an image of size `image`.
+
+        `onto`: a pixel of the image, its row and column, that lies anywhere inside the crop.
+        """
         stretch = self._stretch(rng, crop, image)
         angle, lean = (math.radians(rng.uniform(-bound, bound)) for bound in (self.rotation, self.shear))
         mirror_x, mirror_y = (-1.0 if rng.random() < p else 1.0 for p in (self.flip, self.flip_vertical))
         rotate = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         shear = np.array([[1.0, math.tan(lean)], [0.0, 1.0]])
         linear = rotate @ shear @ np.diag([mirror_x, mirror_y]) * stretch
-        warp = _placed(linear, rng.uniform(-1, 1, size=2), crop=crop, image=image)
+        warp = _placed(linear, rng.uniform(-1, 1, size=2), crop=crop, image=image, onto=onto)
         if self.translate:
             warp[:2, 2] += rng.integers(-self.translate, self.translate + 1, size=2) * 2 / np.array(image[::-1])
         return warp
@@ -93,21 +98,53 @@ class Geometry:
         return np.minimum(shown, image[::-1]) / crop[::-1]
 
 
-def _placed(linear: NDArray[np.float64], where: NDArray[np.float64], *, crop: Size, image: Size) -> Matrix:
-    """The warp of a crop whose linear part, in pixels, is `linear`; `where` in [-1, 1] is its place."""
+def _placed(
+    linear: NDArray[np.float64],
+    where: NDArray[np.float64],
+    *,
+    crop: Size,
+    image: Size,
+    onto: tuple[int, int] | None = None,
+) -> Matrix:
+    """The warp of a crop whose linear part, in pixels, is `linear`.
+
+    `where` in [-1, 1] is its place in the image, or that of the pixel `onto` in the crop.
+    """
     view_half, image_half = np.array(crop[::-1]) / 2, np.array(image[::-1]) / 2
     box_half = np.abs(linear) @ view_half  # of the crop's bounding box in the image
     held_half = np.abs(np.linalg.inv(linear)) @ image_half  # of the image's bounding box in the crop
     if (held_half <= view_half).all():
         offset = linear @ (where * (view_half - held_half))
-    else:
+    elif onto is None:
         offset = where * np.abs(image_half - box_half)
+    else:
+        offset = _around(
+            np.array(onto[::-1]) + 0.5 - image_half, where, linear, view_half, np.abs(image_half - box_half)
+        )
     if np.array_equal(np.abs(linear), np.eye(2)):  # unscaled, upright: land on whole pixels, lose nothing
         offset = np.round(image_half + offset - box_half) + box_half - image_half
     warp = np.eye(3)
     warp[:2, :2] = linear * view_half / image_half[:, None]
     warp[:2, 2] = offset / image_half
     return warp
+
+
+def _around(
+    point: NDArray[np.float64],
+    where: NDArray[np.float64],
+    linear: NDArray[np.float64],
+    view_half: NDArray[np.float64],
+    room: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The place of a crop, within +-`room`, that shows `point` at `where`, or nearer to its middle where it could not.
+
+    All in image pixels from the image's middle.
+    """
+    for nearer in (1.0, 0.75, 0.5, 0.25, 0.0):
+        offset = np.clip(point - linear @ (nearer * where * view_half), -room, room)
+        if (np.abs(np.linalg.inv(linear) @ (point - offset)) <= view_half).all():
+            return offset
+    return point  # in a corner of the image that no turned crop inside of it shows
 
 
 @dataclass(frozen=True)

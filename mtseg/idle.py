@@ -18,6 +18,9 @@ def idle(config: Config) -> list[str]:
                 f"method.supervised.keep: {keep} hardest pixels are all {counted} that a batch can hold, so easy ones "
                 f"count as hard ones do, as with cross_entropy; lower it, to {max(1, counted // 16)} say"
             )
+    if config.views.oversample and (not config.model.dense or config.batch.labelled == 0):
+        why = "a whole image has one class" if not config.model.dense else "batch.labelled: 0 has no view of its own"
+        said.append(f"views.oversample: there is no pixel that a view could be placed on, for {why}; use 0")
     if not method.branches:
         return said
     if not method.views_of_student and (student.colour or student.noise):

@@ -62,6 +62,10 @@ class Views:
     pretraining (the default is ImageNet's), for others those of the data, which the doctor computes. `standard`:
     another normalisation in their place. `made`: by `workers`, which decode, warp and paint, or in batch on the
     `device`, where the images lie in memory and all that views do is to move by whole pixels and to mirror.
+
+    A share `oversample` of the labelled views are placed on a pixel of a class that is drawn alike from those that the
+    image's label has, so that what is small or rare is seen where crops show a part of an image; the others lie
+    anywhere. In nnU-Net (Isensee et al. 2021) it is a third, of the classes but the background.
     """
 
     crop: Annotated[tuple[Side, Side], HEIGHT_WIDTH]
@@ -72,11 +76,17 @@ class Views:
     std: PerChannel = (0.229, 0.224, 0.225)
     standard: Standard | None = None
     made: Literal["workers", "device"] = "workers"
+    oversample: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __post_init__(self) -> None:
         if self.made == "device":
             for name in ("labelled", "teacher", "student"):
                 _drawn_by_moving(name, getattr(self, name).geometry, self.colours(name)[0])
+            if self.oversample:
+                raise ValueError(
+                    f"oversample: {self.oversample:g} places crops by the classes of pixels, and "
+                    "images that lie on the device have a class as wholes; use 0, or views.made=workers"
+                )
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}; give one for each channel")
         if min(self.std) < 1e-6:

@@ -227,6 +227,23 @@ def test_classes_of_very_different_shares_are_noted_with_the_word_that_balances_
     assert not [finding for finding in found(root, "balance=0.5") if finding.code == "classes-uneven"]
 
 
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [
+        (["views.labelled.geometry.scale=[2.0, 2.0]"], 24 * 24 / 4 / (SIZE[0] * SIZE[1])),
+        (["views.labelled.geometry.scale=[2.0, 2.0]", "balance=0.5"], 24 * 24 / 4 / (SIZE[0] * SIZE[1])),
+        (["views.labelled.geometry={area: [0.1, 0.4]}"], 0.2),
+        (["views.labelled.geometry.scale=[0.5, 0.5]"], None),
+        (["views.labelled.geometry.scale=[2.0, 2.0]", "views.oversample=0.1"], None),
+    ],
+)
+def test_crops_that_show_a_part_and_a_class_that_is_rare_are_noted_with_the_word_that_places_them(words, share, root):
+    every_mask(root, "labelled", lambda mask: (np.arange(mask.size) == 7).reshape(mask.shape).astype(np.uint8))
+    said = [finding for finding in found(root, "views.crop=[24, 24]", *words) if finding.code == "rare-in-crops"]
+    assert [finding.suggestion for finding in said] == ["views.oversample=0.33"] * (share is not None)
+    assert all(f"shows {share:.0%} of an image" in finding.text for finding in said)
+
+
 # -- broken sets: each fault alone, and what is said of it -------------------------------------------------------------
 
 

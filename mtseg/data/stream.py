@@ -15,6 +15,7 @@ from mtseg.colour import Painter
 from mtseg.data.batch import Batch, BatchSizes, Crops, nothing_like
 from mtseg.data.files import Files
 from mtseg.data.in_hand import InHand
+from mtseg.data.oversample import Pixel, pixel_of_a_class
 from mtseg.data.source import IGNORE, UNKNOWN, Label, Pixels, Source, Splits, shared
 from mtseg.geometry import Matrix
 from mtseg.randomness import generator
@@ -89,16 +90,28 @@ class Stream(Dataset[Batch]):
     def _labelled(self, step: int) -> Crops:
         source = self.splits.labelled
         shots = self._read("labelled", source, self.sizes.labelled, step)
-        warps = self._warps("labelled", shots, step)
-        return replace(self._crops("labelled", shots, warps, step), label=self._labels(source, shots, warps))
+        labels = [self._label(source, i, image) for _, i, image in shots]
+        onto = [self._sought(label, slot, step) for label, (slot, _, _) in zip(labels, shots, strict=True)]
+        warps = self._warps("labelled", shots, step, onto=onto)
+        return replace(self._crops("labelled", shots, warps, step), label=self._framed(labels, warps))
+
+    def _sought(self, label: Label, slot: int, step: int) -> Pixel | None:
+        """A pixel that the labelled view shall show, where it is one that is oversampled."""
+        share = self.views.oversample
+        rng = generator(self.seed, "oversampling", step, slot)
+        return pixel_of_a_class(label, rng) if share and rng.random() < share else None
 
     def _labels(self, source: Source, shots: Sequence[tuple[int, int | None, Pixels]], warps: list[Matrix]) -> Tensor:
         """The labels in the views' frames, (B, *S); of the image None, that it has none."""
-        labels = [
-            None if i is None else self._drawn(self._label(source, i, image), warp)
-            for (_, i, image), warp in zip(shots, warps, strict=True)
+        return self._framed([None if i is None else self._label(source, i, image) for _, i, image in shots], warps)
+
+    def _framed(self, labels: Sequence[Label | None], warps: list[Matrix]) -> Tensor:
+        """Labels of whole images in the views' frames, (B, *S); of None, those of an image without."""
+        drawn = [
+            self._no_label if label is None else self._drawn(label, warp)
+            for label, warp in zip(labels, warps, strict=True)
         ]
-        return torch.from_numpy(np.stack([self._no_label if label is None else label for label in labels]))
+        return torch.from_numpy(np.stack(drawn))
 
     @cached_property
     def _no_label(self) -> Label:
@@ -145,16 +158,19 @@ class Stream(Dataset[Batch]):
             )
         return label
 
-    def _warps(self, view: str, shots: list[Shot], *counters: int) -> list[Matrix]:
-        """A freshly sampled warp for each image."""
+    def _warps(
+        self, view: str, shots: list[Shot], *counters: int, onto: Sequence[Pixel | None] | None = None
+    ) -> list[Matrix]:
+        """A freshly sampled warp for each image, of views of a pixel where `onto` has one."""
         geometry = getattr(self.views, view).geometry
         return [
             geometry.sample(
                 generator(self.seed, f"geometry of {view}", *counters, slot),
                 crop=self.views.crop,
                 image=(image.shape[0], image.shape[1]),
+                onto=pixel,
             )
-            for slot, _, image in shots
+            for (slot, _, image), pixel in zip(shots, onto or [None] * len(shots), strict=True)
         ]
 
     def _crops(self, view: str, shots: list[Shot], warps: list[Matrix], *counters: int) -> Crops:

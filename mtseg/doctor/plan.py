@@ -1,9 +1,12 @@
 """Findings about the run that a config asks for on this data: steps, memory, disk, a machine."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from mtseg.config import Config
 from mtseg.data.files import Files
@@ -18,6 +21,7 @@ from mtseg.run.log import lasting
 
 DAY = 86400.0  # seconds
 UNEVEN = 50  # times as many labelled pixels of one class as of another
+PART = 0.25  # of an image in a crop, below which where crops lie decides what is seen
 
 
 @dataclass(frozen=True)
@@ -109,18 +113,38 @@ def of_plan(config: Config, survey: Survey, needs: Plan) -> Iterator[Finding]:
 
 
 def _uneven(config: Config, survey: Survey) -> Iterator[Finding]:
+    """Words for classes of very different shares of the labelled pixels, where none is given already."""
     pixels = [share.pixels for share in shares(survey, "labelled")[:-1]]
     held = [number for number, count in enumerate(pixels) if count]
-    if config.balance or not held:
+    rare, common = (choose(held, key=lambda n: pixels[n], default=0) for choose in (min, max))
+    if not held or pixels[common] <= UNEVEN * pixels[rare]:
         return
-    rare, common = min(held, key=lambda n: pixels[n]), max(held, key=lambda n: pixels[n])
-    if pixels[common] > UNEVEN * pixels[rare]:
-        names, every = survey.splits.classes, sum(pixels)
+    names, every = survey.splits.classes, sum(pixels)
+    of_rare = f"{names[rare]} is {100 * pixels[rare] / every:.2g} % of the labelled pixels"
+    if not config.balance:
         text = (
-            f"{names[rare]} is {100 * pixels[rare] / every:.2g} % of the labelled pixels and {names[common]} "
-            f"{100 * pixels[common] / every:.2g} %: with a balance, rare classes count more; compare with and without"
+            f"{of_rare} and {names[common]} {100 * pixels[common] / every:.2g} %: with a balance, rare classes count "
+            "more; compare with and without"
         )
         yield Finding("note", "classes-uneven", text, suggestion="balance=0.5")
+    shown = _shown(config, survey)
+    if shown < PART and not config.views.oversample:
+        text = (
+            f"{of_rare}, and a labelled crop shows {shown:.0%} of an image: most hold nothing of what is small or "
+            "rare. A share of them can be placed on pixels of classes drawn alike; compare with and without"
+        )
+        yield Finding("note", "rare-in-crops", text, suggestion="views.oversample=0.33")
+
+
+def _shown(config: Config, survey: Survey) -> float:
+    """The share of a labelled image of median size that a crop shows at the middle of the scales."""
+    geometry, images = config.views.labelled.geometry, [entry.image.size for entry in survey.of("labelled")]
+    if not config.model.dense:
+        return 1.0
+    if geometry.area is not None:
+        return math.sqrt(math.prod(geometry.area))
+    sides = np.array(config.views.crop) / math.sqrt(math.prod(geometry.scale))
+    return float(np.minimum(1, sides / np.maximum(1, np.median(images, axis=0))).prod())
 
 
 def _bytes(survey: Survey) -> int:
