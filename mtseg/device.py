@@ -20,3 +20,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {name} is not on this machine ({torch.cuda.device_count()} GPUs); use device=cpu")
     return device
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error says: CUDA has a type for it, the allocator of the CPU a sentence."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

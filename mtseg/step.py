@@ -37,9 +37,9 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
 
     A peer learns in the same step, from answers that were given before; what is logged is the first student's, and the
     peer's loss. Where the loss or the gradient is not finite, of either, nothing is updated: student, optimizer,
-    teacher, batch statistics and memories stay, and the step is counted as skipped. It is a step of all schedules and
-    of the data all the same. `batch` is this process's part of the whole. `watch`: what is returned is of all
-    processes, and holds the health of the targets too.
+    teacher, batch statistics and memories stay (as they do where an error ends the step before its update), and it is
+    counted as skipped. It is a step of all schedules and of the data all the same. `batch` is this process's part of
+    the whole. `watch`: what is returned is of all processes, and holds the health of the targets too.
     """
     undo = Undo(state)
     method, moment, learners = config.method, Moment(state.place, config.steps, config.seed), state.learners
@@ -47,10 +47,14 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
     others = config.optimizer.at(state.place, config.steps)
     for learner in learners:
         set_lr(learner.optimizer, config.schedule(state.place, config.steps), **others)
-    with casting(config.precision, state.device):
-        plan_of = partial(method.plan, batch, views=config.views, moment=moment)
-        plans = [plan_of(student=one.student, teacher=one.teacher, past=one.past) for one in learners]
-    steps = [_learn(config, state, one, batch, plan, moment) for one, plan in zip(learners, plans, strict=True)]
+    try:
+        with casting(config.precision, state.device):
+            plan_of = partial(method.plan, batch, views=config.views, moment=moment)
+            plans = [plan_of(student=one.student, teacher=one.teacher, past=one.past) for one in learners]
+        steps = [_learn(config, state, one, batch, plan, moment) for one, plan in zip(learners, plans, strict=True)]
+    except BaseException:  # the step before may yet be saved
+        undo()
+        raise
     losses, norms = [whole.terms["loss"] for whole, _ in steps], [norm for _, norm in steps]
     if everywhere(torch.stack([*losses, *norms]).isfinite().all()):  # the step's one wait for the device
         level([network for learner in learners for network in learner.networks])

@@ -63,6 +63,8 @@ def fit(config: Config, *, splits: Splits | None = None, quiet: bool = False) ->
     with generators, losses_told(), joined(device, config.loader_timeout + 60), ExitStack() as within:
         for as_told in (torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)):
             within.enter_context(as_told)  # whatever the program is in the middle of
+        if device.type == "cuda":
+            within.enter_context(torch.cuda.device(device))  # or what asks for "the" GPU would have the first one
         refuse_uneven(config, processes=world())
         if splits is not None:
             config = replace(config, data=together(partial(given, splits, channels_of(config.data))))

@@ -874,6 +874,29 @@ def test_27_the_crops_that_are_named_are_those_that_the_student_saw(words, tmp_p
         raise MemoryError
 
 
+def test_27_the_allocator_of_a_cpu_is_told_as_memory_wherever_a_network_meets_it(tmp_path, monkeypatch, capsys):
+    fit(tiny(tmp_path / "run"), quiet=True)
+
+    def short(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("segmentation_models_pytorch.Unet.forward", short)
+    with pytest.raises(ValueError, match=r"memory ran out on cpu in step 1: 4 crops"):
+        fit(tiny(tmp_path / "other"), quiet=True)
+    assert cli.main(["eval", str(tmp_path / "run"), "device=cpu"]) == 1
+    assert "memory ran out on cpu, with the scores of eval.batch: 8 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", ["CUDA error: device-side assert triggered", "cuDNN error: CUDNN_STATUS_MAPPING"])
+def test_27_an_error_of_the_device_is_not_told_as_one_of_the_images(said, tmp_path, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("segmentation_models_pytorch.Unet.forward", broken)
+    with pytest.raises(RuntimeError, match=f"^{re.escape(said)}$"):
+        fit(tiny(tmp_path), quiet=True)
+
+
 def test_27_memory_that_runs_out_in_an_evaluation_loses_no_step(tmp_path, monkeypatch):
     def hungry(*_: object, **__: object) -> None:
         raise MemoryError

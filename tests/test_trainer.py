@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from runs import TAUGHT, tiny
 from safetensors.torch import load_file
 from smalls import small
+from torch import nn
 
 from mtseg.config import Config
 from mtseg.data.damaged import Damaged
@@ -140,6 +142,40 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_to_the_bit(words, tm
     optimizers = [checkpoint.load_newest(run.out / "checkpoints")[0].rest["optimizer"] for run in (whole, broken)]
     for one, other in zip(*(list(o["state"].values()) for o in optimizers), strict=True):
         assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+
+
+ALREADY_WRITTEN = {  # batch statistics, by the forward before that which fails; the teacher's is the first
+    "parts": (3, ["accumulate=2"]),
+    "apart": (3, ["bn=separate"]),
+    "the teacher's own": (2, ["method.teacher={kind: ema, decay: 0.9, mode: train, buffers: own}"]),
+}
+
+
+@pytest.mark.parametrize(("fails", "words"), ALREADY_WRITTEN.values(), ids=ALREADY_WRITTEN)
+def test_an_error_in_the_middle_of_a_step_saves_the_step_before_as_it_was(fails, words, tmp_path, monkeypatch):
+    whole, broken = (tiny(tmp_path / name, "checkpoint_every=100", *words) for name in ("whole", "broken"))
+    expected = fit(whole, quiet=True)
+    asked, entered = [0], train_step
+
+    def counted(config: Config, state: State, batch: object, **options: bool) -> dict[str, object]:
+        asked[0] = 0 if state.step == 2 else -1000
+        return entered(config, state, batch, **options)  # type: ignore[arg-type]
+
+    def failing(self: nn.Module, *given: object) -> object:
+        asked[0] += 1
+        if asked[0] == fails:
+            raise ValueError("something is wrong with these images")
+        return forward(self, *given)
+
+    with monkeypatch.context() as patch:
+        forward = smp.Unet.forward
+        patch.setattr("mtseg.trainer.train_step", counted)
+        patch.setattr(smp.Unet, "forward", failing)
+        with pytest.raises(ValueError, match="something is wrong with these images"):
+            fit(broken, quiet=True)
+    assert [path.name for path in checkpoint.steps(broken.out / "checkpoints")][-1] == "step-00000002"
+    assert fit(broken, quiet=True) == expected
+    assert files(broken.out, 4) == files(whole.out, 4)
 
 
 def test_resuming_with_another_number_of_workers_changes_nothing(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from mtseg.inference import exported, hub
 from mtseg.inference.restored import Restored, restored_at
 from mtseg.inference.scored import kept, sentence
 from mtseg.metrics import interval
+from mtseg.run.exhausted import evaluation_told
 from mtseg.settings.differences import differences
 from mtseg.tally import NETWORKS, Also, Tally, by_class, percent, plain, scores
 
@@ -105,16 +106,18 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
         "classes": list(splits.classes),
     }
     for name in (name for name in wanted.networks if name in networks):
-        tally = evaluate(
-            networks[name],
-            source,
-            classes=len(splits.classes),
-            views=config.views,
-            batch=config.eval.batch,
-            device=pick_device(config.device),
-            predictor=predictor,
-            also=wanted.also,
-        )
+        device = pick_device(config.device)
+        with evaluation_told(config.eval.batch, device):
+            tally = evaluate(
+                networks[name],
+                source,
+                classes=len(splits.classes),
+                views=config.views,
+                batch=config.eval.batch,
+                device=device,
+                predictor=predictor,
+                also=wanted.also,
+            )
         found["resolution"] = _resolution(tally.sizes)
         found[name] = scores(tally, splits.classes) | _besides(tally, splits.classes, wanted.seed)
     return found

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from mtseg.device import out_of_memory
 from mtseg.models import dpt
 from mtseg.models.weights import downloaded, load_encoder, of_channels, of_timm, read_weights
 from mtseg.models.whole import whole_of
@@ -29,6 +30,7 @@ NOT_OPTIONS = (
     "activation",
     "kwargs",
 )
+OF_A_DEVICE = ("CUDA error", "cuDNN error", "CUBLAS", "NCCL")  # errors that say nothing of the images
 
 
 @part
@@ -166,9 +168,9 @@ class Padded(nn.Module):
     def _logits(self, images: Tensor) -> Tensor:
         try:
             logits: Tensor = self.network(images)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError) as error:
+            if out_of_memory(error) or isinstance(error, dist.DistError) or any(of in str(error) for of in OF_A_DEVICE):
+                raise
             raise ValueError(
                 f"model: the network cannot take images of {tuple(images.shape)} (batch, channels, height, width): "
                 f"{' '.join(str(error).split())[:300]}; choose larger batches, another views.crop or another model.arch"

@@ -43,7 +43,9 @@ def facts(config: Config) -> dict[str, str]:
         **({"channels": f"{splits.channels}"} if splits.channels != 3 else {}),
         "classes": f"{len(splits.classes)}: {', '.join(splits.classes)}",
         "labelled images": f"{labelled}, {config.batch.labelled} a step, "
-        f"{config.steps * config.batch.labelled / labelled:.1f} passes",
+        f"{config.steps * config.batch.labelled / labelled:.1f} passes"
+        if config.batch.labelled
+        else f"{labelled}, seen among the unlabelled ones",
         "unlabelled images": f"{unlabelled}, {config.batch.unlabelled} a step, "
         f"{config.steps * config.batch.unlabelled / unlabelled:.1f} passes"
         if branches
