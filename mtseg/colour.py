@@ -110,7 +110,7 @@ class Painter:
     def paint(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """`image` (H, W, C) under colours that depend on `rng` alone, which change its first three channels.
 
-        Those of float32 are rounded to 8 bits for it.
+        Those of float32 are rounded to 8 bits for it, and clipped, where a colour changes them.
 
         albumentations 2.0.8 repeats its draws in every worker and epoch unless it is reseeded per image.
         Raises ValueError, naming the colours, where one of them fails on this image.
@@ -128,6 +128,8 @@ class Painter:
                 f"the colours {self._names} fail on a crop of {h}x{w}: {_one_line(error)}; change their parameters"
             ) from error
         painted = np.asarray(seen, dtype=np.uint8)
+        if image.dtype != np.uint8 and np.array_equal(painted, visible(image)):
+            return image  # no colour was drawn: nothing is rounded or clipped
         if image.shape[2] == COLOURS and image.dtype == np.uint8:
             return painted
         return np.concatenate([painted.astype(image.dtype), image[..., COLOURS:]], axis=2)

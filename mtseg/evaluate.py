@@ -96,8 +96,6 @@ def evaluate(
     Of several processes each counts some of the images, and all have the counts of all.
     Raises ValueError, naming the image, for a label that does not fit and for an answer that is not finite.
     """
-    training = network.training
-    network.eval()
     boundary = None if also.boundary is None else Boundary(classes, also.boundary)
     tally = Tally(Confusion(classes), Calibration(classes=classes), boundary, {} if also.images else None)
     answer = asked(network, views, device)
@@ -119,9 +117,21 @@ def evaluate(
                     _fits(label, prediction)
                     tally.add(index, source.name(index), prediction, confidence, label)
 
-    together(count)
-    network.train(training)
+    with evaluating(network):
+        together(count)
     return tally.totalled()
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within, `network` is in eval mode; then its modules are in the modes they were in."""
+    before = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
 
 
 def _count_whole(tally: Tally, source: Source, indices: Sequence[int], answer: Band) -> None:

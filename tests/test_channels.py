@@ -734,3 +734,22 @@ def test_a_network_of_other_channels_is_handed_on_and_answers_as_the_run(tmp_pat
             onnxruntime.InferenceSession(str(out / "export/model.onnx")).run(None, {"pixels": image[None]})[0]
         )
     assert torch.allclose(graph, answer, atol=1e-4)
+
+
+def test_where_no_colour_is_drawn_nothing_is_rounded_or_clipped():
+    image = np.linspace(-3, 600, 5 * 6 * 4, dtype=np.float32).reshape(5, 6, 4)
+    never = Painter([Colour(name="ToGray", p=0.0)])
+    np.testing.assert_array_equal(never.paint(image, generator(0, "test")), image)
+    always = Painter([Colour(name="InvertImg", p=1.0)])
+    seen = always.paint(image, generator(0, "test"))
+    np.testing.assert_array_equal(seen[..., :3], 255 - np.clip(np.round(image[..., :3]), 0, 255))
+    np.testing.assert_array_equal(seen[..., 3], image[..., 3])
+
+
+@pytest.mark.parametrize("factor", [1 / 255, float("nan")])
+def test_pixels_that_are_not_scaled_as_files_are_are_refused(factor, trained):
+    network = mtseg.load(trained.out)
+    pixels = np.random.default_rng(0).uniform(0, 255, (40, 50, network.channels.count)).astype(np.float32)
+    assert network.predict(pixels).classes.shape == (40, 50)
+    with pytest.raises(ValueError, match=r"0 to 255 is the range .*channels\.read"):
+        network.predict(pixels * np.float32(factor))

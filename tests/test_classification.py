@@ -1,5 +1,6 @@
 """Whole images under the one trainer: a step's loss, every method, resuming, scores, tables."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -549,22 +550,74 @@ def test_the_page_shows_accuracies_and_what_was_answered_wrongly(tmp_path):
     assert np.trace(said["confusion"]["teacher"]) == sum(right.values())
 
 
-def test_networks_of_whole_images_draw_no_masks_are_not_exported_and_want_three_channels(tmp_path, capsys):
+def test_networks_of_whole_images_are_not_exported_and_want_three_channels(tmp_path, capsys):
     config = small(tmp_path)
     fit(config, quiet=True)
     for kind in ("hf", "torch", "onnx"):
         with pytest.raises(ValueError, match=r"convnet13\) is not exported; use mtseg.load"):
             export(config.out, tmp_path / "out", [kind], at="last", network="teacher")
-    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "a.png")
-    for asked in ([str(tmp_path / "a.png")], ["--pool", "unlabelled"]):
-        assert predict_command([str(config.out), *asked, "--out", str(tmp_path / "masks")]) == 1
-        assert "convnet13) draws no masks; use mtseg.load(RUN).predict(IMAGE)" in capsys.readouterr().err
-    assert not (tmp_path / "masks").exists()
     assert eval_command([str(config.out), "--images"]) == 0
     assert "IoU" not in capsys.readouterr().out
     assert len(json.loads((config.out / "eval_test.json").read_text())["teacher"]["images"]) == 12
     with pytest.raises(ValueError, match=r"4 channels .* model.kind=smp"):
         config.model.build(CLASSES, channels=4)
+
+
+def csv_rows(path):
+    return list(csv.DictReader(path.open()))
+
+
+def test_the_classes_of_many_images_go_into_a_table_and_what_is_there_is_kept(tmp_path, capsys):
+    config = small(tmp_path, "steps=30", "eval.every=30")
+    fit(config, quiet=True)
+    network = load_network(config.out)
+    splits = config.data.build()
+    out = tmp_path / "out"
+    pool = ["--pool", "test", "--out", str(out)]
+    assert predict_command([str(config.out), *pool, "--rank"]) == 0
+    rows = csv_rows(out / "predictions.csv")
+    said = {row["image"]: (row["class"], float(row["confidence"])) for row in rows}
+    assert len(said) == len(splits.test)
+    for index in range(len(splits.test)):
+        expected = network.predict(splits.test.image(index))
+        name, confidence = said[splits.test.name(index)]
+        assert name == splits.classes[int(expected.classes)]
+        assert confidence == pytest.approx(float(expected.confidence), abs=1e-6)
+    sure = sorted(said, key=lambda name: said[name][1])
+    assert [row["image"] for row in csv_rows(out / "ranking.csv")] == sure
+    assert not (out / "shares.csv").exists()
+    assert predict_command([str(config.out), *pool]) == 0
+    assert f"0 predicted, {len(splits.test)} there already" in capsys.readouterr().out
+
+    middle = str(np.median([confidence for _, confidence in said.values()]))
+    other = ["--pool", "test", "--out", str(tmp_path / "sure"), "--min-confidence", middle]
+    assert predict_command([str(config.out), *other]) == 0
+    for row in csv_rows(tmp_path / "sure/predictions.csv"):
+        name, confidence = said[row["image"]]
+        assert row["class"] == (name if confidence >= float(middle) - 1e-6 else "")
+
+
+def test_of_whole_images_no_mask_is_drawn_and_one_that_cannot_be_read_is_listed(tmp_path, capsys):
+    config = small(tmp_path)
+    fit(config, quiet=True)
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    words = [str(config.out), str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--out", str(tmp_path / "out")]
+    assert predict_command([*words, "--save", "mask"]) == 1
+    assert "predictions.csv has their classes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert predict_command(words) == 1
+    assert [row["image"] for row in csv_rows(tmp_path / "out/predictions.csv")] == [str(tmp_path / "a.png")]
+    assert "b.png" in (tmp_path / "out/errors.jsonl").read_text()
+
+
+def test_a_size_that_a_network_does_not_take_is_said(tmp_path):
+    config = small(tmp_path, "model={kind: shake26, width: 4}")
+    fit(config, quiet=True)
+    network = load_network(config.out)
+    with pytest.raises(ValueError, match="an image of 30x30 pixels: the network cannot be asked about it"):
+        network.predict(np.zeros((30, 30, 3), np.uint8))
+    assert network.predict(np.zeros((32, 32, 3), np.uint8)).classes.shape == ()
 
 
 def test_what_a_step_holds_is_estimated_for_every_optimizer(tmp_path):

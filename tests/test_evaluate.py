@@ -199,3 +199,16 @@ def test_calibration_of_an_evaluation_is_torchmetrics_over_all_labelled_pixels(b
             logits = model(torch.from_numpy(pixels).float().permute(2, 0, 1)[None])
         oracle.update(logits.softmax(1), torch.from_numpy(label)[None].long())
     assert tallied(model, images, batch).calibration.error() == pytest.approx(float(oracle.compute()), abs=1e-5)
+
+
+def test_the_mode_is_put_back_where_an_answer_is_not_finite():
+    model = network().train()
+    model[-1].eval()  # one that is frozen, say
+    modes = [module.training for module in model.modules()]
+    evaluated(model, source(MIXED))
+    assert [module.training for module in model.modules()] == modes
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        evaluated(model, source(MIXED))
+    assert [module.training for module in model.modules()] == modes

@@ -1,5 +1,6 @@
 """Prediction of many images: what is written, under which names, resumed, in parts, with failures; pseudo-labels."""
 
+import copy
 import csv
 import hashlib
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trees
 import yaml
 from PIL import Image
@@ -28,6 +30,7 @@ from mtseg.inference.inputs import items, place, shard
 from mtseg.inference.predict import LARGE, asking
 from mtseg.inference.pseudo import classes_kept
 from mtseg.inference.restored import restored
+from mtseg.inference.trained import Trained
 from mtseg.predictors import Centre, Slide, Whole
 from mtseg.settings.words import gather
 from mtseg.trainer import fit
@@ -803,3 +806,34 @@ def test_a_video_that_is_cut_off_is_listed_and_its_frames_are_predicted(kept, ru
     masks = [path.name for path in (tmp_path / "out/mask").rglob("*.png")]
     assert "x.png" in masks
     assert (len(masks) > 5) == (kept > 0)
+
+
+def test_predicting_leaves_the_network_and_its_mode_as_they_were(run):
+    network = mtseg.load(run)
+    image = np.random.default_rng(0).integers(0, 256, (70, 91, 3), dtype=np.uint8)
+    expected, weights = network.predict(image), copy.deepcopy(network.network.state_dict())
+    network.network.train()
+    found = network.predict(image)
+    assert network.network.training
+    np.testing.assert_array_equal(found.confidence, expected.confidence)
+    assert all(torch.equal(value, weights[name]) for name, value in network.network.state_dict().items())
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("")], ids=["gpu", "cpu"])
+def test_an_image_that_the_memory_is_too_small_for_is_listed_and_the_rest_goes_on(
+    error, run, photos, tmp_path, capsys, monkeypatch
+):
+    every = len(items([str(photos)], tmp_path / "out"))
+    asked, answer = [], Trained.answer
+
+    def short(self, pixels):
+        asked.append(pixels.shape)
+        if len(asked) == 2:
+            raise error
+        return answer(self, pixels)
+
+    monkeypatch.setattr(Trained, "answer", short)
+    assert predicted(run, photos, "--out", tmp_path / "out") == 1
+    assert f"{every - 1} predicted, 0 there already, 1 failed" in capsys.readouterr().out
+    (line,) = lines(tmp_path / "out/errors.jsonl")
+    assert "eval.predictor={kind: slide" in line["error"]

@@ -1,5 +1,6 @@
 """Small images: the paper's choice of labels, published lists, readers, whitening."""
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -200,7 +201,7 @@ def test_impossible_choices_are_refused(tmp_path, keys, says):
 
 
 def test_a_class_without_an_image_to_label_is_refused_and_not_left_out(tmp_path):
-    with pytest.raises(ValueError, match=r"class 3 \(d\) has 0; ask for fewer, keep fewer apart"):
+    with pytest.raises(ValueError, match=r"class 3 \(d\) has 0; ask for fewer, add images of it"):
         balanced(np.array([0, 1, 2, 2, 1, 0]), 1, np.random.RandomState(0), "abcd")
 
 
@@ -428,7 +429,13 @@ def test_a_line_that_names_no_image_or_one_of_several_is_refused(line, says, tmp
 def test_folders_of_other_classes_are_refused(tmp_path):
     root = image_folder(tmp_path / "own")
     (root / "val" / "eel").rename(root / "val" / "fox")
-    with pytest.raises(ValueError, match="other folders of classes"):
+    with pytest.raises(ValueError, match=r"other folders of classes.*lacks eel and has fox"):
+        ImageFolder(root=root).build()
+    (root / "val" / "eel").mkdir()
+    with pytest.raises(ValueError, match=r"other folders of classes.*: it has fox"):
+        ImageFolder(root=root).build()
+    (root / "val" / "fox").rename(root / "train" / "fox")
+    with pytest.raises(ValueError, match=r"other folders of classes.*: it lacks fox;"):
         ImageFolder(root=root).build()
     with pytest.raises(ValueError, match="no two folders"):
         ImageFolder(root=tmp_path / "nothing").build()
@@ -511,3 +518,37 @@ def test_an_image_by_its_own_has_mean_zero_and_deviation_one_over_all_its_values
     ]
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
     assert torch.equal(PerImage()(torch.full((1, 2, 2, 3), 7, dtype=torch.uint8)), tensor(0.0).expand(1, 3, 2, 2))
+
+
+def test_an_image_is_asked_about_at_the_side_at_which_the_run_was_scored(tmp_path):
+    """Large photographs whose class is their colour in the middle, at a scale that a centre of 32 cannot see."""
+    from PIL import Image
+
+    root, colours = tmp_path / "own", {"cat": (220, 30, 30), "dog": (30, 30, 220)}
+    for side, number in (("train", 6), ("val", 3)):
+        for name, colour in colours.items():
+            (root / side / name).mkdir(parents=True)
+            for i in range(number):
+                image = Image.new("RGB", (320 + i, 240), colour)
+                image.paste((20 * i, 200, 20 * i), (120, 80, 200, 160))  # the same in all classes
+                image.save(root / side / name / f"{i}.png")
+    config = small(
+        tmp_path / "run",
+        f"data={{kind: image_folder, root: {root}, side: 36}}",
+        "views={crop: [32, 32], made: workers, labelled: {geometry: {area: [0.5, 1], flip: 0.5}}}",
+        "views.teacher={geometry: {area: [0.5, 1]}}",
+        "views.student={geometry: {area: [0.5, 1]}}",
+        "eval={every: 20, split: val, predictor: {kind: centre, size: [32, 32]}}",
+        "workers=0",
+        "steps=20",
+    )
+    fit(config, quiet=True)
+    network, val = mtseg.load(config.out), config.data.build().val
+    for index in range(len(val)):
+        evaluated, asked = network.predict(val.image(index)), network.predict(root / val.name(index))
+        assert int(asked.classes) == int(evaluated.classes)
+        assert float(asked.confidence) == float(evaluated.confidence)
+    by_hand = np.asarray(Image.open(root / val.name(0)))
+    assert float(network.predict(by_hand).confidence) == float(network.predict(val.image(0)).confidence)
+    bare = dataclasses.replace(network, side=None)
+    assert float(bare.predict(by_hand).confidence) != float(network.predict(by_hand).confidence)

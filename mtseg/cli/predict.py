@@ -1,4 +1,4 @@
-"""Predict images with a run's teacher, in their own size: masks, overlays, confidence, what to label next."""
+"""Predict images with a run's teacher, in their own size: masks, overlays, confidence, classes, what to label next."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--pool", choices=("labelled", "unlabelled", "val", "test"), help="images of the run's own data"
     )
     parser.add_argument("--out", required=True, help="the folder that gets them; what is there already is kept")
-    parser.add_argument("--save", default="mask", help="some of mask,overlay,confidence,image (default mask), or none")
-    parser.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="masks are 255 where less sure")
+    parser.add_argument("--save", help="some of mask,overlay,confidence,image (default mask), or none")
+    parser.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help="no class where less sure (255)")
     parser.add_argument("--rank", action="store_true", help="ranking.csv: the images, least sure first")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="the i-th of n parts of the images (1/1)")
     parser.add_argument("--set", nargs="+", default=[], metavar="WORD", help="settings, such as device=cpu")
@@ -40,20 +40,21 @@ def _predict(parsed: argparse.Namespace) -> None:
     from mtseg.inference import hub, pseudo
     from mtseg.inference.inputs import items, lying, passed_over, pool_items, shard
     from mtseg.inference.predict import Wishes, predict
-    from mtseg.inference.restored import configured, load, refuse_whole, weights_of
+    from mtseg.inference.restored import configured, load, weights_of
 
     run, out = Path(parsed.run), Path(parsed.out)
     if bool(parsed.images) == bool(parsed.pool):
         raise ValueError("name images (files, folders, globs, lists), or a --pool of the run's data; not both")
-    save = () if parsed.save == "none" else tuple(parsed.save.split(","))
-    wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
     if hub.holds(run) and parsed.pool:
         raise ValueError("--pool: an exported folder knows no data; name images: files, folders, globs or lists")
-    if not hub.holds(run):
-        refuse_whole(run, configured(run, parsed.set), "draws no masks")
     trained = load(run, parsed.set, at=parsed.at, network=parsed.network)
+    wanted_of_each = parsed.save or ("mask" if trained.dense else "none")
+    save = () if wanted_of_each == "none" else tuple(wanted_of_each.split(","))
+    wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
     pool = parsed.pool
-    labels = wishes.min_confidence > 0 and (pool == "unlabelled" or pseudo.has_labels(out))  # are to be beside
+    labels = (
+        trained.dense and wishes.min_confidence > 0 and (pool == "unlabelled" or pseudo.has_labels(out))
+    )  # are to be beside
     splits = splits_of(configured(run, parsed.set)) if pool or labels else None
     wanted = pool_items(splits, pool) if splits is not None and pool else items(parsed.images, out, trained.channels)
     outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))
@@ -61,7 +62,7 @@ def _predict(parsed: argparse.Namespace) -> None:
     for said in (passed_over(parsed.images), lying(shard(wanted, wishes.part))):
         if said:
             print(said)
-    if wishes.min_confidence > 0:
+    if wishes.min_confidence > 0 and trained.dense:
         _next_round(trained, out, splits if labels else None, wishes)
     if outcome.failed:
         raise ValueError(f"{outcome.failed} images failed; {out}/errors*.jsonl says why; the same command tries again")

@@ -13,8 +13,8 @@ from mtseg.data.choose import drawn, listed, refuse_two_ways
 from mtseg.data.decode import read_image
 from mtseg.data.palette import colours
 from mtseg.data.provenance import Expect, Expected, checked
-from mtseg.data.source import Label, Splits, Subset
-from mtseg.data.tree import Tree
+from mtseg.data.source import Label, Pixels, Splits, Subset
+from mtseg.data.tree import Tree, first
 from mtseg.part import part
 
 Count = Annotated[int, Field(ge=1)]
@@ -97,17 +97,21 @@ class Pictures:
         return ((self.root / self.names[index]).stat().st_size,)
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        image = read_image(self.root / self.names[index])
-        if self.side is None:
-            return image
-        h, w = image.shape[:2]
-        scale = self.side / min(h, w)
-        size = (max(self.side, round(w * scale)), max(self.side, round(h * scale)))
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
+        return scaled(read_image(self.root / self.names[index]), self.side)
 
     def label(self, index: int) -> Label:
         return np.array(self.classes[index], np.int64)
+
+
+def scaled(image: Pixels, side: int | None) -> Pixels:
+    """An image (H, W, C) whose shorter side is `side`; as it is where that is so, or where it is None."""
+    h, w = image.shape[:2]
+    if side is None or min(h, w) == side:
+        return image
+    scale = side / min(h, w)
+    size = (max(side, round(w * scale)), max(side, round(h * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=how), image.dtype)
 
 
 def _folders(root: Path) -> tuple[str, ...]:
@@ -121,8 +125,14 @@ def _folders(root: Path) -> tuple[str, ...]:
 def _pictures(tree: Tree, side: str, classes: tuple[str, ...]) -> Pictures:
     """The images of a side, class by class, in the order of their paths."""
     root = tree.root
-    if side != "train" and _folders(root / side) != classes:
-        raise ValueError(f"data.root: {root / side} has other folders of classes than {root}/train; give both the same")
+    if side != "train" and (here := _folders(root / side)) != classes:
+        missing, more = (sorted({*one} - {*other}) for one, other in ((classes, here), (here, classes)))
+        lacks = [f"lacks {first(missing)}"] if missing else []
+        has = [f"has {first(more)}, which {root}/train has not"] if more else []
+        raise ValueError(
+            f"data.root: {root / side} has other folders of classes than {root}/train: it {' and '.join(lacks + has)}; "
+            "give both the same (a folder may be empty)"
+        )
     found = [
         (name, number)
         for number, folder in enumerate(classes)

@@ -18,10 +18,11 @@ from mtseg.atomic import write_whole
 from mtseg.data.channels import PLAIN, visible
 from mtseg.data.geotiff import georeference, in_bands
 from mtseg.data.source import IGNORE
+from mtseg.device import out_of_memory
 from mtseg.inference import pictures, rasters
 from mtseg.inference.inputs import CLAIM, KINDS, Item, place, shard
 from mtseg.inference.pictures import ROWS
-from mtseg.inference.records import append, ranking, recorded, refuse_twice, shares
+from mtseg.inference.records import append, classified, ranking, recorded, refuse_twice, shares
 from mtseg.inference.rows import Rows
 from mtseg.inference.trained import Trained
 from mtseg.predictors import Canvas, Predictor, Slide, Whole
@@ -76,6 +77,11 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
 
     Raises ValueError where `out` holds the predictions of others. An image that fails is a line in errors.jsonl.
     """
+    if wishes.save and not trained.dense:
+        raise ValueError(
+            f"--save: {', '.join(wishes.save)} is of networks that answer for pixels, and this one answers for whole "
+            "images: predictions.csv has their classes; leave it out, or give none"
+        )
     if "image" in wishes.save and trained.channels != PLAIN:
         raise ValueError(
             "--save: image is red, green and blue of 8 bits, and this run's images are what data.channels says; leave "
@@ -96,12 +102,18 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
                 continue
             append(record, _predicted(trained, item, out, wishes))
             done += 1
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            windows = "; ask in windows: --set 'eval.predictor={kind: slide, window: [512, 512]}'"
             failed += 1
-            append(errors, {"image": item.said, "error": str(error)})
+            append(errors, {"image": item.said, "error": str(error) + windows * out_of_memory(error)})
     if wishes.rank:
         write_whole(out / "ranking.csv", ranking(out))
-    write_whole(out / "shares.csv", shares(out, trained.classes))
+    if trained.dense:
+        write_whole(out / "shares.csv", shares(out, trained.classes))
+    else:
+        write_whole(out / "predictions.csv", classified(out))
     return Outcome(done, kept, failed)
 
 
@@ -113,10 +125,6 @@ def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path
     doubt, count, found = 0.0, 0, np.zeros(256, np.int64)
     with torch.no_grad():
         for band in asking(trained.predictor, size)(trained.answer, image):
-            if band.classes.dim() == 1:
-                raise ValueError(
-                    "the network answers for whole images and draws no masks; use mtseg.load(RUN).predict(IMAGE)"
-                )
             sure = band.confidence[0]
             said = band.classes[0].byte().masked_fill(sure < min_confidence, IGNORE).cpu().numpy()
             classes.add(said, top=band.top, left=band.left, around=IGNORE)
@@ -153,6 +161,8 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
         if os.path.realpath(path) == os.path.realpath(item.said):
             raise ValueError(f"{item.said}: its output would be written over it; choose another --out")
     files = item.stamp()
+    if not trained.dense:
+        return _record(trained, item, files) | _class_of(trained, item, wishes)
     with in_bands(item.path, trained.channels, LARGE) as bands:
         image: Canvas = torch.from_numpy(item.read())[None] if bands is None else bands
         answer = answered(trained, image, wishes.min_confidence, out)
@@ -162,17 +172,40 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
                 rasters.write(path, rows, answer.size, tags, palette)
             else:
                 pictures.write(path, rows, answer.size, palette)
+    return _record(trained, item, files) | {
+        "size": list(answer.size),
+        "uncertainty": answer.uncertainty,
+        "named": answer.named,
+        "shares": answer.shares,
+        "protocol": asking(trained.predictor, answer.size).sentence(),
+    }
+
+
+def _record(trained: Trained, item: Item, files: list[list[int]]) -> dict[str, Any]:
+    """What is recorded of an image, whatever is predicted."""
     return {
         "name": item.name,
         "image": item.said,
         "origin": item.origin,
         "time": time.time(),
         "files": files,
-        "size": list(answer.size),
-        "uncertainty": answer.uncertainty,
-        "named": answer.named,
-        "shares": answer.shares,
-        "protocol": asking(trained.predictor, answer.size).sentence(),
+        "protocol": trained.predictor.sentence(),
+    }
+
+
+def _class_of(trained: Trained, item: Item, wishes: Wishes) -> dict[str, Any]:
+    """The class of an image as a whole, empty where the network is less sure than it shall be."""
+    image = item.read()
+    found = trained.predict(image)
+    place, confidence = int(found.classes), float(found.confidence)
+    sure = confidence >= wishes.min_confidence
+    return {
+        "size": list(image.shape[:2]),
+        "uncertainty": 1 - confidence,
+        "named": float(sure),
+        "shares": [float(sure and number == place) for number in range(len(trained.classes))],
+        "class": trained.classes[place] if sure else "",
+        "confidence": round(confidence, 6),
     }
 
 

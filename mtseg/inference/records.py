@@ -32,6 +32,15 @@ def shares(out: Path, classes: Sequence[str]) -> str:
     return text.getvalue()
 
 
+def classified(out: Path) -> str:
+    """All images predicted into `out` as CSV, with the class of each as a whole and how probable it is."""
+    lines = sorted(recorded(out).values(), key=lambda line: line["name"])
+    rows = [
+        {"image": line["image"], "class": line["class"], "confidence": round(line["confidence"], 6)} for line in lines
+    ]
+    return as_csv(rows)
+
+
 def recorded(out: Path) -> dict[str, dict[str, Any]]:
     """What is recorded of the images predicted into `out`, of whatever part, by name; the newest of each."""
     lines = [line for path in sorted(out.glob("predictions*.jsonl")) for line in _lines(path)]

@@ -99,7 +99,7 @@ def load(run: Path, words: Sequence[str] = (), *, at: str = "last", network: Nam
     config = configured(run, words)
     config, splits, networks, step = _with(run, config, _classes(run, config), at)
     about = (config.views, config.eval.predictor, splits.classes, splits.palette, step, channels_of(config.data))
-    return Trained(networks[network], *about)
+    return Trained(networks[network], *about, dense=config.model.dense, side=getattr(config.data, "side", None))
 
 
 def refuse_whole(run: Path, config: Config, why: str) -> None:

@@ -1,5 +1,6 @@
 """A trained network, with what its answers mean, and these."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtseg.data.channels import PLAIN, Channels
+from mtseg.data.imagefolder import scaled
 from mtseg.data.source import Pixels
+from mtseg.device import out_of_memory
+from mtseg.evaluate import evaluating
 from mtseg.predictors import Predictor, asked, joined
 from mtseg.views import Views
 
@@ -32,7 +36,8 @@ class Prediction:
 class Trained:
     """A network of a run, with what its answers mean. It needs the run's folder alone, and not its data.
 
-    palette: (K, 3) RGB; step: of the student's updates; channels: what an image consists of
+    palette: (K, 3) RGB; step: of the student's updates; channels: what an image consists of; dense: it answers for
+    every pixel; side: images are asked about with a shorter side of that, as the run's data are (None: as they are)
     """
 
     network: nn.Module
@@ -42,12 +47,16 @@ class Trained:
     palette: NDArray[np.uint8]
     step: int
     channels: Channels = PLAIN
+    dense: bool = True
+    side: int | None = None
 
     @torch.no_grad()
     def predict(self, image: Pixels | str | Path) -> Prediction:
         """The answer to an image, in its own size: a file, or pixels (H, W, C) as the run's `data.channels` gives them.
 
-        Those are RGB, uint8; or, where a layer has a range, float32 on the same scale (255 is 1).
+        Those are RGB, uint8; or, where a layer has a range, float32 on the same scale, 0 to 255 for all of the range
+        (`channels.read(FILE)` gives them). The network is asked in eval mode, and its mode is put back. Raises
+        ValueError for other pixels, and for a size that the network does not take.
         """
         if isinstance(image, str | Path):
             image = self.channels.read(Path(image))
@@ -57,10 +66,33 @@ class Trained:
         if image.ndim != 3 or image.shape[2] != count or image.dtype not in kinds or 0 in image.shape:
             what = "RGB (H, W, 3), uint8" if kinds == (np.uint8,) else f"(H, W, {count}), uint8, or float32 up to 255"
             raise ValueError(f"an image of shape {image.shape} and type {image.dtype}; give {what}")
-        pixels = torch.from_numpy(np.stack([image]))
-        classes, confidence = joined(self.predictor(self.answer, pixels), (image.shape[0], image.shape[1]))
+        if image.dtype == np.float32:
+            _refuse_unscaled(image)
+        image = scaled(image, self.side)
+        pixels, (height, width) = torch.from_numpy(np.stack([image])), image.shape[:2]
+        try:
+            with evaluating(self.network):
+                classes, confidence = joined(self.predictor(self.answer, pixels), (height, width))
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            raise ValueError(
+                f"an image of {height}x{width} pixels: the network cannot be asked about it ({error}); give one of the "
+                "sides that it was trained on, or ask otherwise with eval.predictor"
+            ) from error
         return Prediction(classes[0].cpu().numpy(), confidence[0].cpu().numpy())
 
     def answer(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, h, w) of pixels (B, h, w, C) in [0, 255]."""
         return asked(self.network, self.views, next(self.network.parameters()).device)(pixels)
+
+
+def _refuse_unscaled(image: NDArray[np.float32]) -> None:
+    """Raises ValueError for values that are none, or that can hardly be as `Channels.read` scales them."""
+    low, high = float(image.min()), float(image.max())  # NaN where there is one
+    largest = max(-low, high)
+    if not math.isfinite(low + high) or 0 < largest <= 1:
+        raise ValueError(
+            f"an image of float32 values of {low:g} to {high:g}, where 0 to 255 is the range that data.channels says; "
+            "give the file, or what channels.read(FILE) gives"
+        )
