@@ -34,7 +34,7 @@ class AveragedState:
         self.ema = EmaTeacher(average, student)
         self.module = self.ema.module
 
-    def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
+    def update(self, student: nn.Module, tasks: Sequence[Task] = (), logits: Sequence[Tensor] = ()) -> None:
         self.ema.update(student)
 
     def state_dict(self) -> dict[str, Any]:

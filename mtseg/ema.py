@@ -101,7 +101,7 @@ class EmaTeacher:
     @torch.no_grad()
     def follow(self, student: nn.Module, decay: float) -> None:
         """teacher <- decay teacher + (1 - decay) student, buffers as the rule says; no update is counted."""
-        if self._followed is None or self._followed.student is not student:
+        if self._followed is None or not self._followed.still(self.module, student):
             self._followed = _Followed(self.module, student, self.rule.buffers)
         self._followed(decay)
 
@@ -149,7 +149,7 @@ class _Followed:
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, buffers: str) -> None:
-        self.student = student
+        self.student, self._first = student, self._firsts(teacher, student)
         both: list[tuple[tuple[Tensor, Tensor], bool]]
         both = [(pair, True) for pair in zip(teacher.parameters(), student.parameters(), strict=True)]
         if buffers != "own":
@@ -158,6 +158,17 @@ class _Followed:
         copied = [(t, s) for (t, s), mean in both if not (mean and t.is_floating_point())]
         self._averaged, self._copied = ([list(side) for side in zip(*of, strict=True)] for of in (averaged, copied))
         self._alike = all(t.dtype == s.dtype for t, s in averaged)
+
+    def still(self, teacher: nn.Module, student: nn.Module) -> bool:
+        """Whether these are the modules that were looked through, and they have the same tensors: moving a module, or
+        casting it, gives it other buffers."""
+        return student is self.student and all(
+            now is before for now, before in zip(self._firsts(teacher, student), self._first, strict=True)
+        )
+
+    @staticmethod
+    def _firsts(teacher: nn.Module, student: nn.Module) -> list[Tensor | None]:
+        return [next(tensors, None) for of in (teacher, student) for tensors in (of.parameters(), of.buffers())]
 
     def __call__(self, decay: float) -> None:
         """teacher <- decay teacher + (1 - decay) student, in two launches."""

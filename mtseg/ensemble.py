@@ -74,7 +74,7 @@ class EnsembleTeacher:
         answers = [teacher.answer(student, asked, index).data for teacher in chosen]
         return asked.answered(torch.stack(answers).mean(0))
 
-    def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
+    def update(self, student: nn.Module, tasks: Sequence[Task] = (), logits: Sequence[Tensor] = ()) -> None:
         self.current.update(student)
         for teacher in self.teachers:
             if teacher.updates == 0:  # its turn is yet to come: until then it is the student, not the initial weights

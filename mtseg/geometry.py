@@ -203,12 +203,13 @@ def resample(data: Tensor, known: Tensor, theta: Tensor, size: Size) -> tuple[Te
     A theta that takes pixel centres to pixel centres copies, to the bit.
     """
     mode = "nearest" if _whole_pixels(theta, data.shape[-2:], size) else "bilinear"
-    matrix = theta[:, :2].to(device=data.device, dtype=data.dtype, non_blocking=True)
-    with torch.autocast(data.device.type, enabled=False):  # places in half precision would be pixels off
+    exact = data.float() if data.dtype in (torch.float16, torch.bfloat16) else data  # places there would be pixels off
+    matrix = theta[:, :2].to(device=data.device, dtype=exact.dtype, non_blocking=True)
+    with torch.autocast(data.device.type, enabled=False):
         grid = F.affine_grid(matrix, [data.shape[0], 1, *size], align_corners=False)
-    moved = F.grid_sample(data, grid, mode=mode, padding_mode="border", align_corners=False)
+    moved = F.grid_sample(exact, grid, mode=mode, padding_mode="border", align_corners=False).to(data.dtype)
     # Zeros outside the map and at unknown pixels: the sample is 1 exactly where every tap is known.
-    weight = F.grid_sample(known.to(data.dtype), grid, mode=mode, padding_mode="zeros", align_corners=False)
+    weight = F.grid_sample(known.to(exact.dtype), grid, mode=mode, padding_mode="zeros", align_corners=False)
     return moved, weight > 1 - 1e-3
 
 

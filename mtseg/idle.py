@@ -6,6 +6,14 @@ from mtseg.config import Config
 from mtseg.ensemble import Ensemble
 from mtseg.losses import Ohem
 
+LOW = 0.5  # of a learning rate, which no step has
+
+
+def _rates(config: Config) -> list[float]:
+    """What the schedule makes of the learning rate, at 201 steps from first to last."""
+    last = config.steps - 1
+    return [config.schedule(round(last * n / 200), config.steps) for n in range(201)]
+
 
 def idle(config: Config) -> list[str]:
     """A sentence on each, with what would make it act."""
@@ -21,6 +29,11 @@ def idle(config: Config) -> list[str]:
     if config.views.oversample and (not config.model.dense or config.batch.labelled == 0):
         why = "a whole image has one class" if not config.model.dense else "batch.labelled: 0 has no view of its own"
         said.append(f"views.oversample: there is no pixel that a view could be placed on, for {why}; use 0")
+    if (highest := max(_rates(config))) < LOW:
+        said.append(
+            f"optimizer.lr: in {config.steps} steps the rate never comes over {100 * highest:.2g} % of it, for which "
+            f"schedule: {config.schedule.kind} wants a longer run; shorten its steps by as much as the run's"
+        )
     if not method.branches:
         return said
     if not method.views_of_student and (student.colour or student.noise):

@@ -34,7 +34,13 @@ def average(values: Tensor, counted: Tensor, over: Tensor | None = None) -> Tens
     """Sum of `values` where `counted` (bool, same shape) holds, divided by `over`; 0, with zero gradient, without any.
 
     `over` is how many count in the whole batch, or what their weights sum to; None: in the values of all processes.
+    Raises ValueError where the shapes differ, which would be broadcast.
     """
+    if values.shape != counted.shape:
+        raise ValueError(
+            f"values of shape {tuple(values.shape)} and counted of {tuple(counted.shape)}: give the same, as in "
+            "average(distance, known[:, 0])"
+        )
     over = total(counted.sum()) if over is None else over
     return torch.where(counted, values, 0).sum() / torch.where(over > 0, over, 1).to(values.dtype)
 
@@ -171,7 +177,7 @@ class Tau:
         sums = target.double().sum(1, keepdim=True).clamp_min(1e-30)  # 0 where the teacher has said nothing
         teacher = target.double() / sums
         mixed = self.tau * teacher + (1 - self.tau) / classes
-        uniform = mixed.new_tensor((1 - self.tau) / classes).log()
+        uniform = mixed.new_full((), (1 - self.tau) / classes).log()
         log_student = torch.logaddexp(logits.double().log_softmax(1) + math.log(self.tau), uniform)
         return (2 / (classes * self.tau) ** 2 * _kl(mixed, log_student)).float()
 

@@ -61,8 +61,8 @@ class MemoryTeacher(AveragedState):
         return View(self.said[index].float() / weight.clamp_min(1e-3), frame.warp, weight > 0)
 
     @torch.no_grad()
-    def update(self, student: nn.Module, tasks: Sequence[Task], logits: Sequence[Tensor]) -> None:
-        """Remember what the student said of the first branch's images; follow it."""
+    def update(self, student: nn.Module, tasks: Sequence[Task] = (), logits: Sequence[Tensor] = ()) -> None:
+        """Remember what the student said (`logits`) of the first branch's images (`tasks`); follow it."""
         super().update(student, tasks, logits)
         for task, values in zip(tasks[:1], logits[:1], strict=True):
             index = task.index.to(self.said.device, non_blocking=True)

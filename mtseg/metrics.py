@@ -161,13 +161,14 @@ class Calibration:
 
     def update(self, confidence: Tensor, prediction: Tensor, label: Tensor) -> None:
         """Add pixels: `confidence` in [0, 1] of the `prediction`, and `label`; of the same shape."""
-        counted = has_class(label.flatten().cpu(), self.classes)
-        sure = confidence.flatten().cpu()[counted].double()
-        right = (prediction.flatten().cpu()[counted] == label.flatten().cpu()[counted]).double()
-        bins = len(self.counts)
-        place = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)  # bins open below, closed above
-        for sums, values in ((self.counts, torch.ones_like(sure)), (self.hits, right), (self.confidence, sure)):
-            sums += torch.bincount(place, weights=values, minlength=bins)
+        label, sure, bins = label.flatten().cpu(), confidence.flatten().cpu().double(), len(self.counts)
+        right = prediction.flatten().cpu() == label
+        place = (sure * bins).ceil_().sub_(1).clamp_(0, bins - 1).to(torch.int16)  # bins open below, closed above
+        place = (2 * place + right).masked_fill_(~has_class(label, self.classes), 2 * bins)  # the last: not counted
+        wrong, hits = torch.bincount(place, minlength=2 * bins + 1)[:-1].view(bins, 2).double().unbind(1)
+        self.counts += wrong + hits
+        self.hits += hits
+        self.confidence += torch.bincount(place, weights=sure, minlength=2 * bins + 1)[:-1].view(bins, 2).sum(1)
 
     def error(self) -> float:
         """Mean over pixels of |accuracy - confidence| of their bin, in [0, 1]; NaN if there are none."""

@@ -14,7 +14,7 @@ from mtseg.data.resident import Resident, stream_of
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
 from mtseg.distil import FrozenTeacher
-from mtseg.distributed import from_first, rank, same, world
+from mtseg.distributed import from_first, rank, same, together, world
 from mtseg.lessons import answering
 from mtseg.models.convnet import settle, settles
 from mtseg.networks import network_of
@@ -146,7 +146,8 @@ def _learner(
 ) -> Learner:
     """The first, or that of a `number`, at step 0."""
     reseed_torch(config.seed, "initial weights", *number)
-    student = network_of(config, classes, device=device, pretrained=pretrained and rank() == 0, rgb=rgb)
+    build_one = partial(network_of, config, classes, device=device, pretrained=pretrained and rank() == 0, rgb=rgb)
+    student = together(build_one)  # of weights that cannot be had one process knows
     if begin is not None:
         from_first(lambda: begin(student))
     same(student)

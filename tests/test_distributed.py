@@ -26,7 +26,7 @@ from mtseg.data.batch import Batch
 from mtseg.data.source import Subset
 from mtseg.data.stream import Stream
 from mtseg.distil import FrozenTeacher
-from mtseg.distributed import highest, rank, taken, world
+from mtseg.distributed import highest, rank, same, same_everywhere, taken, world
 from mtseg.evaluate import evaluate
 from mtseg.signals import Stopped
 from mtseg.state import State, build
@@ -219,6 +219,7 @@ def scored(config: Config, images: int) -> dict[str, Any]:
         "calibration": tally.calibration.error(),
         "images": tally.images,
         "sizes": tally.sizes,
+        "alone": tally.alone,
     }
 
 
@@ -337,6 +338,8 @@ def test_an_evaluation_counts_the_same_in_any_number_of_processes(which, met, tm
         assert torch.equal(found["boundary"], alone["boundary"])
         assert found["calibration"] == pytest.approx(alone["calibration"], abs=1e-12)
         assert found["sizes"] == alone["sizes"]
+        assert found["alone"] == alone["alone"]
+        assert sorted(found["alone"]) == list(range(len(found["alone"])))
         assert found["images"].keys() == alone["images"].keys()
         assert all(torch.equal(found["images"][name], counts) for name, counts in alone["images"].items())
 
@@ -452,3 +455,30 @@ def test_no_thread_of_the_group_is_left_to_meet_the_interpreter_s_end():
     for process in two:
         said, _ = process.communicate(timeout=100)
         assert (process.returncode, said) == (0, b"the group is gone\n")
+
+
+def test_weights_that_one_process_cannot_read_end_all_with_the_cause(tmp_path):
+    (tmp_path / "bad.pth").write_bytes(b"no tensors")
+
+    def told() -> str:
+        config = tiny(tmp_path / "run", f"model.weights={tmp_path / 'bad.pth'}")
+        with pytest.raises(ValueError, match="not a readable file of tensors") as caught:
+            build(config, config.data.build(), CPU)
+        return str(caught.value)
+
+    first, second = each(2, tmp_path / "each", told, seconds=40)
+    assert first.startswith("model.weights")
+    assert "process 0 could not go on" in second
+
+
+def test_all_processes_begin_with_the_first_ones_weights_and_statistics(tmp_path):
+    def begun() -> tuple[bool, list[float]]:
+        torch.manual_seed(rank())
+        network = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1), torch.nn.BatchNorm2d(3))
+        network[1].running_mean.fill_(5.0 + rank())
+        before = same_everywhere([network])
+        same(network)
+        assert not before
+        return same_everywhere([network]), network[1].running_mean.tolist()
+
+    assert each(2, tmp_path / "each", begun) == [(True, [5.0] * 3)] * 2

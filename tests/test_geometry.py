@@ -596,3 +596,18 @@ def test_a_view_that_is_scaled_by_half_a_percent_is_interpolated():
     found = seen.seen_from(View(ramp, scaled, known)).data[0, 0, 0]
     places = (torch.arange(w) + 0.5 - w / 2) / 1.005 + w / 2 - 0.5
     torch.testing.assert_close(found, places.float(), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_maps_of_half_precision_are_sampled_at_the_very_places(half: torch.dtype) -> None:
+    """Stripes over a wide map, where half precision counts in pixels."""
+    size = (4, 1024)
+    stripes = ((torch.arange(size[1]) // 8) % 2).float().expand(1, 1, *size).contiguous()
+    turned = torch.eye(3, dtype=torch.float64)[None].clone()
+    turned[0, 0, 2] = 3.4 / size[1]
+    known = torch.ones(1, 1, *size, dtype=torch.bool)
+    exact, known_exact = resample(stripes, known, turned, size)
+    rough, known_rough = resample(stripes.to(half), known, turned, size)
+    assert rough.dtype == half
+    assert torch.equal(known_rough, known_exact)
+    assert float((rough.float() - exact).abs().max()) < 0.01

@@ -78,3 +78,11 @@ def test_the_run_the_dry_run_and_the_doctor_say_it(tmp_path, capsys):
 def test_the_rows_of_the_tests_are_made_of_what_acts(tmp_path):
     assert idle(tiny(tmp_path)) == []
     assert idle(tiny(tmp_path, "method.branches=[]", "bn=separate", "norm=group")) == []
+
+
+@pytest.mark.parametrize(("steps", "said"), [(100, False), (55, False), (30, True)])
+def test_a_rate_that_a_short_run_never_reaches_is_said(steps, said, tmp_path):
+    """The ramp down of 50 steps is exp(-12.5 (1 - left / 50)^2): of 55 steps it is whole, of 30 0.14 at the first."""
+    sentences = idle(tiny(tmp_path, "schedule={kind: ramps, up: 5, down: 50}", f"steps={steps}"))
+    assert any("the rate never comes over" in sentence for sentence in sentences) is said
+    assert not idle(tiny(tmp_path, "steps=1"))

@@ -583,3 +583,10 @@ def test_one_hot_is_one_at_the_label_and_zero_without_one(
 def test_one_hot_of_nothing_but_ignored_is_zero() -> None:
     given = one_hot(torch.full((2, 3, 4), IGNORE, dtype=torch.uint8), 6)
     assert torch.equal(given, torch.zeros(2, 6, 3, 4))
+
+
+def test_an_average_of_other_shapes_is_refused_and_not_broadcast():
+    values = torch.rand(4, 3, 3)
+    for counted in (torch.ones(4, 1, 3, 3, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"known\[:, 0\]"):
+            average(values, counted)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
 from mtseg.colour import Colour
 from mtseg.data.batch import Batch, BatchSizes, Crops
@@ -386,3 +387,9 @@ def test_a_label_that_is_no_class_is_refused_by_name_with_its_value_and_count(wo
 def test_a_negative_label_of_a_map_is_refused_where_it_is_learnt() -> None:
     with pytest.raises(ValueError, match=r"ruler-\d+: label -1 on \d+ pixels is no class of the"):
         a_stream(Negative(5))[0]
+
+
+def test_a_loader_of_the_programs_own_may_have_any_number_of_workers() -> None:
+    plain = [bits(a_stream()[step]) for step in range(4)]
+    own = DataLoader(a_stream(), batch_size=None, sampler=range(4), num_workers=3)
+    assert [bits(batch) for batch in own] == plain

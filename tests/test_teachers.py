@@ -20,7 +20,7 @@ from mtseg.geometry import View
 from mtseg.losses import Squared
 from mtseg.memory import Memory, MemoryTeacher
 from mtseg.task import Task
-from mtseg.teachers import Itself
+from mtseg.teachers import Itself, Peer
 from mtseg.tta import Augment
 
 
@@ -910,3 +910,31 @@ def test_an_ensemble_of_networks_without_statistics_follows_too() -> None:
     shake(student, 0)
     teacher.update(student, [], [])
     assert all(same(state(member.module), state(student)) for member in teacher.teachers)
+
+
+@pytest.mark.parametrize("cast", [lambda module: module.double().float(), lambda module: module.to("cpu")])
+def test_an_average_follows_the_buffers_of_a_module_that_was_moved_or_cast(cast):
+    student = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4))
+    teacher = EmaTeacher(Ema(decay=0.5), student)
+    teacher.update(student)
+    for module in (student, teacher.module):
+        cast(module)
+    with torch.no_grad():
+        for value in [*student.parameters(), student[1].running_mean]:
+            value.fill_(7.0)
+    for _ in range(60):
+        teacher.update(student)
+    assert all(torch.equal(value, torch.full_like(value, 7.0)) for value in teacher.module.parameters())
+    assert torch.equal(teacher.module[1].running_mean, torch.full((4,), 7.0))
+
+
+@pytest.mark.parametrize(
+    "rule", [Ema(), Itself(), Ensemble(every=1), Peer(), Memory(size=())], ids=lambda rule: rule.kind
+)
+def test_every_teacher_follows_a_student_alone(rule):
+    """As a loop of one's own has it; what a memory remembers it must be told."""
+    student = network()
+    teacher = rule.build(student, 3, 2)
+    teacher.update(student)
+    followed = teacher.module.members[0] if isinstance(rule, Ensemble) else teacher.module
+    assert all(torch.equal(a, b) for a, b in zip(followed.parameters(), student.parameters(), strict=True))

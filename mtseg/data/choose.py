@@ -67,7 +67,7 @@ def balanced(
         least = int(counts.argmin())
         raise ValueError(
             f"data.labels: {per_class} images of each class are asked for, and class {least} ({classes[least]}) has "
-            f"{counts[least]}; ask for fewer, keep fewer apart for data.val, or leave out the class"
+            f"{counts[least]}; ask for fewer, add images of it, or leave out the class"
         )
     chosen = [random.choice(np.flatnonzero(labels == one), per_class, replace=False) for one in range(len(classes))]
     return np.concatenate(chosen)

@@ -18,8 +18,11 @@ class InHand:
     def take(self, pool: str, index: int) -> None:
         """From now on this process reads the image `index` of `pool`."""
         info = get_worker_info()
+        place = 0 if info is None else info.id
+        if place >= len(self._rows):  # of a loader of the program's own, which nobody asks
+            return
         row = [os.getpid(), POOLS.index(pool), index, time.monotonic()]
-        self._rows[0 if info is None else info.id] = torch.tensor(row, dtype=torch.float64)
+        self._rows[place] = torch.tensor(row, dtype=torch.float64)
 
     def of(self, process: int | None) -> tuple[str, int] | None:
         """Pool and index of what the process of that id has in hand; of None, what has been in any hand for longest."""

@@ -38,7 +38,7 @@ class NormedConv(nn.Module):
             mean = raw.mean((0, 2, 3))
             with torch.no_grad():
                 self.mean.lerp_(mean.detach().to(self.mean.dtype), 1 - KEPT)
-        return raw + (self.shift - mean)[:, None, None]
+        return raw + (self.shift - mean).to(raw.dtype)[:, None, None]  # in half precision the maps stay so
 
     def settle(self, maps: Tensor) -> None:
         """Set the gain so that the outputs for `maps` have variance 1 in each channel."""

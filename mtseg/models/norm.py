@@ -62,7 +62,8 @@ class Grouped(_InPlace):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.act(self.drop(F.group_norm(maps, self.groups, self.weight, self.bias, self.eps)))
+        grouped = F.group_norm(maps, self.groups, self.weight, self.bias, self.eps)
+        return self.act(self.drop(grouped.to(maps.dtype)))  # which autocast of a GPU makes single precision
 
 
 def normed(network: nn.Module, norm: Norm, device: torch.device) -> nn.Module:
