@@ -82,6 +82,24 @@ class Confusion:
         counts = self.counts.numpy().astype(np.float64)
         return _share(counts.diagonal(), counts.sum(1))
 
+    def mean_class_accuracy(self) -> float:
+        """Mean over the classes that have labels (balanced accuracy); NaN if none has."""
+        return _mean(self.class_accuracy())
+
+    def precision(self) -> NDArray[np.float64]:
+        """Share of what is predicted as each class that is right, (K,); NaN for a class that is not predicted."""
+        counts = self.counts.numpy().astype(np.float64)
+        return _share(counts.diagonal(), counts.sum(0))
+
+    def dice(self) -> NDArray[np.float64]:
+        """Dice coefficient, or F1, of each class, (K,); NaN for a class in neither labels nor predictions."""
+        counts = self.counts.numpy().astype(np.float64)
+        return _share(2 * counts.diagonal(), counts.sum(0) + counts.sum(1))
+
+    def mean_dice(self) -> float:
+        """Mean over the classes that occur; NaN if none does."""
+        return _mean(self.dice())
+
     def pixel_accuracy(self) -> float:
         """Share of all labelled pixels that are right; NaN if there are none."""
         counts = self.counts.numpy().astype(np.float64)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassJaccardIndex,
+    MulticlassPrecision,
+)
 
 from mtseg.data.source import IGNORE
 from mtseg.metrics import Boundary, Calibration, Confusion, interval
@@ -84,6 +90,32 @@ def test_accuracies_are_torchmetrics(seed: int) -> None:
     pixels = MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE)(prediction, label)
     np.testing.assert_allclose(ours.class_accuracy(), recall, rtol=1e-6)
     assert ours.pixel_accuracy() == pytest.approx(pixels.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dice_precision_and_means_over_classes_are_torchmetrics(seed: int) -> None:
+    prediction, label = maps(seed, 7)
+    ours = confusion(7, prediction, label)
+    f1, precision = MulticlassF1Score, MulticlassPrecision
+    for found, oracle in (
+        (ours.dice(), f1(7, average="none", ignore_index=IGNORE)),
+        (ours.mean_dice(), f1(7, average="macro", ignore_index=IGNORE)),
+        (ours.precision(), precision(7, average="none", ignore_index=IGNORE)),
+        (ours.mean_class_accuracy(), MulticlassAccuracy(7, average="macro", ignore_index=IGNORE)),
+    ):
+        np.testing.assert_allclose(found, oracle(prediction, label), rtol=1e-6)
+
+
+def test_dice_is_a_function_of_iou_and_leaves_out_what_occurs_nowhere() -> None:
+    label, prediction = torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 2, 1, 1]])  # class 3 is nowhere, 2 predicted
+    ours = confusion(4, prediction, label)
+    iou = ours.iou()
+    np.testing.assert_allclose(ours.dice(), 2 * iou / (1 + iou))
+    assert np.isnan(ours.dice()).tolist() == [False, False, False, True]
+    assert ours.mean_dice() == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert ours.precision().tolist()[:3] == [1, 1, 0]
+    assert np.isnan(ours.precision()[3])
+    assert ours.mean_class_accuracy() == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_class_accuracy_of_a_class_without_labels_is_nan_also_where_it_is_predicted() -> None:

@@ -33,14 +33,17 @@ SUMMARY = {
     "top5": "top-5 accuracy",
     "top5_error": "top-5 error",
     "mIoU": "mean IoU",
+    "mDice": "mean Dice (F1)",
     "boundary_mIoU": "mean boundary IoU",
     "frequency_weighted_IoU": "frequency-weighted IoU",
+    "mean_class_accuracy": "mean class accuracy",
     "pixel_accuracy": "pixel accuracy",
     "ECE": "calibration error",
 }
 BY_CLASS = {"IoU": "IoU", "accuracy": "acc.", "boundary_IoU": "bound."}
 DEPENDS = ("run", "step", "at", "split", "data", "sha256", "protocol", "resolution")  # what stands in every row
 WORST = 10
+MATRIX = 256  # classes, of more of which no confusion matrix is written
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,10 @@ class Wanted:
 def score_run(run: Path, words: Sequence[str] = (), wanted: Wanted = Wanted()) -> dict[str, Any]:
     """The scores of a run's networks and what they depend on, as plain values.
 
-    For each network those of `scores`; with boundaries `boundary_mIoU` and `boundary_IoU`; with images
-    `mIoU_interval` (95 %, bootstrap over images), the `worst` images, and `images`, the mIoU of each over the classes
-    that occur in it.
+    For each network those of `scores`, the means over classes of accuracy and Dice, Dice and precision of each class,
+    and, of up to MATRIX classes, the `confusion` matrix, rows of labels; with boundaries `boundary_mIoU` and
+    `boundary_IoU`; with images `mIoU_interval` (95 %, bootstrap over images), the `worst` images, and `images`, the
+    mIoU of each over the classes that occur in it.
     """
     return score_checkpoints(run, words, wanted, (wanted.at,))[wanted.at]
 
@@ -192,7 +196,7 @@ def table_csv(found: dict[str, Any]) -> str:
     """The scores as CSV: a row a class and a network, one for the mean, each with what it depends on."""
     facts = {key: found[key] for key in DEPENDS}
     all_of = "pixel_accuracy" if "pixel_accuracy" in next(found[name] for name in NETWORKS if name in found) else "top1"
-    kinds = {"IoU": "mIoU", "accuracy": all_of, "boundary_IoU": "boundary_mIoU"}
+    kinds = {"IoU": "mIoU", "Dice": "mDice", "accuracy": all_of, "boundary_IoU": "boundary_mIoU"}
     rows = []
     for name in (name for name in NETWORKS if name in found):
         there = {kind: mean for kind, mean in kinds.items() if kind in found[name]}
@@ -220,7 +224,14 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _besides(tally: Tally, classes: tuple[str, ...], seed: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    confusion = tally.confusion
+    found: dict[str, Any] = {
+        "mean_class_accuracy": plain(confusion.mean_class_accuracy()),
+        "mDice": plain(confusion.mean_dice()),
+        "Dice": by_class(confusion.dice(), classes),
+        "precision": by_class(confusion.precision(), classes),
+        **({"confusion": confusion.counts.tolist()} if len(classes) <= MATRIX else {}),
+    }
     if tally.boundary is not None:
         found |= {
             "boundary_ratio": tally.boundary.ratio,
