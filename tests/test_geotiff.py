@@ -155,6 +155,37 @@ def test_predictions_of_a_geotiff_are_those_of_its_pixels_and_lie_where_it_lies(
     assert not list((tmp_path / "out").rglob(".tmp*"))
 
 
+@pytest.mark.parametrize("least", [1, predict.LARGE], ids=["in bands", "as a whole"])
+@pytest.mark.parametrize(("declared", "empty"), [("7", 7), ("-9999", None), ("nan", None), ("a word", None)])
+def test_pixels_that_the_source_declares_as_none_have_no_class(declared, empty, least, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "LARGE", least)
+    monkeypatch.setattr(predict, "WINDOW", (32, 48))
+    values = np.random.default_rng(3).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    values[:40, 20:] = 7
+    values[50, 60] = (7, 7, 8)  # of which one channel is something
+    source = written(tmp_path / "a.tif", values, [*GEO, (42113, 2, 0, declared, True)], tile=(32, 16))
+    plain = written(tmp_path / "plain/a.tif", values, GEO, tile=(32, 16))
+    found = {}
+    for name, path in (("one", source), ("other", plain)):
+        words = ["predict", str(run), str(path), "--out", str(tmp_path / name), "--save", "mask,confidence", "--rank"]
+        assert cli.main(words) == 0
+        found[name] = [tifffile.imread(tmp_path / name / kind / "a.tif") for kind in ("mask", "confidence")]
+    none = (values == 7).all(2) if empty is not None else np.zeros((70, 90), bool)
+    assert none.sum() == (0 if empty is None else 40 * 70)
+    for one, other, nothing in zip(found["one"], found["other"], (IGNORE, 0), strict=True):
+        np.testing.assert_array_equal(one, np.where(none, nothing, other))
+    line = json.loads((tmp_path / "one/predictions.jsonl").read_text())
+    mask, confidence = found["other"]
+    assert line["shares"] == [float((mask[~none] == k).sum() / mask.size) for k in range(len(line["shares"]))]
+    assert line["uncertainty"] == pytest.approx(1 - (confidence[~none] / 255).mean(), abs=2e-3)
+
+
+def test_an_image_of_nothing_is_predicted_as_that(run, tmp_path):
+    nothing = written(tmp_path / "a.tif", np.zeros((20, 30, 3), np.uint8), [*GEO, *OF_THE_SOURCE])
+    assert cli.main(["predict", str(run), str(nothing), "--out", str(tmp_path / "out")]) == 0
+    assert (tifffile.imread(tmp_path / "out/mask/a.tif") == IGNORE).all()
+
+
 def test_what_is_there_and_whole_is_kept_and_a_damaged_tile_is_made_again(run, tmp_path, capsys):
     written(tmp_path / "x.tif", noise(300, 280))
     words = [run, tmp_path / "x.tif", "--out", tmp_path / "out"]

@@ -14,10 +14,12 @@ from torch import Tensor
 from mtseg.data.channels import RGB, Channels, Layer
 from mtseg.data.damaged import Damaged, damaged
 from mtseg.data.raster import is_tiff
+from mtseg.data.source import Pixels
 
 # Scale, tie points and transformation of the pixels (GeoTIFF 1.1, OGC 19-008), their coordinate system as keys, the
 # keys' numbers and letters, and RPC. Of GDAL's own tags none: statistics and "no data" are those of other values.
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+NO_DATA = 42113  # of GDAL: the value of pixels that have none, as text
 COLOURS, YCBCR = 2, 6  # photometric interpretations; the second is decoded to the first where it is JPEG
 JPEG = (6, 7)  # compressions
 Tag = tuple[int, int, int, Any, bool]  # as tifffile writes it
@@ -36,6 +38,26 @@ def georeference(path: Path | None) -> tuple[Tag, ...]:
             return tuple((tag.code, int(tag.dtype), tag.count, tag.value, True) for tag in found)
     except Exception:  # what a damaged file raises is up to its reader; whoever reads its pixels says so
         return ()
+
+
+def no_data(path: Path | None, channels: Channels) -> Pixels | None:
+    """A pixel (C,) of an image as it is read where a TIFF declares that there are no data, by GDAL's tag.
+
+    None for other files, and for one that declares none, or NaN, in whose place stands what `nan` of its layer says.
+    """
+    import tifffile
+
+    if path is None or not is_tiff(path) or len(channels.layers) > 1:
+        return None
+    layer = channels.layers[0]
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages.first
+            value, kind = float(page.tags[NO_DATA].value), np.dtype(page.dtype)
+        declared = np.full((1, 1, layer.count), value).astype(kind)
+        return layer.of(declared, path)[0, 0] if (declared == value).all() else None
+    except Exception:  # no tag, no number, no such value; whoever reads the pixels says what is wrong with them
+        return None
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from rich.progress import track
 
 from mtseg.atomic import write_whole
 from mtseg.data.channels import PLAIN, visible
-from mtseg.data.geotiff import georeference, in_bands
-from mtseg.data.source import IGNORE
+from mtseg.data.geotiff import georeference, in_bands, no_data
+from mtseg.data.source import IGNORE, Pixels
 from mtseg.device import out_of_memory
 from mtseg.inference import pictures, rasters
 from mtseg.inference.inputs import CLAIM, KINDS, Item, place, shard
@@ -117,24 +117,34 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
     return Outcome(done, kept, failed)
 
 
-def answered(trained: Trained, image: Canvas, min_confidence: float, aside: Path) -> Answered:
+def answered(
+    trained: Trained, image: Canvas, min_confidence: float, aside: Path, *, empty: Pixels | None = None
+) -> Answered:
     """The answer to an image (1, H, W, C), gathered band by band; of large ones no scores are held but a band's, and
-    the rows lie in a file without a name in the folder `aside`."""
+    the rows lie in a file without a name in the folder `aside`. Pixels that are `empty` (C,) have no class."""
     size = (image.shape[1], image.shape[2])
     classes, confidence = Rows(size[1], aside), Rows(size[1], aside)
     doubt, count, found = 0.0, 0, np.zeros(256, np.int64)
     with torch.no_grad():
         for band in asking(trained.predictor, size)(trained.answer, image):
-            sure = band.confidence[0]
-            said = band.classes[0].byte().masked_fill(sure < min_confidence, IGNORE).cpu().numpy()
+            sure = band.confidence[0].cpu()
+            said = band.classes[0].cpu().byte().masked_fill(sure < min_confidence, IGNORE).numpy()
+            if empty is not None:
+                rows, columns = (
+                    slice(at, at + side) for at, side in zip((band.top, band.left), said.shape, strict=True)
+                )
+                there = (image[:, rows, columns][0] != torch.from_numpy(empty)).any(-1)
+                said[~there.numpy()] = IGNORE
+                sure = sure * there
+                doubt, count = doubt - float((~there).sum()), count - int((~there).sum())
             classes.add(said, top=band.top, left=band.left, around=IGNORE)
-            confidence.add((sure * 255).round().byte().cpu().numpy(), top=band.top, left=band.left, around=0)
+            confidence.add((sure * 255).round().byte().numpy(), top=band.top, left=band.left, around=0)
             doubt, count = doubt + float((1 - sure).double().sum()), count + sure.numel()
             found += np.bincount(said.ravel(), minlength=256)
     classes.end(size[0], around=IGNORE)
     confidence.end(size[0], around=0)
     shares = found[: len(trained.classes)] / (size[0] * size[1])
-    return Answered(size, classes, confidence, doubt / count, float(shares.sum()), shares.tolist())
+    return Answered(size, classes, confidence, doubt / max(1, count), float(shares.sum()), shares.tolist())
 
 
 def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
@@ -165,7 +175,7 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
         return _record(trained, item, files) | _class_of(trained, item, wishes)
     with in_bands(item.path, trained.channels, LARGE) as bands:
         image: Canvas = torch.from_numpy(item.read())[None] if bands is None else bands
-        answer = answered(trained, image, wishes.min_confidence, out)
+        answer = answered(trained, image, wishes.min_confidence, out, empty=no_data(item.path, trained.channels))
         for kind, path in places.items():
             rows, palette = _drawn(kind, trained, image, answer)
             if tags:

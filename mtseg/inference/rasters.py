@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from mtseg.atomic import aside
-from mtseg.data.geotiff import Tag
+from mtseg.data.geotiff import NO_DATA, Tag
 from mtseg.data.source import IGNORE
 from mtseg.inference.pictures import ROWS, Pixels, colours
 
 TILE = ROWS
-NO_DATA = (42113, 2, 0, str(IGNORE), True)  # GDAL's tag: the value of pixels that have none
+NONE = (NO_DATA, 2, 0, str(IGNORE), True)
 MOST = 2**31  # bytes of pixels from which on the file is a BigTIFF
 
 
@@ -30,7 +30,7 @@ def write(
     options: dict[str, Any] = {"photometric": "rgb" if first.ndim == 3 else "minisblack", "extratags": list(tags)}
     if palette is not None:
         options |= {"photometric": "palette", "colormap": colours(palette).T.astype(np.uint16) * 257}
-        options["extratags"].append(NO_DATA)
+        options["extratags"].append(NONE)
     shape = (*size, *first.shape[2:])
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path) as place, tifffile.TiffWriter(place, bigtiff=int(np.prod(shape)) >= MOST) as file:
