@@ -33,10 +33,13 @@ def _shared(splits: Splits, images: Sequence[int]) -> Tensor:
     return total(together(lambda: pixels_of(splits.labelled, len(splits.classes), here)))
 
 
-def told(weights: Tensor, classes: Sequence[str]) -> str:
-    """The lightest and the heaviest class, with their weights."""
+def told(weights: Tensor, classes: Sequence[str], *, dense: bool = True) -> str:
+    """The lightest and the heaviest class, with their weights; `dense`: they are those of pixels."""
     light, heavy = int(weights.argmin()), int(weights.argmax())
-    return f"a labelled pixel counts {weights[light]:.2g} ({classes[light]}) to {weights[heavy]:.2g} ({classes[heavy]})"
+    what = "pixel" if dense else "image"
+    return (
+        f"a labelled {what} counts {weights[light]:.2g} ({classes[light]}) to {weights[heavy]:.2g} ({classes[heavy]})"
+    )
 
 
 def pixels_of(source: Source, classes: int, images: Sequence[int]) -> Tensor:

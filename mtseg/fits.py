@@ -12,9 +12,11 @@ from mtseg.data.sound import refuse_unsound
 from mtseg.data.source import Splits, refuse_apart, refuse_blank, refuse_one_class
 from mtseg.evaluate import source_of
 from mtseg.lessons import refuse_other_lessons
+from mtseg.memory import Memory
 from mtseg.mix import ALONE, ALONG_BORDERS, NO_BORDERS
 from mtseg.predictors import asked
 from mtseg.schedules import Cosine
+from mtseg.whiten import refuse_unread
 
 
 def refuse_useless(config: Config, splits: Splits) -> None:
@@ -65,13 +67,22 @@ def refuse_unmixed(config: Config, splits: Splits) -> None:
 
 
 def refuse_unfit(config: Config, splits: Splits) -> None:
-    """Raises ValueError where the network answers for pixels and images have a class each, or the other way round.
+    """Raises ValueError where the network answers for pixels and images have a class each, or the other way round; and
+    where a memory has room for the one and not for the other.
 
     Reads one label.
     """
     pool = next((pool for pool in (splits.labelled, splits.val, splits.test) if len(pool)), None)
-    if pool is not None and (reason := unfit(config, dimensions=np.ndim(pool.label(0)))):
+    if pool is None:
+        return
+    dimensions, teacher = np.ndim(pool.label(0)), config.method.teacher
+    if reason := unfit(config, dimensions=dimensions):
         raise ValueError(reason)
+    if config.method.branches and isinstance(teacher, Memory) and len(teacher.size) != dimensions:
+        raise ValueError(
+            f"method.teacher.size: answers of {len(teacher.size)} dimensions and labels of {dimensions}; give [] for "
+            "whole images, and height and width for maps"
+        )
 
 
 def unfit(config: Config, *, dimensions: int) -> str:
@@ -108,6 +119,7 @@ def refuse_unanswerable(config: Config, splits: Splits) -> None:
     """
     if any(isinstance(branch.mix, ALONG_BORDERS) for branch in config.method.branches):
         raise ValueError(NO_BORDERS)
+    refuse_unread(config.views.standard)
     ask = asked(_Stand(config, len(splits.classes)), config.views, torch.device("cpu"))
     try:
         ask(torch.zeros((1, *config.views.crop, config.views.channels), dtype=torch.uint8))

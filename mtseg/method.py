@@ -148,11 +148,6 @@ class Method:
             return Plan([], past)
         asked = batch.teacher.view(views)
         answer = teacher.answer(student, asked, batch.teacher.index)
-        if isinstance(self.teacher, Memory) and (given := answer.data.dim() - 2) != batch.dimensions:
-            raise ValueError(
-                f"method.teacher.size: answers of {given} dimensions and labels of {batch.dimensions}; give [] for "
-                "whole images, and height and width for maps"
-            )
         students, tasks, remembered = iter(batch.students), [], []
         rng = generator(moment.seed, "mixing", moment.step)
         for branch in self.branches:

@@ -105,7 +105,9 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     warned = seen_and_scored(splits, config.eval.split) if config.method.branches else []
     begun = [] if continued else warm_start.told(config, splits)
     warned += begun + lessons.told(config, splits) + idle(config)
-    balanced = [] if state.class_weights is None else [told(state.class_weights, splits.classes)]
+    balanced = (
+        [] if state.class_weights is None else [told(state.class_weights, splits.classes, dense=config.model.dense)]
+    )
     return [data.sentence(), *warned, *processes, *balanced, *said, *versions.record(config.out, state.step)]
 
 

@@ -80,6 +80,12 @@ def refuse_another(folder: Path, standard: PerImage | Zca | None) -> None:
         )
 
 
+def refuse_unread(standard: PerImage | Zca | None) -> None:
+    """Raises ValueError for a whitening whose file is none."""
+    if isinstance(standard, Zca):
+        _whitening(standard.file, torch.device("cpu"))
+
+
 def _digest(standard: Zca) -> str:
     return sha256(b"".join(of.numpy().tobytes() for of in _whitening(standard.file, torch.device("cpu")))).hexdigest()
 

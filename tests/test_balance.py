@@ -177,3 +177,9 @@ def test_labels_that_none_of_the_counted_images_has_are_found_in_the_others() ->
     weights = weights_for(Splits(names, inks, *[cast(Any, Labels(found))] * 4), 0.5)
     assert weights is not None
     assert torch.equal(weights, class_weights(torch.tensor([16, 4, 4]), 0.5))
+
+
+def test_what_counts_more_is_told_of_images_where_these_have_a_class_as_wholes():
+    weights = torch.tensor([0.5, 2.0])
+    assert told(weights, ("a", "b")) == "a labelled pixel counts 0.5 (a) to 2 (b)"
+    assert told(weights, ("a", "b"), dense=False) == "a labelled image counts 0.5 (a) to 2 (b)"

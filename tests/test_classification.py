@@ -330,10 +330,14 @@ def test_what_whole_images_can_be_asked_is_not_refused(words, tmp_path):
 def test_a_memory_of_maps_is_refused_for_whole_images_and_the_other_way_round(tmp_path):
     row = str(Path(__file__).parent.parent / "configs/method/temporal_ensembling.yaml")
     config = validate(Config, merge(dump(small(tmp_path)), gather([row])))
-    with pytest.raises(ValueError, match=r"method.teacher.size: answers of 2 dimensions and labels of 0; give \[\]"):
-        fit(config, quiet=True)
-    with pytest.raises(ValueError, match=r"size: answers of 0 dimensions and labels of 2; .*height and width"):
-        fit(tiny(tmp_path / "maps", "method.teacher={kind: memory, size: []}"), quiet=True)
+    for ask in (facts, fit):
+        with pytest.raises(
+            ValueError, match=r"method.teacher.size: answers of 2 dimensions and labels of 0; give \[\]"
+        ):
+            ask(config)
+        with pytest.raises(ValueError, match=r"size: answers of 0 dimensions and labels of 2; .*height and width"):
+            ask(tiny(tmp_path / "maps", "method.teacher={kind: memory, size: []}"))
+    assert not (tmp_path / "maps").exists()
 
 
 def unfit(folder: Path, of: str, *words: str) -> Config:
@@ -647,3 +651,9 @@ def test_a_label_that_is_no_class_is_told_with_the_image_that_has_it(tmp_path):
             splits=replace(splits, labelled=Held(test.images, labels, test.names)),
             quiet=True,
         )
+
+
+def test_a_whitening_that_is_not_there_is_told_by_its_own_key(tmp_path):
+    with pytest.raises(ValueError, match=r"^views\.standard\.file: ") as caught:
+        facts(small(tmp_path, f"views.standard={{kind: zca, file: {tmp_path / 'none.npz'}}}"))
+    assert "crop" not in str(caught.value)

@@ -19,7 +19,7 @@ from mtseg.data.divide import divide
 from mtseg.data.imagefolder import ImageFolder
 from mtseg.data.provenance import digest, files_of, provenance, record, recorded
 from mtseg.data.small import Small
-from mtseg.data.source import refuse_one_class
+from mtseg.data.source import UNKNOWN, refuse_one_class
 from mtseg.inference.scoring import score_run
 from mtseg.trainer import fit
 from mtseg.whiten import PerImage, Zca, fit_zca
@@ -552,3 +552,34 @@ def test_an_image_is_asked_about_at_the_side_at_which_the_run_was_scored(tmp_pat
     assert float(network.predict(by_hand).confidence) == float(network.predict(val.image(0)).confidence)
     bare = dataclasses.replace(network, side=None)
     assert float(bare.predict(by_hand).confidence) != float(network.predict(by_hand).confidence)
+
+
+def test_images_that_nobody_has_labelled_join_the_unlabelled_pool_and_no_other(tmp_path):
+    from PIL import Image
+
+    root = image_folder(tmp_path / "own")
+    (root / "unlabelled/deep").mkdir(parents=True)
+    for name in ("unlabelled/x.png", "unlabelled/deep/y.png"):
+        Image.new("RGB", (40, 30), (9, 9, 9)).save(root / name)
+    both = {"unlabelled/x.png", "unlabelled/deep/y.png"}
+    for choice, known in (("all", 12), ("rest", 9)):
+        splits = ImageFolder(root=root, labels=3, unlabelled=choice).build()
+        names = [splits.unlabelled.name(i) for i in range(len(splits.unlabelled))]
+        assert len(names) == known + 2
+        assert both < set(names)
+        assert {int(splits.unlabelled.label(names.index(name))) for name in both} == {UNKNOWN}
+        assert not both & {splits.labelled.name(i) for i in range(len(splits.labelled))}
+        assert splits.unlabelled.image(names.index("unlabelled/x.png")).max() == 9
+    assert len(ImageFolder(root=root, unlabelled="rest").build().unlabelled) == 2
+    config = small(
+        tmp_path / "run",
+        f"data={{kind: image_folder, root: {root}, labels: 3, side: 16}}",
+        "views={crop: [16, 16], made: workers, labelled: {geometry: {area: [0.5, 1]}}}",
+        "views.teacher={geometry: {area: [0.5, 1]}}",
+        "views.student={geometry: {area: [0.5, 1]}}",
+        "eval={every: 2, split: val, predictor: {kind: centre, size: [16, 16]}}",
+        "batch={labelled: 0, unlabelled: 7, consistency: all}",
+        "workers=0",
+        "steps=2",
+    )
+    assert fit(config, quiet=True)["teacher"]["top1"] is not None

@@ -65,7 +65,10 @@ def _predict(parsed: argparse.Namespace) -> None:
     if wishes.min_confidence > 0 and trained.dense:
         _next_round(trained, out, splits if labels else None, wishes)
     if outcome.failed:
-        raise ValueError(f"{outcome.failed} images failed; {out}/errors*.jsonl says why; the same command tries again")
+        raise ValueError(
+            f"{outcome.failed} images failed, the first for: {outcome.why}; {out}/errors*.jsonl has all; the same "
+            "command tries again"
+        )
 
 
 def _next_round(trained: "Trained", out: "Path", splits: "Splits | None", wishes: "Wishes") -> None:

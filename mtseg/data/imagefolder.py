@@ -13,7 +13,7 @@ from mtseg.data.choose import drawn, listed, refuse_two_ways
 from mtseg.data.decode import read_image
 from mtseg.data.palette import colours
 from mtseg.data.provenance import Expect, Expected, checked
-from mtseg.data.source import Label, Pixels, Splits, Subset
+from mtseg.data.source import UNKNOWN, Label, Pixels, Splits, Subset
 from mtseg.data.tree import Tree, first
 from mtseg.part import part
 
@@ -24,6 +24,8 @@ Count = Annotated[int, Field(ge=1)]
 class ImageFolder:
     """Images under `root`/train/CLASS and `root`/val/CLASS, and `root`/test/CLASS where there is that.
 
+    Images that nobody has labelled lie under `root`/unlabelled, at any depth, and join the unlabelled pool. That also
+    has `all` training images, or the `rest` of them, those that are not labelled.
     `labels` of the training images are labelled: a number, the same of each class, or `all`; or `per_class` of each; or
     those of the list `split`, or of labelled.txt in that folder, a line CLASS/FILE, or `file class`, each. `side`:
     validation and test images are scaled so that their shorter side is that (`eval.predictor: {kind: centre}` then asks
@@ -51,15 +53,19 @@ class ImageFolder:
         train, val = (_pictures(tree, side, classes) for side in ("train", "val"))
         test = _pictures(tree, "test", classes) if (self.root / "test").is_dir() else Pictures(self.root, [], [])
         chosen = self._chosen(train, classes)
-        every = np.arange(len(train))
+        whole = _with(train, sorted(tree.files("unlabelled")) if (self.root / "unlabelled").is_dir() else [])
+        every = np.arange(len(whole))
         pool = every if self.unlabelled == "all" else np.setdiff1d(every, chosen)
         if not len(pool):
-            raise ValueError("data.unlabelled: 'rest' leaves nothing where every image is labelled; use 'all'")
+            raise ValueError(
+                "data.unlabelled: 'rest' leaves nothing where every image is labelled; use 'all', or put others into "
+                f"{self.root / 'unlabelled'}"
+            )
         splits = Splits(
             classes=classes,
             palette=colours(len(classes)),
-            labelled=Subset(train, chosen),
-            unlabelled=Subset(train, pool),
+            labelled=Subset(whole, chosen),
+            unlabelled=Subset(whole, pool),
             val=Pictures(val.root, val.names, val.classes, self.side),
             test=Pictures(test.root, test.names, test.classes, self.side),
             labelled_to_score=Subset(replace(train, side=self.side), chosen),
@@ -112,6 +118,11 @@ def scaled(image: Pixels, side: int | None) -> Pixels:
     size = (max(side, round(w * scale)), max(side, round(h * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=how), image.dtype)
+
+
+def _with(train: Pictures, unlabelled: list[str]) -> Pictures:
+    """The training images, and after them those of which no class is known."""
+    return replace(train, names=train.names + unlabelled, classes=train.classes + [UNKNOWN] * len(unlabelled))
 
 
 def _folders(root: Path) -> tuple[str, ...]:

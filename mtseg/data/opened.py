@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -39,7 +40,12 @@ def _of_bands(path: Path) -> ValueError | None:
         return None
     if found is None:
         return None
-    return ValueError(f"{path}: {found.channels} channels of {found.dtype}: say in data.channels what they hold")
+    most = np.iinfo(found.dtype).max if np.issubdtype(found.dtype, np.integer) else 1
+    return ValueError(
+        f"{path}: {found.channels} channels of {found.dtype}: say in data.channels what they hold, with the values "
+        f"that are 0 and 1, as in 'data.channels={{layers: [{{count: {found.channels}, range: [0, {most}]}}]}}' "
+        "(docs/own-data.md)"
+    )
 
 
 def loaded(path: Path) -> Image.Image:

@@ -123,7 +123,7 @@ def _uneven(config: Config, survey: Survey) -> Iterator[Finding]:
     of_rare = f"{names[rare]} is {100 * pixels[rare] / every:.2g} % of the labelled pixels"
     if not config.balance:
         text = (
-            f"{of_rare} and {names[common]} {100 * pixels[common] / every:.2g} %: with a balance, rare classes count "
+            f"{of_rare} and {names[common]} {100 * pixels[common] / every:.3g} %: with a balance, rare classes count "
             "more; compare with and without"
         )
         yield Finding("note", "classes-uneven", text, suggestion="balance=0.5")

@@ -195,7 +195,8 @@ def _classes(survey: Survey, scored: str) -> Iterator[Finding]:
         ]
         if few:
             named = f"in fewer than {FEW} images of {pool}: {', '.join(few)}"
-            yield Finding("warning", code, f"{named}; scores of these classes will be those of chance")
+            so = "they tell little of these classes" if pool == "labelled" else "their scores will be those of chance"
+            yield Finding("warning", code, f"{named}; {so}")
     if 0 < (images := len(survey.of(scored))) < FEW_SCORED:
         text = f"{scored} has {amount(images, 'image')}: a score of so few is mostly chance; have more images scored"
         yield Finding("note", "few-scored", text)

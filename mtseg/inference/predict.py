@@ -65,11 +65,12 @@ class Answered(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How many images were predicted, were there already, and failed."""
+    """How many images were predicted, were there already, and failed; and why the first of these did."""
 
     done: int
     kept: int
     failed: int
+    why: str = ""
 
 
 def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes, *, weights: str) -> Outcome:
@@ -93,6 +94,7 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
     before = recorded(out)
     refuse_twice(before, wanted, out)
     kept = failed = done = 0
+    why = ""
     errors.unlink(missing_ok=True)
     mine = shard(wanted, wishes.part)
     for item in track(mine, "predicting", disable=len(mine) < 2):
@@ -106,15 +108,16 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
             if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise
             windows = "; ask in windows: --set 'eval.predictor={kind: slide, window: [512, 512]}'"
-            failed += 1
-            append(errors, {"image": item.said, "error": str(error) + windows * out_of_memory(error)})
+            failed, said = failed + 1, str(error) + windows * out_of_memory(error)
+            why = why or said
+            append(errors, {"image": item.said, "error": said})
     if wishes.rank:
         write_whole(out / "ranking.csv", ranking(out))
     if trained.dense:
         write_whole(out / "shares.csv", shares(out, trained.classes))
     else:
         write_whole(out / "predictions.csv", classified(out))
-    return Outcome(done, kept, failed)
+    return Outcome(done, kept, failed, why)
 
 
 def answered(
