@@ -109,11 +109,6 @@ class Batch:
         return torch.cat(self._labels)
 
     @property
-    def dimensions(self) -> int:
-        """Those of S: 0 where whole images have a class, 2 where pixels have."""
-        return self._labels[0].dim() - 1
-
-    @property
     def _labels(self) -> list[Tensor]:
         return [crops.label for crops in (self.labelled, *self.students[:1]) if crops.label is not None]
 
