@@ -21,7 +21,7 @@ from mtseg.data import geotiff
 from mtseg.data.channels import PLAIN, Channels, Layer
 from mtseg.data.geotiff import georeference, in_bands
 from mtseg.data.source import IGNORE
-from mtseg.inference import predict, rasters
+from mtseg.inference import answering, rasters
 from mtseg.inference.rows import Rows
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.words import gather
@@ -135,7 +135,7 @@ def tags_of(path: Path) -> dict[int, Any]:
 @pytest.mark.parametrize("least", [1, 10**9], ids=["in bands", "at once"])
 def test_predictions_of_a_geotiff_are_those_of_its_pixels_and_lie_where_it_lies(least, run, tmp_path, monkeypatch):
     """In windows both times, so that the answers are to the same pixels."""
-    monkeypatch.setattr(predict, "LARGE", least)
+    monkeypatch.setattr(answering, "LARGE", least)
     values = noise(300, 290)
     written(tmp_path / "in/field.tif", values, [*GEO, *OF_THE_SOURCE], tile=(64, 64), compression="zlib")
     Image.fromarray(values).save(tmp_path / "in/plain.png")
@@ -155,11 +155,11 @@ def test_predictions_of_a_geotiff_are_those_of_its_pixels_and_lie_where_it_lies(
     assert not list((tmp_path / "out").rglob(".tmp*"))
 
 
-@pytest.mark.parametrize("least", [1, predict.LARGE], ids=["in bands", "as a whole"])
+@pytest.mark.parametrize("least", [1, answering.LARGE], ids=["in bands", "as a whole"])
 @pytest.mark.parametrize(("declared", "empty"), [("7", 7), ("-9999", None), ("nan", None), ("a word", None)])
 def test_pixels_that_the_source_declares_as_none_have_no_class(declared, empty, least, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "LARGE", least)
-    monkeypatch.setattr(predict, "WINDOW", (32, 48))
+    monkeypatch.setattr(answering, "LARGE", least)
+    monkeypatch.setattr(answering, "WINDOW", (32, 48))
     values = np.random.default_rng(3).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     values[:40, 20:] = 7
     values[50, 60] = (7, 7, 8)  # of which one channel is something
@@ -223,7 +223,7 @@ def test_other_tiffs_are_predicted_as_pictures(run, tmp_path):
 
 
 def test_a_cut_off_geotiff_is_listed_and_leaves_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "LARGE", 1)
+    monkeypatch.setattr(answering, "LARGE", 1)
     path = written(tmp_path / "x.tif", noise(200, 200), rowsperstrip=8, compression="zlib")
     with tifffile.TiffFile(path) as file:
         last = file.pages.first.dataoffsets[-1]

@@ -26,8 +26,8 @@ from mtseg.data.channels import Channels, Layer
 from mtseg.data.decode import read_mask, size_of
 from mtseg.data.source import IGNORE
 from mtseg.inference import pictures
+from mtseg.inference.answering import LARGE, asking
 from mtseg.inference.inputs import items, place, shard
-from mtseg.inference.predict import LARGE, asking
 from mtseg.inference.pseudo import classes_kept
 from mtseg.inference.restored import restored
 from mtseg.inference.trained import Trained

@@ -20,7 +20,8 @@ from mtseg.config import of_run
 from mtseg.data.provenance import digest
 from mtseg.data.source import IGNORE
 from mtseg.inference.restored import found, load, restored
-from mtseg.inference.scoring import Wanted, print_table, score_run
+from mtseg.inference.score_table import print_table
+from mtseg.inference.scoring import Wanted, score_run
 from mtseg.metrics import Boundary, Confusion
 from mtseg.results.gallery import predicted
 from mtseg.run import checkpoint

@@ -34,16 +34,9 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
     from mtseg.atomic import write_whole
     from mtseg.config import of_run
+    from mtseg.inference.score_table import images_csv, print_table, table_csv
     from mtseg.inference.scored import CHECKPOINTS, with_former
-    from mtseg.inference.scoring import (
-        Wanted,
-        file_name,
-        images_csv,
-        print_table,
-        score_checkpoints,
-        table_csv,
-        unlike_the_runs,
-    )
+    from mtseg.inference.scoring import Wanted, file_name, score_checkpoints, unlike_the_runs
     from mtseg.inference.side_by_side import called, files, print_side_by_side
     from mtseg.results import run_page
     from mtseg.tally import NETWORKS, Also

@@ -17,19 +17,15 @@ from rich.progress import track
 from mtseg.atomic import write_whole
 from mtseg.data.channels import PLAIN, visible
 from mtseg.data.geotiff import georeference, in_bands, no_data
-from mtseg.data.source import IGNORE, Pixels
 from mtseg.device import out_of_memory
-from mtseg.inference import pictures, rasters
+from mtseg.inference import answering, pictures, rasters
+from mtseg.inference.answering import Answered, answered, asking
 from mtseg.inference.inputs import CLAIM, KINDS, Item, place, shard
 from mtseg.inference.pictures import ROWS
 from mtseg.inference.records import append, classified, ranking, recorded, refuse_twice, shares
-from mtseg.inference.rows import Rows
 from mtseg.inference.trained import Trained
-from mtseg.predictors import Canvas, Predictor, Slide, Whole
+from mtseg.predictors import Canvas
 from mtseg.settings.checked import dump
-
-LARGE = 16_000_000  # pixels of an image from which on windows of WINDOW are asked about, where it would be the whole
-WINDOW = (512, 512)
 
 
 @dataclass(frozen=True)
@@ -50,18 +46,6 @@ class Wishes:
             raise ValueError(f"--save: {', '.join(unknown)} is not known; choose among {', '.join(KINDS)}")
         if not 0 <= self.min_confidence <= 1:
             raise ValueError(f"--min-confidence: {self.min_confidence} is no probability; give one in [0, 1]")
-
-
-class Answered(NamedTuple):
-    """classes, IGNORE where there is none, and confidence in parts of 255, of an image of `size` (H, W); uncertainty:
-    mean of 1 - p; named: the share of the pixels that have a class; shares: those of each class."""
-
-    size: tuple[int, int]
-    classes: Rows
-    confidence: Rows
-    uncertainty: float
-    named: float
-    shares: list[float]
 
 
 class Outcome(NamedTuple):
@@ -120,43 +104,6 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
     return Outcome(done, kept, failed, why)
 
 
-def answered(
-    trained: Trained, image: Canvas, min_confidence: float, aside: Path, *, empty: Pixels | None = None
-) -> Answered:
-    """The answer to an image (1, H, W, C), gathered band by band; of large ones no scores are held but a band's, and
-    the rows lie in a file without a name in the folder `aside`. Pixels that are `empty` (C,) have no class."""
-    size = (image.shape[1], image.shape[2])
-    classes, confidence = Rows(size[1], aside), Rows(size[1], aside)
-    doubt, count, found = 0.0, 0, np.zeros(256, np.int64)
-    with torch.no_grad():
-        for band in asking(trained.predictor, size)(trained.answer, image):
-            sure = band.confidence[0].cpu()
-            said = band.classes[0].cpu().byte().masked_fill(sure < min_confidence, IGNORE).numpy()
-            if empty is not None:
-                rows, columns = (
-                    slice(at, at + side) for at, side in zip((band.top, band.left), said.shape, strict=True)
-                )
-                there = (image[:, rows, columns][0] != torch.from_numpy(empty)).any(-1)
-                said[~there.numpy()] = IGNORE
-                sure = sure * there
-                doubt, count = doubt - float((~there).sum()), count - int((~there).sum())
-            classes.add(said, top=band.top, left=band.left, around=IGNORE)
-            confidence.add((sure * 255).round().byte().numpy(), top=band.top, left=band.left, around=0)
-            doubt, count = doubt + float((1 - sure).double().sum()), count + sure.numel()
-            found += np.bincount(said.ravel(), minlength=256)
-    classes.end(size[0], around=IGNORE)
-    confidence.end(size[0], around=0)
-    shares = found[: len(trained.classes)] / (size[0] * size[1])
-    return Answered(size, classes, confidence, doubt / max(1, count), float(shares.sum()), shares.tolist())
-
-
-def asking(predictor: Predictor, size: tuple[int, ...]) -> Predictor:
-    """`predictor`, or windows, one by one, where it would ask about a whole image of LARGE pixels or more."""
-    if isinstance(predictor, Whole) and size[0] * size[1] >= LARGE:
-        return Slide(window=WINDOW, batch=1, augment=predictor.augment, average=predictor.average)
-    return predictor
-
-
 def _there(before: dict[str, Any], item: Item, out: Path, wishes: Wishes) -> bool:
     """Whether all outputs of an image as it is now are there and whole. Raises ValueError where they are another's."""
     if before["image"] != item.said:
@@ -176,7 +123,7 @@ def _predicted(trained: Trained, item: Item, out: Path, wishes: Wishes) -> dict[
     files = item.stamp()
     if not trained.dense:
         return _record(trained, item, files) | _class_of(trained, item, wishes)
-    with in_bands(item.path, trained.channels, LARGE) as bands:
+    with in_bands(item.path, trained.channels, answering.LARGE) as bands:
         image: Canvas = torch.from_numpy(item.read())[None] if bands is None else bands
         answer = answered(trained, image, wishes.min_confidence, out, empty=no_data(item.path, trained.channels))
         for kind, path in places.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 from mtseg.atomic import naming
 from mtseg.inference.inputs import Item
-from mtseg.inference.scoring import as_csv
+from mtseg.inference.score_table import as_csv
 
 RECORDED = {"name", "image", "size", "uncertainty", "named", "shares"}  # of each image, at the least
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from mtseg.data.provenance import recorded
 from mtseg.inference import hub
 from mtseg.inference.restored import configured
-from mtseg.inference.scoring import SUMMARY, as_csv
+from mtseg.inference.score_table import SUMMARY, as_csv
 from mtseg.run import checkpoint
 from mtseg.tally import HEADLINES, NETWORKS, headline, percent
 
