@@ -1,5 +1,6 @@
 """One step of training: the loss of a batch, the student's update, its teacher's, and what is said of them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,7 +54,8 @@ def train_step(config: Config, state: State, batch: Batch, *, watch: bool = Fals
             plans = [plan_of(student=one.student, teacher=one.teacher, past=one.past) for one in learners]
         steps = [_learn(config, state, one, batch, plan, moment) for one, plan in zip(learners, plans, strict=True)]
     except BaseException:  # the step before may yet be saved
-        undo()
+        with suppress(RuntimeError):  # of a device that is lost, too
+            undo()
         raise
     losses, norms = [whole.terms["loss"] for whole, _ in steps], [norm for _, norm in steps]
     if everywhere(torch.stack([*losses, *norms]).isfinite().all()):  # the step's one wait for the device

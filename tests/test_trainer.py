@@ -178,6 +178,16 @@ def test_an_error_in_the_middle_of_a_step_saves_the_step_before_as_it_was(fails,
     assert files(broken.out, 4) == files(whole.out, 4)
 
 
+def test_an_error_is_told_though_nothing_can_be_put_back(tmp_path, monkeypatch):
+    def failing(*_: object) -> None:
+        raise RuntimeError("CUDA error: it is lost")
+
+    monkeypatch.setattr(smp.Unet, "forward", failing)
+    monkeypatch.setattr("mtseg.state.Undo.__call__", lambda _: torch.zeros(1) @ torch.zeros(2))
+    with pytest.raises(RuntimeError, match="it is lost"):
+        fit(tiny(tmp_path), quiet=True)
+
+
 def test_resuming_with_another_number_of_workers_changes_nothing(tmp_path, monkeypatch):
     whole = tiny(tmp_path / "whole")
     fit(whole, quiet=True)

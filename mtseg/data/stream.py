@@ -97,9 +97,10 @@ class Stream(Dataset[Batch]):
 
     def _sought(self, label: Label, slot: int, step: int) -> Pixel | None:
         """A pixel that the labelled view shall show, where it is one that is oversampled."""
-        share = self.views.oversample
+        if not self.views.oversample:
+            return None
         rng = generator(self.seed, "oversampling", step, slot)
-        return pixel_of_a_class(label, rng) if share and rng.random() < share else None
+        return pixel_of_a_class(label, rng) if rng.random() < self.views.oversample else None
 
     def _labels(self, source: Source, shots: Sequence[tuple[int, int | None, Pixels]], warps: list[Matrix]) -> Tensor:
         """The labels in the views' frames, (B, *S); of the image None, that it has none."""
