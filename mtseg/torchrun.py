@@ -31,8 +31,13 @@ def joined(device: torch.device, timeout: int) -> Iterator[None]:
     """Within, the processes that torchrun started are a group: NCCL between GPUs, gloo between CPUs.
 
     Who waits for another one longer than `timeout` seconds ends with an error. In one process, and where there is a
-    group already, nothing is done.
+    group already, nothing is done. Raises ValueError for a group that is of NCCL alone.
     """
+    if dist.is_initialized() and world() > 1 and dist.get_backend() == "nccl":
+        raise ValueError(
+            "the program's process group is of nccl alone, and numbers on the CPU are added up too; begin it with "
+            'init_process_group("cpu:gloo,cuda:nccl"), or leave it to torchrun'
+        )
     if launched() == 1 or dist.is_initialized():
         yield
         return

@@ -482,3 +482,14 @@ def test_all_processes_begin_with_the_first_ones_weights_and_statistics(tmp_path
         return same_everywhere([network]), network[1].running_mean.tolist()
 
     assert each(2, tmp_path / "each", begun) == [(True, [5.0] * 3)] * 2
+
+
+def test_a_group_of_nccl_alone_is_refused_with_what_to_begin(tmp_path):
+    def told() -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torch.distributed.get_backend", lambda: "nccl")
+            with pytest.raises(ValueError, match="cpu:gloo,cuda:nccl") as caught:
+                fit(tiny(tmp_path / "run"), quiet=True)
+        return str(caught.value)
+
+    assert len(set(each(2, tmp_path / "each", told))) == 1

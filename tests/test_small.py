@@ -14,6 +14,7 @@ from smalls import CLASSES, arrays, small, write
 from torch import tensor
 
 import mtseg
+from mtseg.cli.doctor import main as mtseg_doctor
 from mtseg.data.choose import balanced, listed
 from mtseg.data.divide import divide
 from mtseg.data.imagefolder import ImageFolder
@@ -583,3 +584,17 @@ def test_images_that_nobody_has_labelled_join_the_unlabelled_pool_and_no_other(t
         "steps=2",
     )
     assert fit(config, quiet=True)["teacher"]["top1"] is not None
+
+
+def test_the_doctor_sees_how_photographs_in_folders_of_classes_were_held(tmp_path, capsys):
+    from PIL import Image
+
+    root = image_folder(tmp_path / "own")
+    mark = Image.Exif()
+    mark[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(root / "train/cat/cat_0.png", exif=mark)
+    words = [f"data={{kind: image_folder, root: {root}}}", "model.weights=none", "model.name=resnet10t"]
+    recipe = str(Path(__file__).parent.parent / "configs/recipe/classes.yaml")
+    mtseg_doctor([recipe, *words, "device=cpu"])
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "exif-orientation" in line]
+    assert "cat_0.png: EXIF orientation 6" in said

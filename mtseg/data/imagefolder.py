@@ -99,11 +99,14 @@ class Pictures:
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def file(self, index: int) -> Path:
+        return self.root / self.names[index]
+
     def bytes(self, index: int) -> tuple[int, ...]:
-        return ((self.root / self.names[index]).stat().st_size,)
+        return (self.file(index).stat().st_size,)
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        return scaled(read_image(self.root / self.names[index]), self.side)
+        return scaled(read_image(self.file(index)), self.side)
 
     def label(self, index: int) -> Label:
         return np.array(self.classes[index], np.int64)

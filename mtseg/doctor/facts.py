@@ -11,8 +11,9 @@ from mtseg.data.channels import COLOURS, PLAIN, Channels
 from mtseg.data.damaged import Damaged
 from mtseg.data.decode import header, read_mask
 from mtseg.data.files import Files, same_size
+from mtseg.data.imagefolder import Pictures
 from mtseg.data.masks import NO_CLASS, code_of, spans
-from mtseg.data.source import IGNORE, Pixels, Source, fingerprint
+from mtseg.data.source import IGNORE, Pixels, Source, Subset, fingerprint
 
 MOST = 300  # different values or colours of one mask that are kept, the commonest first
 Counts = tuple[tuple[int, int], ...]  # (value, pixels), by pixels, descending
@@ -158,8 +159,15 @@ def _mask_code(error: ValueError, path: Path) -> str:
     return "mask-alpha" if head.mode in ("LA", "RGBA") else "mask-mode"
 
 
+def _lies(source: Source, index: int) -> int:
+    """The EXIF orientation of an image in a folder of its class; 1 for one that is in no file."""
+    while isinstance(source, Subset):
+        index, source = int(source.indices[index]), source.source
+    return header(source.file(index)).orientation if isinstance(source, Pictures) else 1
+
+
 def _drawn(source: Source, index: int) -> Entry:
-    """An image and a label of a source that is no file."""
+    """An image and a label of a source without masks."""
     name = source.name(index)
     try:
         pixels = source.image(index)
@@ -167,7 +175,7 @@ def _drawn(source: Source, index: int) -> Entry:
         return Entry(Image(name, fault=Fault("image-unreadable", f"{name}: {error}")))
     size = (pixels.shape[0], pixels.shape[1])
     values = _values(pixels) if pixels.shape[2] != COLOURS else ()
-    image = Image(name, size, pixels.nbytes, 1, _is_grey(pixels), fingerprint(pixels), values)
+    image = Image(name, size, pixels.nbytes, _lies(source, index), _is_grey(pixels), fingerprint(pixels), values)
     try:
         label = source.label(index)
     except (ValueError, OSError) as error:
