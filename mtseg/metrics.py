@@ -181,7 +181,8 @@ class Calibration:
         """Add pixels: `confidence` in [0, 1] of the `prediction`, and `label`; of the same shape."""
         label, sure, bins = label.flatten().cpu(), confidence.flatten().cpu().double(), len(self.counts)
         right = prediction.flatten().cpu() == label
-        place = (sure * bins).ceil_().sub_(1).clamp_(0, bins - 1).to(torch.int16)  # bins open below, closed above
+        place = (sure * bins).ceil_().sub_(1).clamp_(0, bins - 1)  # bins open below, closed above
+        place = place.to(torch.int16 if bins < 2**14 else torch.int64)
         place = (2 * place + right).masked_fill_(~has_class(label, self.classes), 2 * bins)  # the last: not counted
         wrong, hits = torch.bincount(place, minlength=2 * bins + 1)[:-1].view(bins, 2).double().unbind(1)
         self.counts += wrong + hits
