@@ -68,7 +68,7 @@ class Geometry:
     ) -> Matrix:
         """A view's warp, view -> image, for a view of size `crop` on an image of size `image`.
 
-        `onto`: a pixel of the image, its row and column, that lies anywhere inside the crop.
+        `onto`: a pixel of the image, its row and column, that lies anywhere inside the crop; `translate` is then left.
         """
         stretch = self._stretch(rng, crop, image)
         angle, lean = (math.radians(rng.uniform(-bound, bound)) for bound in (self.rotation, self.shear))
@@ -77,7 +77,7 @@ class Geometry:
         shear = np.array([[1.0, math.tan(lean)], [0.0, 1.0]])
         linear = rotate @ shear @ np.diag([mirror_x, mirror_y]) * stretch
         warp = _placed(linear, rng.uniform(-1, 1, size=2), crop=crop, image=image, onto=onto)
-        if self.translate:
+        if self.translate and onto is None:
             warp[:2, 2] += rng.integers(-self.translate, self.translate + 1, size=2) * 2 / np.array(image[::-1])
         return warp
 

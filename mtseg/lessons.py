@@ -104,16 +104,17 @@ def values_of(channels: Channels) -> str:
 
 def told(config: Config, splits: Splits) -> list[str]:
     """Sentences on the runs of a `frozen` teacher that `refuse_other_lessons` lets pass: those of `what_was_learnt`."""
-    found = [what_was_learnt("method.teacher.runs", run, at, config, splits) for run, at in _lessons(config)]
+    newest = {run: checkpoint.steps(run / "checkpoints")[-1].name for run, at in _lessons(config) if at == "last"}
+    steps = {run: int(name.removeprefix("step-")) for run, name in newest.items()}
+    found = [what_was_learnt("method.teacher.runs", run, steps.get(run), config, splits) for run, _ in _lessons(config)]
     return [sentence for of_one in found for sentence in of_one]
 
 
-def what_was_learnt(key: str, run: Path, at: str, config: Config, splits: Splits) -> list[str]:
-    """Sentences on a run that `config` learns from, as its `key` says: where it is not finished, learnt from other
-    labels, or may have learnt what is scored."""
+def what_was_learnt(key: str, run: Path, step: int | None, config: Config, splits: Splits) -> list[str]:
+    """Sentences on a run that `config` learns from, as its `key` says: where it is not finished at that `step` (None:
+    it was asked for), learnt from other labels, or may have learnt what is scored."""
     name, theirs, sentences = f"{key}: {run}", of_run(run), []
-    there = checkpoint.steps(run / "checkpoints")
-    if at == "last" and (step := int(there[-1].name.removeprefix("step-"))) < theirs.steps:
+    if step is not None and step < theirs.steps:
         sentences.append(f"{name} stands at step {step} of {theirs.steps}: it is not finished")
     if recorded(run, "labelled").sha256 not in ("", names_of(splits.labelled).sha256):
         sentences.append(

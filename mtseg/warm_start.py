@@ -45,7 +45,8 @@ def told(config: Config, splits: Splits) -> list[str]:
     digest = checkpoint.weights_of(rule.run / "checkpoints", saved.step, rule.network)
     begins = f"begins as the {rule.network} of {rule.run}, step {saved.step} (weights {digest[:12]})"
     begins += "" if learnt == splits.classes else "; it learnt other classes, so what is of the classes is drawn anew"
-    return [begins, *what_was_learnt("load_from.run", rule.run, str(rule.at), config, splits)]
+    step = saved.step if rule.at == "last" else None
+    return [begins, *what_was_learnt("load_from.run", rule.run, step, config, splits)]
 
 
 def tried(config: Config, splits: Splits) -> list[str]:

@@ -180,6 +180,47 @@ def test_pixels_that_the_source_declares_as_none_have_no_class(declared, empty, 
     assert line["uncertainty"] == pytest.approx(1 - (confidence[~none] / 255).mean(), abs=2e-3)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("kind", "channels", "declared", "expected"),
+    [
+        (np.uint8, PLAIN, "0.0", [0, 0, 0]),
+        (np.uint8, PLAIN, "300", None),
+        (np.float32, Channels(layers=(Layer(count=3, range=(0, 100)),)), "-9999", [-9999 * 2.55] * 3),
+        (np.float32, Channels(layers=(Layer(count=3, range=(0, 100)),)), "0.1", [0.255] * 3),
+        (np.float32, Channels(layers=(Layer(count=3, range=(0, 1)),)), "-1.79769313486231570e+308", None),
+        (np.float32, Channels(layers=(Layer(count=3, range=(0, 1), nan=0.0),)), "nan", None),
+        (np.uint16, Channels(layers=(Layer(count=3, range=(0, 255)),)), "65535", [65535] * 3),
+    ],
+)
+def test_what_is_declared_is_found_as_it_is_read_and_nothing_is_printed(
+    kind, channels, declared, expected, tmp_path, capfd
+):
+    path = written(tmp_path / "a.tif", np.ones((4, 5, 3), kind), [*GEO, (42113, 2, 0, declared, True)])
+    found = geotiff.no_data(path, channels)
+    assert (found is None) == (expected is None)
+    if expected is not None:
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    channels.read(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("photometric", ["palette", "miniswhite"])
+def test_of_colours_that_are_not_as_stored_none_is_declared(photometric, tmp_path):
+    colours = {"colormap": np.full((3, 256), 2**15, np.uint16)} if photometric == "palette" else {}
+    tags = [*GEO, (42113, 2, 0, "0", True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.zeros((4, 5), np.uint8),
+        photometric=photometric,
+        extratags=tags,
+        metadata=None,
+        **colours,
+    )
+    assert PLAIN.read(tmp_path / "a.tif").min() > 0
+    assert geotiff.no_data(tmp_path / "a.tif", PLAIN) is None
+
+
 def test_an_image_of_nothing_is_predicted_as_that(run, tmp_path):
     nothing = written(tmp_path / "a.tif", np.zeros((20, 30, 3), np.uint8), [*GEO, *OF_THE_SOURCE])
     assert cli.main(["predict", str(run), str(nothing), "--out", str(tmp_path / "out")]) == 0

@@ -22,6 +22,7 @@ GEOMETRIES = {
     "scaled and flipped": Geometry(scale=(0.5, 2.0), flip=0.5, flip_vertical=0.5),
     "turned": Geometry(scale=(0.7, 1.4), rotation=180, shear=10),
     "an area": Geometry(area=(0.02, 0.3), aspect=2.0),
+    "moved": Geometry(scale=(1, 1), translate=100),
 }
 CORNERS = [(0, 0), (0, 159), (119, 0), (119, 159), (0, 80), (60, 159)]
 

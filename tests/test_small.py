@@ -14,6 +14,7 @@ from smalls import CLASSES, arrays, small, write
 from torch import tensor
 
 import mtseg
+from mtseg import cli
 from mtseg.cli.doctor import main as mtseg_doctor
 from mtseg.data.choose import balanced, listed
 from mtseg.data.divide import divide
@@ -521,7 +522,7 @@ def test_an_image_by_its_own_has_mean_zero_and_deviation_one_over_all_its_values
     assert torch.equal(PerImage()(torch.full((1, 2, 2, 3), 7, dtype=torch.uint8)), tensor(0.0).expand(1, 3, 2, 2))
 
 
-def test_an_image_is_asked_about_at_the_side_at_which_the_run_was_scored(tmp_path):
+def test_an_image_is_asked_about_at_the_side_at_which_the_run_was_scored(tmp_path, capsys):
     """Large photographs whose class is their colour in the middle, at a scale that a centre of 32 cannot see."""
     from PIL import Image
 
@@ -551,6 +552,10 @@ def test_an_image_is_asked_about_at_the_side_at_which_the_run_was_scored(tmp_pat
         assert float(asked.confidence) == float(evaluated.confidence)
     by_hand = np.asarray(Image.open(root / val.name(0)))
     assert float(network.predict(by_hand).confidence) == float(network.predict(val.image(0)).confidence)
+    words = ["predict", str(config.out), str(root / "val"), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    assert cli.main([*words, "--set", "data.side=20"]) == 1
+    assert "holds predictions with other side; choose another --out" in capsys.readouterr().err
     bare = dataclasses.replace(network, side=None)
     assert float(bare.predict(by_hand).confidence) != float(network.predict(by_hand).confidence)
 

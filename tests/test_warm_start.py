@@ -151,8 +151,20 @@ def test_a_run_that_has_begun_needs_the_other_no_more_and_cannot_be_said_to_have
     shutil.rmtree(gone)
     assert fit(tiny(half, f"load_from.run={gone}"), quiet=True) == expected
     assert same(weights(half), weights(whole.out))
+    path = tmp_path / "config.yaml"
+    path.write_text(written(tiny(half, f"load_from.run={gone}")))
+    assert cli.main(["doctor", str(path)]) == cli.main(["train", str(path), "--dry-run"]) == 0
     with pytest.raises(ValueError, match="load_from"):
         fit(tiny(half, "steps=8", "accept_changes=[steps]"), quiet=True)
+
+
+def test_of_a_checkpoint_before_a_damaged_one_it_is_said_that_it_is_not_the_end(before, tmp_path, capsys):
+    damaged = shutil.copytree(before, tmp_path / "damaged")
+    (damaged / "checkpoints/step-00000004/teacher.safetensors").write_bytes(b"")
+    fit(tiny(tmp_path / "run", f"load_from.run={damaged}"))
+    out = capsys.readouterr().out
+    assert "step 2 (weights" in out
+    assert "stands at step 2 of 4: it is not finished" in out
 
 
 def test_weights_of_an_encoder_are_no_folder_of_a_run_and_say_so(before, tmp_path):

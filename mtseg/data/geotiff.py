@@ -1,5 +1,6 @@
 """Georeferenced TIFF: the tags that tie its pixels to the ground, and its pixels in bands, so that any size is read."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -20,7 +21,7 @@ from mtseg.data.source import Pixels
 # keys' numbers and letters, and RPC. Of GDAL's own tags none: statistics and "no data" are those of other values.
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 NO_DATA = 42113  # of GDAL: the value of pixels that have none, as text
-COLOURS, YCBCR = 2, 6  # photometric interpretations; the second is decoded to the first where it is JPEG
+GREY, COLOURS, YCBCR = 1, 2, 6  # photometric interpretations; the third is decoded to the second where it is JPEG
 JPEG = (6, 7)  # compressions
 Tag = tuple[int, int, int, Any, bool]  # as tifffile writes it
 
@@ -43,7 +44,8 @@ def georeference(path: Path | None) -> tuple[Tag, ...]:
 def no_data(path: Path | None, channels: Channels) -> Pixels | None:
     """A pixel (C,) of an image as it is read where a TIFF declares that there are no data, by GDAL's tag.
 
-    None for other files, and for one that declares none, or NaN, in whose place stands what `nan` of its layer says.
+    None for other files, images of several files and of palettes, and for one that declares none, a value that it
+    cannot hold, or NaN, in whose place stands what `nan` of its layer says.
     """
     import tifffile
 
@@ -54,8 +56,11 @@ def no_data(path: Path | None, channels: Channels) -> Pixels | None:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
             value, kind = float(page.tags[NO_DATA].value), np.dtype(page.dtype)
-        declared = np.full((1, 1, layer.count), value).astype(kind)
-        return layer.of(declared, path)[0, 0] if (declared == value).all() else None
+            as_stored = layer != RGB or page.photometric in (GREY, COLOURS)  # others are turned into colours
+        with np.errstate(invalid="ignore", over="ignore"):
+            declared = np.full((1, 1, layer.count), value).astype(kind)
+        there = math.isfinite(value) and (kind.kind == "f" or bool((declared == value).all()))
+        return layer.of(declared, path)[0, 0] if there and as_stored else None
     except Exception:  # no tag, no number, no such value; whoever reads the pixels says what is wrong with them
         return None
 

@@ -3,6 +3,7 @@
 Whole or refused, as everywhere: nothing is scaled, clipped or turned, and nothing in a file is executed.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtseg.data.damaged import MAX_PIXELS, Damaged, damaged, remedy
+
+# What it says of a "no data" that the pixels cannot hold is no fault of the image: `geotiff.no_data` passes it over.
+logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
 
 MOST = 4  # values for each of the pixels that a file may have
 ARRAY, TIFF = (".npy",), (".tif", ".tiff")

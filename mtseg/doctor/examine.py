@@ -26,6 +26,7 @@ from mtseg.doctor.survey import Survey, survey
 from mtseg.doctor.unread import of_unread
 from mtseg.fits import unfit
 from mtseg.lessons import refuse_other_lessons, told
+from mtseg.run import checkpoint
 from mtseg.warm_start import tried
 
 
@@ -121,9 +122,9 @@ def _of_teachers(config: Config, built: Splits) -> list[Finding]:
 
 
 def _of_start(config: Config, built: Splits) -> list[Finding]:
-    """Of the finished run that this one is to begin as."""
+    """Of the finished run that this one is to begin as, where it has not begun."""
     try:
-        sentences = tried(config, built)
+        sentences = [] if checkpoint.steps(config.out / "checkpoints") else tried(config, built)
     except ValueError as error:
         return [Finding("error", "load-from", str(error))]
     return [Finding("warning" if number else "note", "load-from", text) for number, text in enumerate(sentences)]

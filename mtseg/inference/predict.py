@@ -191,6 +191,7 @@ def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
         "normalisation": trained.views.normalisation,
         "channels": dump(trained.channels),
         "min_confidence": wishes.min_confidence,
+        **({} if trained.side is None else {"side": trained.side}),
     }
     path = out / CLAIM
     out.mkdir(parents=True, exist_ok=True)
@@ -199,6 +200,7 @@ def _claim(out: Path, trained: Trained, wishes: Wishes, weights: str) -> None:
         with suppress(ValueError):
             before = json.loads(path.read_text(encoding="utf-8"))
     if before != said:
-        changed = [key for key in said if not isinstance(before, dict) or before.get(key) != said[key]]
+        known = before if isinstance(before, dict) else {}
+        changed = [key for key in {**known, **said} if known.get(key) != said.get(key)]
         raise ValueError(f"{out} holds predictions with other {', '.join(changed)}; choose another --out")
     write_whole(path, json.dumps(said, indent=1))
