@@ -53,7 +53,7 @@ class State(Learner):
     `skipped` steps, whose loss or gradient was not finite, updated nothing; the last `skipped_in_a_row` were such.
     `overflowed` steps updated nothing because the `scale` of the loss was too high; schedules do not count them.
     `class_weights` (K,), on the device, is what a labelled pixel of each class counts; None: 1. The `peer` is a second
-    student, where that is the teacher.
+    student, where that is the teacher. `begun`: sentences on the run that this one begins as, in the first process.
     """
 
     step: int = 0
@@ -63,6 +63,7 @@ class State(Learner):
     overflowed: int = 0
     class_weights: Tensor | None = None
     peer: Learner | None = None
+    begun: tuple[str, ...] = ()
 
     @property
     def learners(self) -> list[Learner]:
@@ -93,13 +94,15 @@ def build(config: Config, splits: Splits, device: torch.device, *, pretrained: b
     for the images' channels.
     """
     config.views.check(splits.channels, rgb=splits.rgb)
-    sizes, first, begin = (len(splits.classes), len(splits.unlabelled)), None, None
-    if pretrained and config.load_from is not None:
-        begin = partial(warm_start.begin, rule=config.load_from, config=config, splits=splits)
-    elif pretrained:
-        first = partial(_first_images, config, splits, device)
-    drawn = pretrained and begin is None
-    state = sized(config, *sizes, device=device, pretrained=drawn, rgb=splits.rgb, first=first, begin=begin)
+    sizes, begun, rule = (len(splits.classes), len(splits.unlabelled)), list[str](), config.load_from
+    given = partial(sized, config, *sizes, device=device, rgb=splits.rgb)
+    if not pretrained:
+        state = given(pretrained=False)
+    elif rule is None:
+        state = given(pretrained=True, first=partial(_first_images, config, splits, device))
+    else:
+        state = given(pretrained=False, begin=lambda one: begun.extend(warm_start.begin(one, rule, config, splits)))
+    state.begun = tuple(begun)
     if (weights := weights_for(splits, config.balance)) is not None:
         state.class_weights = weights.to(device)
     return state

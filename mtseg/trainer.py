@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtseg import lessons, warm_start
+from mtseg import lessons
 from mtseg.atomic import write_whole
 from mtseg.balance import told
 from mtseg.config import Config, written
@@ -103,11 +103,9 @@ def _written(config: Config, splits: Splits, state: State, *, continued: bool, s
     write_whole(config.out / "config.yaml", written(config))
     processes = [f"{world()} processes, each with 1/{world()} of every batch"] if world() > 1 else []
     warned = seen_and_scored(splits, config.eval.split) if config.method.branches else []
-    begun = [] if continued else warm_start.told(config, splits)
-    warned += begun + lessons.told(config, splits) + idle(config)
-    balanced = (
-        [] if state.class_weights is None else [told(state.class_weights, splits.classes, dense=config.model.dense)]
-    )
+    warned += [*state.begun, *lessons.told(config, splits), *idle(config)]
+    weights, dense = state.class_weights, config.model.dense
+    balanced = [] if weights is None else [told(weights, splits.classes, dense=dense)]
     return [data.sentence(), *warned, *processes, *balanced, *said, *versions.record(config.out, state.step)]
 
 

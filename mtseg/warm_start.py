@@ -17,8 +17,9 @@ from mtseg.run.found import found
 from mtseg.whiten import refuse_another
 
 
-def begin(student: nn.Module, rule: LoadFrom, config: Config, splits: Splits) -> None:
-    """Give `student`, a network of `config`, the weights that `rule` names, but for what is of other classes.
+def begin(student: nn.Module, rule: LoadFrom, config: Config, splits: Splits) -> list[str]:
+    """Give `student`, a network of `config`, the weights that `rule` names, but for what is of other classes; sentences
+    on what it begins as, and as `what_was_learnt` says.
 
     Raises ValueError for a run that is not there, and for one of another network, normalisation, or kind of images.
     """
@@ -34,27 +35,19 @@ def begin(student: nn.Module, rule: LoadFrom, config: Config, splits: Splits) ->
         )
     anew = _of_classes(config, len(learnt)) if learnt != splits.classes else set()
     student.load_state_dict({name: value for name, value in weights.items() if name not in anew}, strict=False)
-
-
-def told(config: Config, splits: Splits) -> list[str]:
-    """Sentences on what a run begins as, where it is another one; raises as `begin`, but for another network."""
-    rule = config.load_from
-    if rule is None:
-        return []
-    _, saved, learnt = _begun(rule)
     digest = checkpoint.weights_of(rule.run / "checkpoints", saved.step, rule.network)
     begins = f"begins as the {rule.network} of {rule.run}, step {saved.step} (weights {digest[:12]})"
-    begins += "" if learnt == splits.classes else "; it learnt other classes, so what is of the classes is drawn anew"
+    begins += "; it learnt other classes, so what is of the classes is drawn anew" if anew else ""
     step = saved.step if rule.at == "last" else None
     return [begins, *what_was_learnt("load_from.run", rule.run, step, config, splits)]
 
 
 def tried(config: Config, splits: Splits) -> list[str]:
-    """`told`, once a network that is made for it has begun so; raises as `begin`."""
-    if config.load_from is not None:
-        network = network_of(config, len(splits.classes), device=torch.device("cpu"), rgb=splits.rgb)
-        begin(network, config.load_from, config, splits)
-    return told(config, splits)
+    """What `begin` says of a network that is made for it; nothing where a run begins as no other. Raises as `begin`."""
+    if config.load_from is None:
+        return []
+    network = network_of(config, len(splits.classes), device=torch.device("cpu"), rgb=splits.rgb)
+    return begin(network, config.load_from, config, splits)
 
 
 def _begun(rule: LoadFrom) -> tuple[Config, checkpoint.Checkpoint, tuple[str, ...]]:
