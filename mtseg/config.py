@@ -1,15 +1,15 @@
 """The Config tree: everything that decides what a run does, checked before anything starts."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from mtseg.data.batch import BatchSizes
 from mtseg.data.kinds import Data
 from mtseg.data.source import Splits
+from mtseg.device import Device
 from mtseg.evaluate import Evaluation
 from mtseg.load_from import LoadFrom
 from mtseg.losses import AT_ONCE
@@ -45,15 +45,6 @@ Model = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 RECIPE = {"model", "method", "optimizer"}  # keys by which a file is more than a data set
-
-
-def _known_device(name: str) -> str:
-    if re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name) is None:  # torch counts higher numbers round
-        raise ValueError(f"{name!r} is no device; use auto, cpu, cuda, or cuda:1 for the second GPU")
-    return name
-
-
-Device = Annotated[str, AfterValidator(_known_device)]
 
 
 @part

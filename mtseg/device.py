@@ -1,8 +1,21 @@
 """Where a run computes."""
 
+import re
+from typing import Annotated
+
 import torch
+from pydantic import AfterValidator
 
 from mtseg.torchrun import local_rank
+
+
+def _known_device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name) is None:  # torch counts higher numbers round
+        raise ValueError(f"{name!r} is no device; use auto, cpu, cuda, or cuda:1 for the second GPU")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
 
 
 def pick_device(name: str) -> torch.device:

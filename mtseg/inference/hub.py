@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mtseg.atomic import digest_of, write_whole
-from mtseg.config import Config, Device
+from mtseg.config import Config
 from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.palette import check_named, inks
 from mtseg.data.source import IGNORE
-from mtseg.device import pick_device
+from mtseg.device import Device, pick_device
 from mtseg.evaluate import Evaluation
 from mtseg.inference.trained import Name, Trained
 from mtseg.models import dpt
