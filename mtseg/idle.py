@@ -9,12 +9,6 @@ from mtseg.losses import Ohem
 LOW = 0.5  # of a learning rate, which no step has
 
 
-def _rates(config: Config) -> list[float]:
-    """What the schedule makes of the learning rate, at 201 steps from first to last."""
-    last = config.steps - 1
-    return [config.schedule(round(last * n / 200), config.steps) for n in range(201)]
-
-
 def idle(config: Config) -> list[str]:
     """A sentence on each, with what would make it act."""
     method, student, said = config.method, config.views.student, []
@@ -54,3 +48,9 @@ def idle(config: Config) -> list[str]:
                 f"{method.teacher.count} averages a turn; the others are the student itself; lower it"
             )
     return said
+
+
+def _rates(config: Config) -> list[float]:
+    """What the schedule makes of the learning rate, at 201 steps from first to last."""
+    last = config.steps - 1
+    return [config.schedule(round(last * n / 200), config.steps) for n in range(201)]

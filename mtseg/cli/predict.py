@@ -52,9 +52,8 @@ def _predict(parsed: argparse.Namespace) -> None:
     save = () if wanted_of_each == "none" else tuple(wanted_of_each.split(","))
     wishes = Wishes(save, parsed.min_confidence, parsed.rank, parsed.shard)
     pool = parsed.pool
-    labels = (
-        trained.dense and wishes.min_confidence > 0 and (pool == "unlabelled" or pseudo.has_labels(out))
-    )  # are to be beside
+    round_goes_on = pool == "unlabelled" or pseudo.has_labels(out)
+    labels = trained.dense and wishes.min_confidence > 0 and round_goes_on  # are to be beside
     splits = splits_of(configured(run, parsed.set)) if pool or labels else None
     wanted = pool_items(splits, pool) if splits is not None and pool else items(parsed.images, out, trained.channels)
     outcome = predict(trained, wanted, out, wishes, weights=weights_of(run, trained.step, parsed.network))

@@ -124,6 +124,8 @@ def refuse_unlike(
     full: str,
     vary: Sequence[str],
 ) -> None:
+    """Raises ValueError where methods, by their names in `found`, have other seeds than each other, and where runs
+    differ in more than OF_A_METHOD, seeds and the keys in `vary`; `full` may have a number of labels of its own."""
     if len({tuple(sorted(seeds)) for seeds in found.values()}) > 1:
         shown = "; ".join(f"{name}: {sorted(seeds)}" for name, seeds in found.items())
         raise ValueError(f"the rows have different seeds ({shown}); train what is missing")
