@@ -1,5 +1,6 @@
 """Images of any channels: decoded by their own range, moved together, coloured in red, green and blue alone."""
 
+import dataclasses
 import io
 import json
 import os
@@ -753,3 +754,13 @@ def test_pixels_that_are_not_scaled_as_files_are_are_refused(factor, trained):
     assert network.predict(pixels).classes.shape == (40, 50)
     with pytest.raises(ValueError, match=r"0 to 255 is the range .*channels\.read"):
         network.predict(pixels * np.float32(factor))
+
+
+def test_a_file_is_as_dark_as_it_is(tmp_path, trained):
+    """What its range is, the run has said; of an array nobody knows."""
+    network = mtseg.load(trained.out)
+    layer = Layer(count=4, range=(0, 65535))
+    dark = dataclasses.replace(network, channels=Channels(layers=(layer,), rgb=True))
+    np.save(tmp_path / "dark.npy", np.random.default_rng(0).integers(0, 200, (40, 50, 4)).astype(np.uint16))
+    assert 0 < dark.channels.read(tmp_path / "dark.npy").max() < 1
+    assert dark.predict(tmp_path / "dark.npy").classes.shape == (40, 50)

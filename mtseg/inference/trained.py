@@ -60,14 +60,14 @@ class Trained:
         """
         if isinstance(image, str | Path):
             image = self.channels.read(Path(image))
+        elif isinstance(image, np.ndarray) and image.dtype == np.float32 and image.size:
+            _refuse_unscaled(image)
         if not isinstance(image, np.ndarray):
             raise ValueError(f"an image of {type(image).__name__}; give a file's name, or pixels as a NumPy array")
         count, kinds = self.channels.count, (np.uint8, np.float32) if self.channels != PLAIN else (np.uint8,)
         if image.ndim != 3 or image.shape[2] != count or image.dtype not in kinds or 0 in image.shape:
             what = "RGB (H, W, 3), uint8" if kinds == (np.uint8,) else f"(H, W, {count}), uint8, or float32 up to 255"
             raise ValueError(f"an image of shape {image.shape} and type {image.dtype}; give {what}")
-        if image.dtype == np.float32:
-            _refuse_unscaled(image)
         image = scaled(image, self.side)
         pixels, (height, width) = torch.from_numpy(np.stack([image])), image.shape[:2]
         try:
