@@ -21,19 +21,17 @@ def draw_image(image: Pixels, warp: Matrix, size: Size) -> Pixels:
     """
     if image.shape[2] not in EXACT:
         return np.concatenate([draw_image(group, warp, size) for group in _groups(image)], axis=2)
-    to_pixels = pixels(image.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
-    shrink = math.sqrt(abs(np.linalg.det(to_pixels[:2, :2])))
-    if shrink > ANTIALIAS_FROM:
-        image, warp = _averaged_down(image, warp, to_pixels, size, shrink)
-        to_pixels = pixels(image.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
-    drawn = _warp_affine(image, to_pixels, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
+    window, to_pixels = _under(image, warp, size)
+    if (shrink := _shrink(to_pixels)) > ANTIALIAS_FROM:
+        window, to_pixels = _averaged_down(window, to_pixels, shrink)
+    drawn = _warp_affine(window, to_pixels, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
     return drawn if drawn.ndim == 3 else drawn[..., None]
 
 
 def draw_label(label: NDArray[np.uint8], warp: Matrix, size: Size) -> NDArray[np.uint8]:
     """The view of a label map (H, W) through `warp`, at `size`: nearest neighbour, IGNORE outside the image."""
-    to_pixels = pixels(label.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
-    return _warp_affine(label, to_pixels, size, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    window, to_pixels = _under(label, warp, size)
+    return _warp_affine(window, to_pixels, size, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
 
 
 def _groups(image: Pixels) -> list[Pixels]:
@@ -56,21 +54,32 @@ def _warp_affine(source: Pixels, to_pixels: Matrix, size: Size, interpolation: i
     return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB) if colours else drawn, dtype=source.dtype)
 
 
-def _averaged_down(image: Pixels, warp: Matrix, to_pixels: Matrix, size: Size, shrink: float) -> tuple[Pixels, Matrix]:
-    """The part of `image` under the view, averaged down by about `shrink`, and the view's warp onto it."""
-    h, w = image.shape[:2]
+def _under(source: Pixels, warp: Matrix, size: Size) -> tuple[Pixels, Matrix]:
+    """The window of `source` (H, W, ...) that a view of `size` reads, where it lies outside by the mirror image; and
+    the view's pixels in it. The rest of a large image, which may be on a disk, is not touched."""
+    to_pixels = pixels(source.shape[:2]) @ warp @ np.linalg.inv(pixels(size))
     corners = to_pixels[:2] @ np.array([[0, size[1], 0, size[1]], [0, 0, size[0], size[0]], [1, 1, 1, 1]])
-    margin = math.ceil(2 * shrink)  # the taps of the warp, so that it never reads past the window inside the image
-    # At least a pixel, also of a view that lies outside of the image: its mirror image is drawn there.
-    (x0, x1), (y0, y1) = (
-        (low := min(max(0, math.floor(first) - margin), side - 1), max(min(side, math.ceil(last) + margin), low + 1))
-        for first, last, side in zip(corners.min(axis=1), corners.max(axis=1), (w, h), strict=True)
-    )
-    small = (max(1, round((x1 - x0) / shrink)), max(1, round((y1 - y0) / shrink)))
-    window = cv2.resize(image[y0:y1, x0:x1], small, interpolation=cv2.INTER_AREA)
-    window_in_image = np.array(
-        [[(x1 - x0) / w, 0, (x0 + x1) / w - 1], [0, (y1 - y0) / h, (y0 + y1) / h - 1], [0, 0, 1]]
-    )
-    return np.asarray(window if window.ndim == 3 else window[..., None], dtype=image.dtype), np.linalg.inv(
-        window_in_image
-    ) @ warp
+    margin = max(2, math.ceil(2 * _shrink(to_pixels)))  # the taps of the warp, so that it never reads past the window
+
+    def read(places: NDArray[np.float64], side: int) -> slice:
+        low, high = math.floor(places.min()) - margin, math.ceil(places.max()) + margin
+        first, last = min(low, 2 * side - high), max(high, -low)  # with what is mirrored at either border
+        return slice(max(first, 0), min(last, side))
+
+    columns, rows = read(corners[0], source.shape[1]), read(corners[1], source.shape[0])
+    into_window = np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, 1]])
+    return source[rows, columns], into_window @ to_pixels
+
+
+def _shrink(to_pixels: Matrix) -> float:
+    """How many pixels of the source lie under a pixel of the view, along a side."""
+    return math.sqrt(abs(np.linalg.det(to_pixels[:2, :2])))
+
+
+def _averaged_down(window: Pixels, to_pixels: Matrix, shrink: float) -> tuple[Pixels, Matrix]:
+    """`window` averaged down by about `shrink`, and the view's pixels in it."""
+    size = window.shape[:2]
+    less = (max(1, round(size[0] / shrink)), max(1, round(size[1] / shrink)))
+    small = cv2.resize(window, less[::-1], interpolation=cv2.INTER_AREA)
+    into_small = pixels(less) @ np.linalg.inv(pixels(size))
+    return np.asarray(small if small.ndim == 3 else small[..., None], dtype=window.dtype), into_small @ to_pixels

@@ -477,6 +477,12 @@ FAULTS = {
 }
 
 
+def test_a_huge_image_is_none_where_what_is_decoded_is_kept(root, tmp_path):
+    large(root)
+    codes = [{finding.code for finding in found(root, *words)} for words in ([], [f"data.cache={tmp_path / 'kept'}"])]
+    assert ["image-large" in these for these in codes] == [True, False]
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_and_nothing_else(fault, root):
     break_it, expected, words = FAULTS[fault]

@@ -436,6 +436,20 @@ def test_a_shrunken_view_that_lies_wholly_outside_is_drawn_of_the_image_all_the_
     assert (draw_image(image, warp, (16, 16)) == image[0, 0]).all()
 
 
+def test_of_a_large_image_only_what_lies_under_a_view_is_read() -> None:
+    side, crop = 10**6, (24, 20)
+    row = np.random.default_rng(22).integers(256, size=(side, 3), dtype=np.uint8)
+    image, label = np.broadcast_to(row, (side, side, 3)), np.broadcast_to(row[:, 0], (side, side))  # of 3 million bytes
+    for corner in ((0, 0), (-7, 5), (654_321, 123_456), (side - 24, side - 9)):
+        warp, x = slice_warp(corner, crop, (side, side)), np.arange(20) + corner[1]
+        outside = ((np.arange(24) + corner[0])[:, None] < 0) | (x >= side)
+        mirrored_at_the_edge = np.where(x < side, x, 2 * (side - 1) - x)
+        assert np.array_equal(draw_image(image, warp, crop), np.broadcast_to(row[mirrored_at_the_edge], (24, 20, 3)))
+        assert np.array_equal(
+            draw_label(label, warp, crop), np.where(outside, IGNORE, row[mirrored_at_the_edge, 0][None])
+        )
+
+
 # Geometry.sample -----------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ def of_files(survey: Survey, *, maps: bool) -> Iterator[Finding]:
     images = [entry.image for entry in entries]
     yield from _faults(images, skipped=_skipped(survey))
     yield from _turned(images)
-    yield from _large(images)
+    yield from _large(survey, images)
     yield from _grey(images)
     masks = list({entry.mask.name: entry.mask for entry in survey.of("labelled", "val", "test") if entry.mask}.values())
     for finding in _faults(masks):
@@ -79,13 +79,14 @@ def _turned(images: list[Image]) -> Iterator[Finding]:
         yield Finding("warning", "exif-orientation", text, tuple(image.name for image in turned))
 
 
-def _large(images: list[Image]) -> Iterator[Finding]:
+def _large(survey: Survey, images: list[Image]) -> Iterator[Finding]:
     large = sorted((image for image in images if image.size[0] * image.size[1] > LARGE), key=lambda i: i.size)[::-1]
-    if large:
+    if large and getattr(survey.splits.labelled, "cache", None) is None:
         h, w = large[0].size
         text = (
             f"{large[0].name}: {w} x {h}, {h * w / 1e6:.0f} million pixels{_more(len(large))}; every view of it "
-            f"decodes the whole file, slow over {LARGE // 10**6} million: cut it into tiles, or store it smaller"
+            f"decodes the whole file, slow over {LARGE // 10**6} million: keep what is decoded (data.cache=DIR), cut "
+            "it into tiles, or store it smaller"
         )
         yield Finding("warning", "image-large", text, tuple(image.name for image in large))
 
