@@ -20,9 +20,7 @@ def idle(config: Config) -> list[str]:
                 f"method.supervised.keep: {keep} hardest pixels are all {counted} that a batch can hold, so easy ones "
                 f"count as hard ones do, as with cross_entropy; lower it, to {max(1, counted // 16)} say"
             )
-    if config.views.oversample and (not config.model.dense or config.batch.labelled == 0):
-        why = "a whole image has one class" if not config.model.dense else "batch.labelled: 0 has no view of its own"
-        said.append(f"views.oversample: there is no pixel that a view could be placed on, for {why}; use 0")
+    said += _of_pixels(config)
     if (highest := max(_rates(config))) < LOW:
         said.append(
             f"optimizer.lr: in {config.steps} steps the rate never comes over {100 * highest:.2g} % of it, for which "
@@ -48,6 +46,16 @@ def idle(config: Config) -> list[str]:
                 f"{method.teacher.count} averages a turn; the others are the student itself; lower it"
             )
     return said
+
+
+def _of_pixels(config: Config) -> list[str]:
+    """On what is done to labelled views by the classes of their pixels, where those have none."""
+    if config.model.dense and config.batch.labelled:
+        return []
+    why = "a whole image has one class" if not config.model.dense else "batch.labelled: 0 has no view of its own"
+    keys = {"oversample": "no pixel that a view could be placed on", "copy_paste": "no labelled pixel to paste"}
+    given = {key: what for key, what in keys.items() if getattr(config.views, key)}
+    return [f"views.{key}: there is {what}, for {why}; use 0" for key, what in given.items()]
 
 
 def _rates(config: Config) -> list[float]:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtseg.colour import Colour, Pick, check_pick
-from mtseg.geometry import Geometry
+from mtseg.geometry import Geometry, Probability
 from mtseg.part import HEIGHT_WIDTH, part
 from mtseg.whiten import Standard
 
@@ -66,6 +66,10 @@ class Views:
     A share `oversample` of the labelled views are placed on a pixel of a class that is drawn alike from those that the
     image's label has, so that what is small or rare is seen where crops show a part of an image; the others lie
     anywhere. In nnU-Net (Isensee et al. 2021) it is a third, of the classes but the background.
+
+    Onto each labelled view, with probability `copy_paste`, things of another labelled image are pasted, labels and all
+    (after Ghiasi et al. 2021, who have masks of objects): of a labelled view of it, drawn anew, the half of the classes
+    in it, rounded down, that have the fewest pixels there.
     """
 
     crop: Annotated[tuple[Side, Side], HEIGHT_WIDTH]
@@ -76,17 +80,19 @@ class Views:
     std: PerChannel = (0.229, 0.224, 0.225)
     standard: Standard | None = None
     made: Literal["workers", "device"] = "workers"
-    oversample: Annotated[float, Field(ge=0, le=1)] = 0.0
+    oversample: Probability = 0.0
+    copy_paste: Probability = 0.0
 
     def __post_init__(self) -> None:
         if self.made == "device":
             for name in ("labelled", "teacher", "student"):
                 _drawn_by_moving(name, getattr(self, name).geometry, self.colours(name)[0])
-            if self.oversample:
-                raise ValueError(
-                    f"oversample: {self.oversample:g} places crops by the classes of pixels, and "
-                    "images that lie on the device have a class as wholes; use 0, or views.made=workers"
-                )
+            for name, what in {"oversample": "places crops by", "copy_paste": "cuts things out along"}.items():
+                if share := getattr(self, name):
+                    raise ValueError(
+                        f"{name}: {share:g} {what} the classes of pixels, and images that lie on the device have a "
+                        "class as wholes; use 0, or views.made=workers"
+                    )
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}; give one for each channel")
         if min(self.std) < 1e-6:

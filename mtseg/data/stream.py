@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
 from mtseg.data.batch import Batch, BatchSizes, Crops, nothing_like
+from mtseg.data.copy_paste import paste
 from mtseg.data.files import Files
 from mtseg.data.in_hand import InHand
 from mtseg.data.oversample import Pixel, pixel_of_a_class
@@ -88,18 +89,36 @@ class Stream(Dataset[Batch]):
         return shared(self.splits)
 
     def _labelled(self, step: int) -> Crops:
-        source = self.splits.labelled
-        shots = self._read("labelled", source, self.sizes.labelled, step)
-        labels = [self._label(source, i, image) for _, i, image in shots]
-        onto = [self._sought(label, slot, step) for label, (slot, _, _) in zip(labels, shots, strict=True)]
-        warps = self._warps("labelled", shots, step, onto=onto)
-        return replace(self._crops("labelled", shots, warps, step), label=self._framed(labels, warps))
+        shots = self._read("labelled", self.splits.labelled, self.sizes.labelled, step)
+        crops = self._with_labels(shots, step)
+        copied = self._copied(shots, step)
+        if copied:
+            paste(self._with_labels(copied, step, 1), crops, [slot - shots[0][0] for slot, _, _ in copied])
+        return crops
 
-    def _sought(self, label: Label, slot: int, step: int) -> Pixel | None:
+    def _copied(self, shots: list[Shot], step: int) -> list[Shot]:
+        """Another labelled image for each slot onto which something is pasted, drawn alike from all others."""
+        source, found = self.splits.labelled, []
+        for slot, index, _ in shots if len(source) > 1 else []:
+            rng = generator(self.seed, "copy-paste", step, slot)
+            if rng.random() < self.views.copy_paste:
+                other = (index + 1 + int(rng.integers(len(source) - 1))) % len(source)
+                self.in_hand.take("labelled", other)
+                found.append((slot, other, source.image(other)))
+        return found
+
+    def _with_labels(self, shots: list[Shot], *counters: int) -> Crops:
+        """The labelled views of images, with their labels."""
+        labels = [self._label(self.splits.labelled, i, image) for _, i, image in shots]
+        onto = [self._sought(label, slot, *counters) for label, (slot, _, _) in zip(labels, shots, strict=True)]
+        warps = self._warps("labelled", shots, *counters, onto=onto)
+        return replace(self._crops("labelled", shots, warps, *counters), label=self._framed(labels, warps))
+
+    def _sought(self, label: Label, slot: int, *counters: int) -> Pixel | None:
         """A pixel that the labelled view shall show, where it is one that is oversampled."""
         if not self.views.oversample:
             return None
-        rng = generator(self.seed, "oversampling", step, slot)
+        rng = generator(self.seed, "oversampling", *counters, slot)
         return pixel_of_a_class(label, rng) if rng.random() < self.views.oversample else None
 
     def _labels(self, source: Source, shots: Sequence[tuple[int, int | None, Pixels]], warps: list[Matrix]) -> Tensor:
