@@ -5,7 +5,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -45,6 +45,17 @@ class Colour:
             raise ValueError(
                 f"{self.name} does not give an (H, W, 3) uint8 image back; normalisation and tensors come later"
             )
+
+    def check(self, channels: int) -> None:
+        """Raises ValueError where it cannot change all of so many channels, none of which is a colour, alike."""
+        count = channels if channels != COLOURS else COLOURS + 1  # three of them it would take for colours
+        probe = np.random.default_rng(0).random((64, 64, count), dtype=np.float32) * 255
+        try:
+            seen = Painter([replace(self, p=1.0)], rgb=False).paint(probe, np.random.default_rng(0))
+        except ValueError as error:
+            raise ValueError(f"{self.name} does not take {channels} channels that are no colours") from error
+        if seen.shape != probe.shape or not np.isfinite(seen).all():
+            raise ValueError(f"{self.name} gives no image of {channels} channels back")
 
     def build(self, p: float | None = None) -> Any:
         """The albumentations transform itself; `p` replaces the part's own probability."""
@@ -96,43 +107,51 @@ class Painter:
     """A pipeline of colours. Building it is slow; painting with it is not.
 
     All colours in their order, each with its probability; or, where `pick` is given, a number of them uniform in
-    that range, drawn with replacement, in the order drawn (AugSeg's random intensity set).
+    that range, drawn with replacement, in the order drawn (AugSeg's random intensity set). Of images that begin with
+    red, green and blue (`rgb`) they change these, in 8 bits, and of others all channels, as float32.
     """
 
-    def __init__(self, colours: Sequence[Colour], pick: Pick | None = None) -> None:
+    def __init__(self, colours: Sequence[Colour], pick: Pick | None = None, *, rgb: bool = True) -> None:
         import albumentations as A
 
         self._names = ", ".join(colour.name for colour in colours)
-        self._pick = pick
+        self._pick, self._rgb = pick, rgb
         groups = [[colour] for colour in colours] if pick else [list(colours)] if colours else []
         self._pipelines = [A.Compose([colour.build() for colour in group]) for group in groups]
 
     def paint(self, image: Pixels, rng: np.random.Generator) -> Pixels:
-        """`image` (H, W, C) under colours that depend on `rng` alone, which change its first three channels.
+        """`image` (H, W, C), uint8 or float32 on the same scale, under colours that depend on `rng` alone.
 
-        Those of float32 are rounded to 8 bits for it, and clipped, where a colour changes them.
+        What they change is clipped to [0, 255], where they change anything, and of red, green and blue rounded.
 
         albumentations 2.0.8 repeats its draws in every worker and epoch unless it is reseeded per image.
         Raises ValueError, naming the colours, where one of them fails on this image.
         """
         if not self._pipelines:
             return image
-        seen = visible(image)
+        if self._rgb and image.shape[2] == COLOURS and image.dtype == np.uint8:
+            return np.asarray(self._changed(image, rng), np.uint8)
+        before = visible(image) if self._rgb else np.clip(image.astype(np.float32) / 255, 0, 1)
+        painted = np.asarray(self._changed(before.copy(), rng), before.dtype)
+        if np.array_equal(painted, before):
+            return image  # no colour was drawn: nothing is rounded or clipped
+        if self._rgb:
+            return np.concatenate([painted.astype(image.dtype), image[..., COLOURS:]], axis=2)
+        scaled = painted * np.array(255, np.float32)
+        return scaled if image.dtype != np.uint8 else np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+    def _changed(self, seen: Pixels, rng: np.random.Generator) -> Pixels:
+        """`seen` under the pipelines that are drawn."""
+        h, w = seen.shape[:2]
         try:
             for pipeline in self._chosen(rng):
                 pipeline.set_random_seed(int(rng.integers(2**32)))
                 seen = pipeline(image=seen)["image"]
         except Exception as error:
-            h, w = image.shape[:2]
             raise ValueError(
                 f"the colours {self._names} fail on a crop of {h}x{w}: {_one_line(error)}; change their parameters"
             ) from error
-        painted = np.asarray(seen, dtype=np.uint8)
-        if image.dtype != np.uint8 and np.array_equal(painted, visible(image)):
-            return image  # no colour was drawn: nothing is rounded or clipped
-        if image.shape[2] == COLOURS and image.dtype == np.uint8:
-            return painted
-        return np.concatenate([painted.astype(image.dtype), image[..., COLOURS:]], axis=2)
+        return seen
 
     def _chosen(self, rng: np.random.Generator) -> list[Any]:
         if self._pick is None:

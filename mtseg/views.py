@@ -123,12 +123,23 @@ class Views:
                 f"views.mean: {self.channels} entries, and the images have {channels} channels (data.channels): "
                 f"{_REMEDY}"
             )
+        for name, why in ({} if rgb else self.refused_colours(channels)).items():
+            raise ValueError(
+                f"views.{name}.colour: {why}, and the images have no red, green and blue (data.channels.rgb is false), "
+                f"so colours change all channels; set views.{name}.colour=[], or to what changes any, as [{{name: "
+                "RandomBrightnessContrast, p: 0.8}, {name: RandomGamma, p: 0.5}, {name: GaussianBlur, p: 0.5}]"
+            )
+
+    def refused_colours(self, channels: int) -> dict[str, str]:
+        """By views whose colours cannot change all of so many channels: why."""
+        found = {}
         for name in ("student", "labelled", "teacher"):  # the student's first: others may have them from it
-            if self.colours(name)[0] and not rgb:
-                raise ValueError(
-                    f"views.{name}.colour: colours are changed in red, green and blue alone, and data.channels.rgb is "
-                    f"false; set views.{name}.colour=[]"
-                )
+            try:
+                for colour in self.colours(name)[0]:
+                    colour.check(channels)
+            except ValueError as error:
+                found[name] = str(error)
+        return found
 
     def normalise(self, image: Tensor) -> Tensor:
         """Pixels (B, H, W, C) in [0, 255] -> network input (B, C, H, W) float32, on the same device."""

@@ -564,11 +564,21 @@ def two_bands(root: Path) -> dict:
     return folder(root, channels={"layers": [{"count": 2, "range": [-30.0, 0.0]}], "rgb": False})
 
 
-def test_images_without_colours_train_and_colours_are_refused_for_them(tmp_path):
+def test_images_without_colours_train_and_what_changes_colours_is_refused_for_them(tmp_path):
     data, views = two_bands(tmp_path / "data"), {"mean": [0.5, 0.5], "std": [0.2, 0.2]}
-    with pytest.raises(ValueError, match=r"views\.student\.colour: .*rgb is false; set views\.student\.colour=\[\]"):
-        fit(config_of(tmp_path, tmp_path / "run", data=data, views=views), quiet=True)
-    config = config_of(tmp_path, tmp_path / "run", data=data, views=views | {"student": {"colour": []}})
+    grey = views | {"student": {"colour": [{"name": "ToGray"}]}}
+    with pytest.raises(ValueError, match=r"views\.student\.colour: ToGray .*set views\.student\.colour=\[\].*Gamma"):
+        fit(config_of(tmp_path, tmp_path / "run", data=data, views=grey), quiet=True)
+    words = r"set views\.student\.colour=\[\], or to what changes any, as (\[.*\])"
+    with pytest.raises(ValueError, match=words) as refused:
+        config_of(tmp_path, tmp_path / "run", data=data, views=grey).views.check(2, rgb=False)
+    advised = re.search(words, str(refused.value))[1]
+    config = config_of(tmp_path, tmp_path / "run", f"views.student.colour={advised}", data=data, views=views)
+    assert [colour.name for colour in config.views.student.colour] == [
+        "RandomBrightnessContrast",
+        "RandomGamma",
+        "GaussianBlur",
+    ]
     assert 0 <= fit(config, quiet=True)["teacher"]["mIoU"] <= 1
     assert mtseg.load(config.out).predict(tmp_path / "data/unlabelled/images/0.npy").classes.shape == trees.SIZE
 
@@ -687,7 +697,7 @@ def test_the_doctor_finds_what_is_wrong_with_channels(tmp_path, fault, severity)
 
 def test_the_doctor_refuses_colours_for_images_without_and_draws_them_all_the_same(tmp_path, capsys):
     data = two_bands(tmp_path / "data")
-    config = config_of(tmp_path, tmp_path / "run", data=data, views={})
+    config = config_of(tmp_path, tmp_path / "run", data=data, views={"student": {"colour": [{"name": "ToGray"}]}})
     findings = found(config)
     assert findings["views"].severity == findings["normalisation"].severity == "error"
     path = tmp_path / "config.yaml"
@@ -745,6 +755,35 @@ def test_where_no_colour_is_drawn_nothing_is_rounded_or_clipped():
     seen = always.paint(image, generator(0, "test"))
     np.testing.assert_array_equal(seen[..., :3], 255 - np.clip(np.round(image[..., :3]), 0, 255))
     np.testing.assert_array_equal(seen[..., 3], image[..., 3])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_without_red_green_and_blue_all_channels_are_changed_alike_and_not_rounded(channels, kind):
+    image = drawn(20, 30, channels, kind=np.uint8).astype(kind)
+    image[0, 0], image = 255, image if kind == np.uint8 else image * np.float32(1.3) - 30
+    unit = np.clip(image.astype(np.float64), 0, 255) / 255
+    expected = {
+        "InvertImg": 1 - unit,
+        "RandomGamma": unit**2,
+        "RandomBrightnessContrast": np.clip(unit * 1.5 + 0.1, 0, 1),
+    }
+    params = {"RandomGamma": {"gamma_limit": [200, 200]}}
+    params["RandomBrightnessContrast"] = {"brightness_limit": [0.1, 0.1], "contrast_limit": [0.5, 0.5]}
+    for name, values in expected.items():
+        colour = Colour(name=name, params=params.get(name, {}))
+        colour.check(channels)
+        seen = Painter([colour], rgb=False).paint(image, generator(0, "test"))
+        assert seen.dtype == kind
+        np.testing.assert_allclose(seen, values * 255, atol=1e-3 if kind == np.float32 else 0.501)
+        assert Painter([dataclasses.replace(colour, p=0.0)], rgb=False).paint(image, generator(0, "test")) is image
+
+
+@pytest.mark.parametrize("name", ["ToGray", "HueSaturationValue", "ToSepia", "ISONoise"])
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_what_changes_red_green_and_blue_does_not_take_channels_that_are_none(name, channels):
+    with pytest.raises(ValueError, match=f"{name} does not take {channels} channels"):
+        Colour(name=name).check(channels)
 
 
 @pytest.mark.parametrize("factor", [1 / 255, float("nan")])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from trees import BY_KIND, rgbd
+from trees import BY_KIND, grey, rgbd
 
 from mtseg import cli
 from mtseg.config import load, of_run, rate_for, written
@@ -41,7 +41,9 @@ SMALL = [
 
 def takes_two_steps(words: list[str], folder: Path) -> None:
     data = gather(words)["data"]
-    tree = rgbd if "channels" in data else BY_KIND.get(data["kind"])
+    tree = BY_KIND.get(data["kind"])
+    if "channels" in data:
+        tree = rgbd if data["channels"]["rgb"] else grey
     words = [*words, f"data.root={tree(folder / 'data')}" if tree else "data.val=2"]
     config = load([*words, *SMALL, f"out={folder / 'run'}"])
     found = fit(config, quiet=True)
@@ -75,7 +77,7 @@ def test_a_network_can_be_laid_on_a_recipe_of_another(recipe, path):
     assert config.model.build(3, pretrained=False)(torch.zeros(2, 3, 32, 48)).shape == (2, 3, 32, 48)
 
 
-@pytest.mark.parametrize("name", ["own", "camvid"])
+@pytest.mark.parametrize("name", ["own", "camvid", "grey"])
 def test_the_recipe_for_photographs_takes_two_steps_on_a_data_set(name, tmp_path):
     words = [str(PHOTOGRAPHS), str(ROOT / f"data/{name}.yaml")]
     of = load(words)

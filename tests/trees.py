@@ -156,6 +156,17 @@ def rgbd(root: Path) -> Path:
     return root
 
 
+def grey(root: Path) -> Path:
+    """The folders of configs/data/grey.yaml: one channel of 16 bits."""
+    for pool, count in (("labelled", 8), ("unlabelled", 8)):
+        for i in range(count):
+            values = np.random.default_rng(i + count * len(pool)).integers(0, 60000, SIZE, dtype=np.uint16)
+            mask(root / pool / "images" / f"{pool}_{i}.png", values)
+            if pool == "labelled":
+                mask(root / pool / "masks" / f"{pool}_{i}.png", blocks([0, 1, 255], i))
+    return root
+
+
 BY_KIND = {
     "camvid": camvid,
     "voc": voc,

@@ -127,7 +127,7 @@ class Channels:
     """The layers of every image of a data set, one after the other; without them one file of red, green and blue.
 
     `rgb`: the first three channels are red, green and blue: they are shown, colours are changed in them alone, and
-    weights of networks that were trained on photographs are theirs.
+    weights of networks that were trained on photographs are theirs. Without it colours change all channels.
     """
 
     layers: Annotated[tuple[Layer, ...], Field(min_length=1)] = field(default=(RGB,))

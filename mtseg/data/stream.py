@@ -213,7 +213,7 @@ class Stream(Dataset[Batch]):
 
     def _painter(self, view: str) -> Painter:
         if view not in self._painters:
-            self._painters[view] = Painter(*self.views.colours(view))
+            self._painters[view] = Painter(*self.views.colours(view), rgb=self.splits.rgb)
         return self._painters[view]
 
 

@@ -57,14 +57,14 @@ def measured(survey: Survey) -> list[Values]:
 
 
 def completed(config: Config, survey: Survey, *, colours: bool = False) -> Config:
-    """`config` with what its views lack to show these images: normalisation, and no colours (unless `colours`) where
-    none is meant for them."""
+    """`config` with what its views lack to show these images: normalisation, and (unless `colours`) without colours
+    that are not for them."""
     views, splits = config.views, survey.splits
     if views.channels != splits.channels:
         mean, std = _suggested(config, survey, measured(survey))
         views = replace(views, mean=mean, std=std)
     if not splits.rgb and not colours:
-        plain = {name: _uncoloured(getattr(views, name)) for name in ("labelled", "teacher", "student")}
+        plain = {name: _uncoloured(getattr(views, name)) for name in views.refused_colours(splits.channels)}
         views = replace(views, **plain)  # type: ignore[arg-type]
     return replace(config, views=views)
 
