@@ -2,11 +2,15 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from mtseg.colour import Colour, Pick, check_pick
+from mtseg.data.channels import visible
+from mtseg.data.source import Pixels
 from mtseg.geometry import Geometry, Probability
 from mtseg.part import HEIGHT_WIDTH, part
 from mtseg.whiten import Standard
@@ -14,6 +18,7 @@ from mtseg.whiten import Standard
 Side = Annotated[int, Field(ge=16)]
 PerChannel = Annotated[tuple[float, ...], Field(min_length=1)]
 Noise = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SPREAD = 2.5  # standard deviations about the mean that are told apart in pictures
 _REMEDY = "give an entry for each, in views.std too: `mtseg doctor` computes them, and prints the line"
 
 
@@ -109,6 +114,14 @@ class Views:
         if self.standard is not None:
             return self.standard.sentence
         return f"values in [0, 1], minus {list(self.mean)}, divided by {list(self.std)}"
+
+    def visible(self, image: Pixels, *, rgb: bool) -> NDArray[np.uint8]:  # (H, W, 3)
+        """What is shown of an image (H, W, C). Of one without red, green and blue, of which few fill their range, the
+        values from 2.5 standard deviations below the mean, black, to as many above, white, as these views have them."""
+        if not rgb and self.standard is None:
+            mean, reach = np.array(self.mean, np.float32), SPREAD * np.array(self.std, np.float32)
+            image = (image / np.float32(255) - mean + reach) * (255 / (2 * reach))
+        return visible(image)
 
     def colours(self, view: str) -> tuple[tuple[Colour, ...], Pick | None]:
         """The colours of the `labelled`, `teacher` or `student` view, and how many of them are picked (`Painter`)."""

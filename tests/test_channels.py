@@ -757,6 +757,19 @@ def test_where_no_colour_is_drawn_nothing_is_rounded_or_clipped():
     np.testing.assert_array_equal(seen[..., 3], image[..., 3])
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_pictures_without_red_green_and_blue_show_what_lies_about_the_mean(channels):
+    views = Views(crop=(32, 32), mean=(0.02,) * channels, std=(0.004,) * channels)
+    values = np.linspace(0.005, 0.035, 500, dtype=np.float32)  # of a range that is hardly used
+    image = np.repeat(values[:, None, None] * 255, channels, axis=2)
+    expected = np.clip((values.astype(np.float64) - 0.01) / 0.02, 0, 1)[:, None, None] * 255
+    shown = views.visible(image, rgb=False)
+    assert shown.shape == (500, 1, 3)
+    np.testing.assert_allclose(shown, np.broadcast_to(expected, shown.shape), atol=0.51)
+    if channels > 2:
+        np.testing.assert_array_equal(views.visible(image, rgb=True), visible(image))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_without_red_green_and_blue_all_channels_are_changed_alike_and_not_rounded(channels, kind):

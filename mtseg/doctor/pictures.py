@@ -50,7 +50,7 @@ class Sheet:
     rows: tuple[Row, ...]
 
 
-def of_findings(findings: Sequence[Finding], survey: Survey) -> list[Sheet]:
+def of_findings(findings: Sequence[Finding], survey: Survey, views: Views) -> list[Sheet]:
     """A sheet for each finding about files: image, mask in the classes' colours, and where it offends, of the worst."""
     places = {}
     for pool in reversed(POOLS):  # where an image is in several pools, one with a mask is shown
@@ -62,15 +62,15 @@ def of_findings(findings: Sequence[Finding], survey: Survey) -> list[Sheet]:
     for number, finding in enumerate(findings):
         shown = [places[name] for name in finding.files if name in places][:WORST]
         if shown and finding.severity != "note":
-            rows = tuple(_problem(survey, pool, index) for pool, index in shown)
+            rows = tuple(_problem(survey, pool, index, views) for pool, index in shown)
             sheets.append(Sheet(key_of(number, finding.code), finding.code, finding.text, rows))
     return sheets
 
 
-def _problem(survey: Survey, pool: str, index: int) -> Row:
+def _problem(survey: Survey, pool: str, index: int, views: Views) -> Row:
     source: Source = getattr(survey.splits, pool)
     entry = survey.of(pool)[index]
-    image = _or_nothing(lambda: visible(source.image(index)))
+    image = _or_nothing(lambda: views.visible(source.image(index), rgb=survey.splits.rgb))
     panels = [(_title("image", image) if entry.image.fault is None else "image: not usable", image)]
     if entry.mask is not None:
         label = _label(source, index, survey.splits)
@@ -130,9 +130,11 @@ def of_views(config: Config, survey: Survey) -> list[Sheet]:
         batch = _stream(config, splits, config.views, students=None)[0].labelled
         assert batch.label is not None
         labels = [_shown(label, splits) for label in batch.label.numpy()]
+        views = batch.image.numpy()
+        pictures = [config.views.visible(view, rgb=splits.rgb) for view in views]
         rows = tuple(
-            Row(splits.labelled.name(int(i)), (("labelled view", visible(view)), label, *_further(view)))
-            for i, view, label in zip(batch.index, batch.image.numpy(), labels, strict=True)
+            Row(splits.labelled.name(int(i)), (("labelled view", shown), label, *_further(view)))
+            for i, view, shown, label in zip(batch.index, views, pictures, labels, strict=True)
         )
         words = "What the supervised loss sees; white is ignored."
         sheets.append(Sheet("views-labelled", "Labelled views", words, rows))
@@ -149,13 +151,17 @@ def _pairs(config: Config, splits: Splits, *, shared: bool) -> Sheet:
     assert batch.teacher is not None
     teacher, seen = _view(batch.teacher, views), _view(batch.students[0], views)
     warped = teacher.seen_from(seen)
+
+    def shown(view: View, number: int) -> Pixels:
+        return views.visible((view.data[number] * 255).permute(1, 2, 0).numpy(), rgb=splits.rgb)
+
     rows = tuple(
         Row(
             splits.unlabelled.name(int(index)),
             (
-                ("teacher's view", _pixels(teacher, n)),
-                ("student's view", _pixels(seen, n)),
-                ("teacher's, warped into student's", _pixels(warped, n)),
+                ("teacher's view", shown(teacher, n)),
+                ("student's view", shown(seen, n)),
+                ("teacher's, warped into student's", shown(warped, n)),
                 ("valid", np.repeat(warped.known[n, 0].numpy()[..., None], 3, axis=2).astype(np.uint8) * 255),
             ),
         )
@@ -199,10 +205,6 @@ def _further(image: NDArray[Any]) -> list[tuple[str, Pixels]]:
 def _view(crops: Crops, views: Views) -> View:
     """The pixels of crops in [0, 1], as a view."""
     return replace(crops.view(views), data=crops.image.permute(0, 3, 1, 2).float() / 255)
-
-
-def _pixels(view: View, number: int) -> Pixels:
-    return visible((view.data[number] * 255).permute(1, 2, 0).numpy())
 
 
 def draw(sheet: Sheet, path: Path) -> None:

@@ -92,7 +92,8 @@ def write(report: Report, config: Config, folder: Path) -> Path:
     _cleared(folder)
     sheets = []
     if report.read is not None:
-        sheets = [*of_findings(report.findings, report.read), *of_views(completed(config, report.read), report.read)]
+        whole = completed(config, report.read)
+        sheets = [*of_findings(report.findings, report.read, whole.views), *of_views(whole, report.read)]
     drawn = [(sheet, folder / f"{sheet.key}.png") for sheet in sheets]
     for sheet, path in drawn:
         draw(sheet, path)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from mtseg.atomic import write_whole
-from mtseg.data.channels import PLAIN, visible
+from mtseg.data.channels import PLAIN
 from mtseg.data.geotiff import georeference, in_bands, no_data
 from mtseg.device import out_of_memory
 from mtseg.inference import answering, pictures, rasters
@@ -177,7 +177,8 @@ def _drawn(
         return answer.classes.strips(), trained.palette
     if kind == "confidence":
         return answer.confidence.strips(), None
-    shown = (visible(image[:, top : top + ROWS, :][0].numpy()) for top in range(0, answer.size[0], ROWS))
+    strips = (image[:, top : top + ROWS, :][0].numpy() for top in range(0, answer.size[0], ROWS))
+    shown = (trained.views.visible(strip, rgb=trained.channels.rgb) for strip in strips)
     return shown if kind == "image" else pictures.overlay(shown, answer.classes.strips(), trained.palette), None
 
 

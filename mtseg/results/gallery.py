@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtseg.data.channels import visible
 from mtseg.data.source import IGNORE, Pixels, Source, Splits
 from mtseg.predictors import Whole, asked, joined
 from mtseg.views import Views
@@ -50,7 +49,7 @@ def gallery(
     unlabelled = False
     for row, index, image in zip(axes, chosen, images, strict=True):
         answers = [predicted(network, image, views) for network in networks.values()]
-        shown = visible(image)
+        shown = views.visible(image, rgb=splits.rgb)
         maps = [coloured(label, palette) for label in (source.label(index), *(classes for classes, _ in answers))]
         panels = [shown, *(np.broadcast_to(panel, shown.shape) for panel in maps)]  # one class: of every pixel
         for axis, panel in zip(row, panels, strict=False):

@@ -18,7 +18,6 @@ from torch import nn
 
 from mtseg.atomic import write_whole
 from mtseg.config import Config
-from mtseg.data.channels import visible
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.evaluate import source_of
 from mtseg.predictors import asked, joined
@@ -48,7 +47,7 @@ def gallery(
 @torch.no_grad()
 def _panels(config: Config, splits: Splits, source: Source, index: int, networks: Mapping[str, nn.Module]) -> Row:
     image, label = source.image(index), source.label(index)
-    shown = visible(image)
+    shown = config.views.visible(image, rgb=splits.rgb)
     said, sure = {}, np.zeros(0, np.float32)
     for name, network in networks.items():
         training = network.training
