@@ -18,7 +18,7 @@ from mtseg.whiten import Standard
 Side = Annotated[int, Field(ge=16)]
 PerChannel = Annotated[tuple[float, ...], Field(min_length=1)]
 Noise = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-SPREAD = 2.5  # standard deviations about the mean that are told apart in pictures
+SPREAD = 2  # standard deviations about the mean that are told apart in pictures
 _REMEDY = "give an entry for each, in views.std too: `mtseg doctor` computes them, and prints the line"
 
 
@@ -117,7 +117,7 @@ class Views:
 
     def visible(self, image: Pixels, *, rgb: bool) -> NDArray[np.uint8]:  # (H, W, 3)
         """What is shown of an image (H, W, C). Of one without red, green and blue, of which few fill their range, the
-        values from 2.5 standard deviations below the mean, black, to as many above, white, as these views have them."""
+        values from two standard deviations below the mean, black, to two above, white, as these views have them."""
         if not rgb and self.standard is None:
             mean, reach = np.array(self.mean, np.float32), SPREAD * np.array(self.std, np.float32)
             image = (image / np.float32(255) - mean + reach) * (255 / (2 * reach))

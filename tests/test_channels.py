@@ -759,7 +759,7 @@ def test_where_no_colour_is_drawn_nothing_is_rounded_or_clipped():
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_pictures_without_red_green_and_blue_show_what_lies_about_the_mean(channels):
-    views = Views(crop=(32, 32), mean=(0.02,) * channels, std=(0.004,) * channels)
+    views = Views(crop=(32, 32), mean=(0.02,) * channels, std=(0.005,) * channels)
     values = np.linspace(0.005, 0.035, 500, dtype=np.float32)  # of a range that is hardly used
     image = np.repeat(values[:, None, None] * 255, channels, axis=2)
     expected = np.clip((values.astype(np.float64) - 0.01) / 0.02, 0, 1)[:, None, None] * 255
