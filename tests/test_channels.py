@@ -30,6 +30,7 @@ from mtseg.data.damaged import MAX_PIXELS, Damaged
 from mtseg.data.decode import header, read_image, read_mask, read_values, size_of
 from mtseg.data.source import Splits
 from mtseg.data.stream import Stream
+from mtseg.doctor.channels import completed
 from mtseg.doctor.examine import examine
 from mtseg.doctor.machine import Machine
 from mtseg.doctor.pictures import of_views
@@ -580,7 +581,17 @@ def test_images_without_colours_train_and_what_changes_colours_is_refused_for_th
         "GaussianBlur",
     ]
     assert 0 <= fit(config, quiet=True)["teacher"]["mIoU"] <= 1
-    assert mtseg.load(config.out).predict(tmp_path / "data/unlabelled/images/0.npy").classes.shape == trees.SIZE
+    path, out = tmp_path / "data/unlabelled/images/0.npy", tmp_path / "predicted"
+    trained = mtseg.load(config.out)
+    classes = trained.predict(path).classes
+    assert classes.shape == trees.SIZE
+    assert cli.main(["predict", str(config.out), str(path), "--out", str(out), "--save", "overlay"]) == 0
+    (picture,) = out.rglob("*.png")
+    first = np.load(path)[..., :1].astype(np.float64) / 30 + 1  # of a range from -30 to 0
+    seen = np.clip((first - 0.5 + 0.4) / 0.8, 0, 1) * 255  # two deviations of 0.2 about 0.5
+    inks = np.asarray(trained.palette, np.float64)[classes]
+    expected = np.where(inks.any(2, keepdims=True), (seen + inks) / 2, seen)  # the first class is black
+    assert np.abs(np.asarray(Image.open(picture)) - expected).max() <= 1
 
 
 def test_a_path_from_which_a_further_file_cannot_be_told_is_answered_with_how_to_name_it(tmp_path, capsys):
@@ -697,7 +708,10 @@ def test_the_doctor_finds_what_is_wrong_with_channels(tmp_path, fault, severity)
 
 def test_the_doctor_refuses_colours_for_images_without_and_draws_them_all_the_same(tmp_path, capsys):
     data = two_bands(tmp_path / "data")
-    config = config_of(tmp_path, tmp_path / "run", data=data, views={"student": {"colour": [{"name": "ToGray"}]}})
+    views = {"student": {"colour": [{"name": "ToGray"}]}, "labelled": {"colour": [{"name": "InvertImg"}]}}
+    config = config_of(tmp_path, tmp_path / "run", data=data, views=views)
+    shown = completed(config, examine(config, HEALTHY, workers=0).read).views
+    assert (shown.student.colour, shown.labelled.colour) == ((), config.views.labelled.colour)
     findings = found(config)
     assert findings["views"].severity == findings["normalisation"].severity == "error"
     path = tmp_path / "config.yaml"

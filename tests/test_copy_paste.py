@@ -70,7 +70,7 @@ def test_the_small_classes_are_the_half_with_the_fewest_pixels():
 
 @pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
 def test_that_share_of_the_labelled_views_shows_the_small_classes_of_one_other_image(p):
-    plain, pasted, donors, shown = a_stream(0.0), a_stream(p), Counter[int](), 0
+    plain, pasted, donors, shown, elsewhere = a_stream(0.0), a_stream(p), Counter[int](), 0, 0
     for step in range(100):
         before, crops = plain[step].labelled, pasted[step].labelled
         images, labels = crops.image.numpy(), crops.label.numpy()  # type: ignore[union-attr]
@@ -87,9 +87,12 @@ def test_that_share_of_the_labelled_views_shows_the_small_classes_of_one_other_i
                 assert np.array_equal(foreign.any(axis=0), columns)  # whole stripes
                 assert 3 <= columns.sum() <= 6 + 2
                 shown += 1
+                rows = image[..., 2] - label  # of the images that they come from
+                elsewhere += (rows[foreign] != np.broadcast_to(rows[:, ~columns][:, :1], rows.shape)[foreign]).all()
     assert abs(shown - 400 * p) <= 5 * np.sqrt(400 * p * (1 - p))
     if p:
         assert set(donors) == {1, 2, 3, 4}
+        assert elsewhere > 0.8 * shown  # placed by a draw of their own: of 37 places one is the same
         assert max(abs(count - shown / 4) for count in donors.values()) < 5 * np.sqrt(shown * 3 / 16)
 
 
