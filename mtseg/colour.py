@@ -16,6 +16,9 @@ from mtseg.data.channels import COLOURS, visible
 from mtseg.data.source import Pixels
 from mtseg.part import LOW_HIGH, part
 
+PROBES = 12  # images on which a colour is tried, for it draws
+FAINT = (120.0, 125.0)  # of 0 to 255: the values of an image that hardly uses its range
+LEVELS = 64  # that are left of its many, of which 8 bits would have six
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for its newest version
 
 
@@ -47,15 +50,23 @@ class Colour:
             )
 
     def check(self, channels: int) -> None:
-        """Raises ValueError where it cannot change all of so many channels, none of which is a colour, alike."""
+        """Raises ValueError where it cannot change all of so many channels, none of which is a colour."""
         count = channels if channels != COLOURS else COLOURS + 1  # three of them it would take for colours
-        probe = np.random.default_rng(0).random((64, 64, count), dtype=np.float32) * 255
+        painter, rng = Painter([replace(self, p=1.0)], rgb=False), np.random.default_rng(0)
         try:
-            seen = Painter([replace(self, p=1.0)], rgb=False).paint(probe, np.random.default_rng(0))
-        except ValueError as error:
-            raise ValueError(f"{self.name} does not take {channels} channels that are no colours") from error
-        if seen.shape != probe.shape or not np.isfinite(seen).all():
-            raise ValueError(f"{self.name} gives no image of {channels} channels back")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of one channel it is said that nothing is changed
+                for _ in range(PROBES):
+                    probe = rng.uniform(FAINT[0], FAINT[1], (64, 64, count)).astype(np.float32)
+                    seen = painter.paint(probe, rng)
+                    if seen.shape != probe.shape or not np.isfinite(seen).all():
+                        raise ValueError("gives no image back")
+                    if len(np.unique(seen)) < LEVELS:
+                        raise ValueError("works in 8 bits, of which these images may use few")
+        except Exception as error:
+            what = f"{channels} channel{'s' * (channels > 1)} without colours"
+            reason = _one_line(error.__cause__ or error).rstrip(".")
+            raise ValueError(f"{self.name} does not take {what} ({reason})") from error
 
     def build(self, p: float | None = None) -> Any:
         """The albumentations transform itself; `p` replaces the part's own probability."""
@@ -88,7 +99,7 @@ def _image_only() -> dict[str, Any]:
     return {name: value for name, value in sorted(vars(A).items()) if usable(value)}
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -122,7 +133,8 @@ class Painter:
     def paint(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """`image` (H, W, C), uint8 or float32 on the same scale, under colours that depend on `rng` alone.
 
-        What they change is clipped to [0, 255], where they change anything, and of red, green and blue rounded.
+        Red, green and blue are rounded and clipped to [0, 255] where one changes them. Of other channels nothing is
+        clipped: values beyond [0, 255] widen what a colour takes for the range.
 
         albumentations 2.0.8 repeats its draws in every worker and epoch unless it is reseeded per image.
         Raises ValueError, naming the colours, where one of them fails on this image.
@@ -131,14 +143,15 @@ class Painter:
             return image
         if self._rgb and image.shape[2] == COLOURS and image.dtype == np.uint8:
             return np.asarray(self._changed(image, rng), np.uint8)
-        before = visible(image) if self._rgb else np.clip(image.astype(np.float32) / 255, 0, 1)
+        low, high = min(0.0, float(image.min())), max(255.0, float(image.max()))
+        before = visible(image) if self._rgb else (image.astype(np.float32) - low) / (high - low)
         painted = np.asarray(self._changed(before.copy(), rng), before.dtype)
         if np.array_equal(painted, before):
             return image  # no colour was drawn: nothing is rounded or clipped
         if self._rgb:
             return np.concatenate([painted.astype(image.dtype), image[..., COLOURS:]], axis=2)
-        scaled = painted * np.array(255, np.float32)
-        return scaled if image.dtype != np.uint8 else np.rint(scaled).clip(0, 255).astype(np.uint8)
+        scaled = painted * np.array(high - low, np.float32) + np.float32(low)
+        return scaled if image.dtype != np.uint8 else np.rint(scaled).astype(np.uint8)
 
     def _changed(self, seen: Pixels, rng: np.random.Generator) -> Pixels:
         """`seen` under the pipelines that are drawn."""

@@ -50,9 +50,10 @@ def idle(config: Config) -> list[str]:
 
 def _of_pixels(config: Config) -> list[str]:
     """On what is done to labelled views by the classes of their pixels, where those have none."""
-    if config.model.dense and config.batch.labelled:
+    together = config.batch.consistency == "all" and config.method.branches
+    if config.model.dense and not together:
         return []
-    why = "a whole image has one class" if not config.model.dense else "batch.labelled: 0 has no view of its own"
+    why = "a whole image has one class" if not config.model.dense else "batch.consistency: all has no labelled views"
     keys = {"oversample": "no pixel that a view could be placed on", "copy_paste": "no labelled pixel to paste"}
     given = {key: what for key, what in keys.items() if getattr(config.views, key)}
     return [f"views.{key}: there is {what}, for {why}; use 0" for key, what in given.items()]

@@ -72,9 +72,9 @@ class Views:
     image's label has, so that what is small or rare is seen where crops show a part of an image; the others lie
     anywhere. In nnU-Net (Isensee et al. 2021) it is a third, of the classes but the background.
 
-    Onto each labelled view, with probability `copy_paste`, things of another labelled image are pasted, labels and all
-    (after Ghiasi et al. 2021, who have masks of objects): of a labelled view of it, drawn anew, the half of the classes
-    in it, rounded down, that have the fewest pixels there.
+    With probability `copy_paste` a labelled view gets what is small in another labelled image pasted onto it, labels
+    and all: of a view of that image, drawn anew, the half of the classes in it, rounded down, that have the fewest
+    pixels there. Of two classes it is the one that this view shows less of. Ghiasi et al. (2021) paste single objects.
     """
 
     crop: Annotated[tuple[Side, Side], HEIGHT_WIDTH]
@@ -139,9 +139,17 @@ class Views:
         for name, why in ({} if rgb else self.refused_colours(channels)).items():
             raise ValueError(
                 f"views.{name}.colour: {why}, and the images have no red, green and blue (data.channels.rgb is false), "
-                f"so colours change all channels; set views.{name}.colour=[], or to what changes any, as [{{name: "
-                "RandomBrightnessContrast, p: 0.8}, {name: RandomGamma, p: 0.5}, {name: GaussianBlur, p: 0.5}]"
+                f"so colours change all channels; {self._without_colours(name)}"
             )
+
+    def _without_colours(self, view: str) -> str:
+        """What to do about a view's colours where images have none."""
+        where = "student" if getattr(self, view).colour == "student" else view
+        also = f" and views.{where}.pick=null" if getattr(self, where).pick else ""
+        return (
+            f"set views.{where}.colour=[]{also}, or colour to what changes any: [{{name: RandomBrightnessContrast, "
+            "p: 0.8, params: {brightness_by_max: false}}, {name: RandomGamma, p: 0.5}, {name: GaussianBlur, p: 0.5}]"
+        )
 
     def refused_colours(self, channels: int) -> dict[str, str]:
         """By views whose colours cannot change all of so many channels: why."""

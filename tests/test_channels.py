@@ -1,11 +1,11 @@
 """Images of any channels: decoded by their own range, moved together, coloured in red, green and blue alone."""
 
-import dataclasses
 import io
 import json
 import os
 import pickle
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from mtseg.randomness import generator
 from mtseg.settings.checked import dump, validate
 from mtseg.settings.merge import merge
 from mtseg.trainer import fit
-from mtseg.views import Views
+from mtseg.views import Policy, StudentPolicy, Views
 from mtseg.warping import draw_image
 
 HEALTHY = Machine({"torch": "2.6", "torchvision": "0.21"}, "", 2**40, 2**20)
@@ -570,7 +570,7 @@ def test_images_without_colours_train_and_what_changes_colours_is_refused_for_th
     grey = views | {"student": {"colour": [{"name": "ToGray"}]}}
     with pytest.raises(ValueError, match=r"views\.student\.colour: ToGray .*set views\.student\.colour=\[\].*Gamma"):
         fit(config_of(tmp_path, tmp_path / "run", data=data, views=grey), quiet=True)
-    words = r"set views\.student\.colour=\[\], or to what changes any, as (\[.*\])"
+    words = r"set views\.student\.colour=\[\], or colour to what changes any: (\[.*\])"
     with pytest.raises(ValueError, match=words) as refused:
         config_of(tmp_path, tmp_path / "run", data=data, views=grey).views.check(2, rgb=False)
     advised = re.search(words, str(refused.value))[1]
@@ -710,8 +710,15 @@ def test_the_doctor_refuses_colours_for_images_without_and_draws_them_all_the_sa
     data = two_bands(tmp_path / "data")
     views = {"student": {"colour": [{"name": "ToGray"}]}, "labelled": {"colour": [{"name": "InvertImg"}]}}
     config = config_of(tmp_path, tmp_path / "run", data=data, views=views)
-    shown = completed(config, examine(config, HEALTHY, workers=0).read).views
+    read = examine(config, HEALTHY, workers=0).read
+    shown = completed(config, read).views
     assert (shown.student.colour, shown.labelled.colour) == ((), config.views.labelled.colour)
+    poor = replace(config, views=replace(shown, mean=(0.9, 0.9), std=(0.01, 0.01), labelled=Policy()))
+    (sheet, *_) = of_views(completed(poor, read), read)
+    for row in sheet.rows:  # in the light of what is measured, whatever is given
+        picture = dict(row.panels)["labelled view"]
+        assert 60 < picture.mean() < 195
+        assert picture.std() > 30
     findings = found(config)
     assert findings["views"].severity == findings["normalisation"].severity == "error"
     path = tmp_path / "config.yaml"
@@ -789,7 +796,8 @@ def test_pictures_without_red_green_and_blue_show_what_lies_about_the_mean(chann
 def test_without_red_green_and_blue_all_channels_are_changed_alike_and_not_rounded(channels, kind):
     image = drawn(20, 30, channels, kind=np.uint8).astype(kind)
     image[0, 0], image = 255, image if kind == np.uint8 else image * np.float32(1.3) - 30
-    unit = np.clip(image.astype(np.float64), 0, 255) / 255
+    low, wide = (0, 255) if kind == np.uint8 else (image.min(), np.ptp(image))  # beyond both ends of the range
+    unit = (image.astype(np.float64) - low) / wide
     expected = {
         "InvertImg": 1 - unit,
         "RandomGamma": unit**2,
@@ -802,15 +810,36 @@ def test_without_red_green_and_blue_all_channels_are_changed_alike_and_not_round
         colour.check(channels)
         seen = Painter([colour], rgb=False).paint(image, generator(0, "test"))
         assert seen.dtype == kind
-        np.testing.assert_allclose(seen, values * 255, atol=1e-3 if kind == np.float32 else 0.501)
-        assert Painter([dataclasses.replace(colour, p=0.0)], rgb=False).paint(image, generator(0, "test")) is image
+        np.testing.assert_allclose(seen, values * wide + low, atol=1e-3 if kind == np.float32 else 0.501)
+        assert Painter([replace(colour, p=0.0)], rgb=False).paint(image, generator(0, "test")) is image
 
 
 @pytest.mark.parametrize("name", ["ToGray", "HueSaturationValue", "ToSepia", "ISONoise"])
-@pytest.mark.parametrize("channels", [2, 3, 5])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_what_changes_red_green_and_blue_does_not_take_channels_that_are_none(name, channels):
-    with pytest.raises(ValueError, match=f"{name} does not take {channels} channels"):
-        Colour(name=name).check(channels)
+    if channels > 1 or name in ("ToGray", "HueSaturationValue"):
+        with pytest.raises(ValueError, match=f"{name} does not take {channels} channel"):
+            Colour(name=name).check(channels)
+
+
+@pytest.mark.parametrize("name", ["MedianBlur", "Posterize", "AutoContrast", "ImageCompression", "RandomToneCurve"])
+def test_what_works_in_8_bits_or_fails_by_chance_is_refused_where_they_may_hardly_be_used(name):
+    for channels in (1, 2, 3):
+        with pytest.raises(ValueError, match=f"{name} does not take"):
+            Colour(name=name).check(channels)
+
+
+def test_the_advised_colours_leave_something_of_an_image_that_hardly_uses_its_range():
+    student = StudentPolicy(colour=(Colour(name="ToGray"),), pick=(1, 1))
+    advised = Views(crop=(32, 32), student=student, mean=(0.5,), std=(0.2,))
+    with pytest.raises(ValueError, match=r"colour=\[\] and views\.student\.pick=null, or colour to .*: \[") as refused:
+        advised.check(1, rgb=False)
+    colours = yaml.safe_load(str(refused.value).rpartition("any: ")[2])
+    faint = drawn(48, 48, 1, kind=np.float32) * 5 + 4  # of 255
+    for seed in range(60):
+        painter = Painter([validate(Colour, colour) for colour in colours], rgb=False)
+        seen = painter.paint(faint, generator(seed, "test"))
+        assert seen.std() > 0.02 * faint.std()
 
 
 @pytest.mark.parametrize("factor", [1 / 255, float("nan")])
@@ -826,7 +855,7 @@ def test_a_file_is_as_dark_as_it_is(tmp_path, trained):
     """What its range is, the run has said; of an array nobody knows."""
     network = mtseg.load(trained.out)
     layer = Layer(count=4, range=(0, 65535))
-    dark = dataclasses.replace(network, channels=Channels(layers=(layer,), rgb=True))
+    dark = replace(network, channels=Channels(layers=(layer,), rgb=True))
     np.save(tmp_path / "dark.npy", np.random.default_rng(0).integers(0, 200, (40, 50, 4)).astype(np.uint16))
     assert 0 < dark.channels.read(tmp_path / "dark.npy").max() < 1
     assert dark.predict(tmp_path / "dark.npy").classes.shape == (40, 50)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+import trees
 from numpy.typing import NDArray
 from runs import tiny
 from smalls import small
@@ -13,10 +14,13 @@ from test_stream import bits, served
 
 from mtseg.data.batch import BatchSizes
 from mtseg.data.copy_paste import small_classes
-from mtseg.data.source import IGNORE, UNKNOWN, Label, Splits
+from mtseg.data.files import Pool, files
+from mtseg.data.masks import in_order
+from mtseg.data.source import IGNORE, UNKNOWN, Label, Source, Splits
 from mtseg.data.stream import Stream
 from mtseg.geometry import Geometry
 from mtseg.idle import idle
+from mtseg.results.compare import supervised_only
 from mtseg.views import Policy, Views
 
 COUNT = 5
@@ -50,7 +54,7 @@ class Stripes:
         )
 
 
-def a_stream(p: float, *, labelled: Stripes = Stripes(), oversample: float = 0.0, share=(0, 1)) -> Stream:
+def a_stream(p: float, *, labelled: Source = Stripes(), oversample: float = 0.0, share=(0, 1)) -> Stream:
     policy = Policy(geometry=Geometry(scale=(1, 1), flip=0.5))
     views = Views(crop=CROP, labelled=policy, teacher=policy, copy_paste=p, oversample=oversample)
     splits = Splits(tuple("abcd"), np.zeros((4, 3), np.uint8), labelled, Stripes(), Stripes(1), Stripes(1))
@@ -127,6 +131,26 @@ def test_where_nothing_can_be_pasted_it_is_refused_or_said(tmp_path):
     with pytest.raises(ValueError, match=r"copy_paste: 0\.5 .*views\.made=workers"):
         small(tmp_path, "views.copy_paste=0.5")
     stream = ["batch={labelled: 0, unlabelled: 6, consistency: all}", "method.branches=[{}]"]
-    for words, says in (([], False), (stream, True)):
+    both = ["batch={labelled: 2, unlabelled: 2, consistency: all}", "method.branches=[{}]"]
+    for words, says in (([], False), (stream, True), (both, True), ([both[0], "method.branches=[]"], False)):
         found = idle(tiny(tmp_path, "views.copy_paste=0.5", *words))
         assert any("views.copy_paste" in sentence for sentence in found) is says
+
+
+def test_supervised_only_is_compared_with_what_the_method_has_had(tmp_path):
+    words = ["views.copy_paste=0.5", "views.oversample=0.3", "method.branches=[{}]"]
+    both = "batch={labelled: 2, unlabelled: 2, consistency: all}"
+    for batch, given in (([], (0.5, 0.3)), ([both], (0.0, 0.0))):
+        views = supervised_only(tiny(tmp_path, *words, *batch)).views
+        assert (views.copy_paste, views.oversample) == given
+
+
+def test_no_image_is_pasted_onto_itself_where_it_stands_in_for_one_that_cannot_be_read(tmp_path):
+    root = trees.own(tmp_path)
+    (root / "labelled/images/photo_3.jpg").write_bytes(b"broken")
+    pool = Pool(
+        *([f"labelled/{kind}/photo_{n}.{end}" for n in (3, 5)] for kind, end in (("images", "jpg"), ("masks", "png")))
+    )
+    readable = files(root, pool, in_order(4), "skip")
+    for step in range(6):
+        assert bits(a_stream(1.0, labelled=readable)[step]) == bits(a_stream(0.0, labelled=readable)[step])

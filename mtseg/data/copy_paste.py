@@ -21,7 +21,7 @@ def paste(things: Crops, crops: Crops, onto: Sequence[int]) -> None:
     for image, label, which in zip(things.image, things.label, onto, strict=True):
         there = small_classes(label)
         crops.image[which][there] = image[there]
-        crops.label[which][there] = label[there]
+        crops.label[which][there] = label[there].to(crops.label.dtype)
 
 
 def small_classes(label: Tensor) -> Tensor:

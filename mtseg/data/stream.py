@@ -104,7 +104,9 @@ class Stream(Dataset[Batch]):
             if rng.random() < self.views.copy_paste:
                 other = (index + 1 + int(rng.integers(len(source) - 1))) % len(source)
                 self.in_hand.take("labelled", other)
-                found.append((slot, other, source.image(other)))
+                image = source.image(other)
+                if _shown(source, other) != _shown(source, index):  # in place of one that cannot be read
+                    found.append((slot, other, image))
         return found
 
     def _with_labels(self, shots: list[Shot], *counters: int) -> Crops:

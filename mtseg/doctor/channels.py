@@ -57,11 +57,11 @@ def measured(survey: Survey) -> list[Values]:
 
 
 def completed(config: Config, survey: Survey, *, colours: bool = False) -> Config:
-    """`config` with what its views lack to show these images: normalisation, and (unless `colours`) without colours
-    that are not for them."""
-    views, splits = config.views, survey.splits
-    if views.channels != splits.channels:
-        mean, std = _suggested(config, survey, measured(survey))
+    """`config` with what its views lack to show these images: normalisation, of those without red, green and blue as
+    measured, and (unless `colours`) without colours that are not for them."""
+    views, splits, found = config.views, survey.splits, measured(survey)
+    if views.channels != splits.channels or (found and not splits.rgb):
+        mean, std = _suggested(config, survey, found)
         views = replace(views, mean=mean, std=std)
     if not splits.rgb and not colours:
         plain = {name: _uncoloured(getattr(views, name)) for name in views.refused_colours(splits.channels)}

@@ -36,12 +36,15 @@ def supervised_only(config: Config) -> Config:
 
     Its averaged weights take averaged statistics: nobody asks them, so they could not gather their own. And its loss
     counts in full, whatever share of it the method takes. Where all images came from one stream (`batch.labelled: 0`),
-    as many labelled ones do.
+    as many labelled ones do. Where the method had no labelled views (`batch.consistency: all`), what is done to these
+    alone is not done.
     """
     teacher = config.method.teacher.averaging()
     method = replace(config.method, branches=(), teacher=teacher, supervised_weight=1.0)
     batch = replace(config.batch, labelled=config.batch.labelled or config.batch.unlabelled)
-    return replace(config, method=method, batch=batch)
+    alike = config.batch.consistency == "unlabelled"
+    views = config.views if alike else replace(config.views, oversample=0.0, copy_paste=0.0)
+    return replace(config, method=method, batch=batch, views=views)
 
 
 def runs(config: Config) -> dict[str, Config]:
