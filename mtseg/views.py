@@ -1,5 +1,6 @@
 """View policies: what the labelled, the teacher's and the student's pictures look like, and how pixels become input."""
 
+import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from mtseg.whiten import Standard
 Side = Annotated[int, Field(ge=16)]
 PerChannel = Annotated[tuple[float, ...], Field(min_length=1)]
 Noise = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-SPREAD = 2  # standard deviations about the mean that are told apart in pictures
+SPREAD = 10  # standard deviations from the mean that are black, and white, in pictures
 _REMEDY = "give an entry for each, in views.std too: `mtseg doctor` computes them, and prints the line"
 
 
@@ -116,11 +117,12 @@ class Views:
         return f"values in [0, 1], minus {list(self.mean)}, divided by {list(self.std)}"
 
     def visible(self, image: Pixels, *, rgb: bool) -> NDArray[np.uint8]:  # (H, W, 3)
-        """What is shown of an image (H, W, C). Of one without red, green and blue, of which few fill their range, the
-        values from two standard deviations below the mean, black, to two above, white, as these views have them."""
+        """What is shown of an image (H, W, C). Of one without red, green and blue, of which few fill their range, it is
+        the mean of these views in grey, and the farther from it the more is pressed together (Lupton et al. 1999):
+        arsinh of the standard deviations, so that what is dim and what is bright can both be told."""
         if not rgb and self.standard is None:
-            mean, reach = np.array(self.mean, np.float32), SPREAD * np.array(self.std, np.float32)
-            image = (image / np.float32(255) - mean + reach) * (255 / (2 * reach))
+            off = (image / np.float32(255) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+            image = 127.5 + 127.5 * np.arcsinh(off) / math.asinh(SPREAD)
         return visible(image)
 
     def colours(self, view: str) -> tuple[tuple[Colour, ...], Pick | None]:

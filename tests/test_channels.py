@@ -587,8 +587,8 @@ def test_images_without_colours_train_and_what_changes_colours_is_refused_for_th
     assert classes.shape == trees.SIZE
     assert cli.main(["predict", str(config.out), str(path), "--out", str(out), "--save", "overlay"]) == 0
     (picture,) = out.rglob("*.png")
-    first = np.load(path)[..., :1].astype(np.float64) / 30 + 1  # of a range from -30 to 0
-    seen = np.clip((first - 0.5 + 0.4) / 0.8, 0, 1) * 255  # two deviations of 0.2 about 0.5
+    off = (np.load(path)[..., :1].astype(np.float64) / 30 + 1 - 0.5) / 0.2  # of a range from -30 to 0
+    seen = 127.5 * (1 + np.arcsinh(off) / np.arcsinh(10))
     inks = np.asarray(trained.palette, np.float64)[classes]
     expected = np.where(inks.any(2, keepdims=True), (seen + inks) / 2, seen)  # the first class is black
     assert np.abs(np.asarray(Image.open(picture)) - expected).max() <= 1
@@ -706,6 +706,17 @@ def test_the_doctor_finds_what_is_wrong_with_channels(tmp_path, fault, severity)
     assert serious == {fault: severity}
 
 
+@pytest.mark.parametrize(("high", "narrow"), [(1500, True), (3000, False)])
+def test_the_doctor_says_what_range_holds_values_that_fill_little_of_theirs(tmp_path, high, narrow):
+    root = trees.rgbd(tmp_path / "data")  # of 0 to 10000
+    for path in root.rglob("depth/*.png"):
+        trees.mask(path, np.linspace(300, high, int(np.prod(trees.SIZE))).reshape(trees.SIZE).astype(np.uint16))
+    said = [
+        finding.text for code, finding in found(config_of(root, tmp_path / "run")).items() if code == "channel-narrow"
+    ]
+    assert [f"a range of [300, {high}] holds all" in text for text in said] == [True] * narrow
+
+
 def test_the_doctor_refuses_colours_for_images_without_and_draws_them_all_the_same(tmp_path, capsys):
     data = two_bands(tmp_path / "data")
     views = {"student": {"colour": [{"name": "ToGray"}]}, "labelled": {"colour": [{"name": "InvertImg"}]}}
@@ -713,12 +724,12 @@ def test_the_doctor_refuses_colours_for_images_without_and_draws_them_all_the_sa
     read = examine(config, HEALTHY, workers=0).read
     shown = completed(config, read).views
     assert (shown.student.colour, shown.labelled.colour) == ((), config.views.labelled.colour)
-    poor = replace(config, views=replace(shown, mean=(0.9, 0.9), std=(0.01, 0.01), labelled=Policy()))
+    poor = replace(config, views=replace(shown, mean=(0.9, 0.9), std=(0.001, 0.001), labelled=Policy()))
     (sheet, *_) = of_views(completed(poor, read), read)
     for row in sheet.rows:  # in the light of what is measured, whatever is given
         picture = dict(row.panels)["labelled view"]
-        assert 60 < picture.mean() < 195
-        assert picture.std() > 30
+        assert 90 < picture.mean() < 165
+        assert picture.std() > 20
     findings = found(config)
     assert findings["views"].severity == findings["normalisation"].severity == "error"
     path = tmp_path / "config.yaml"
@@ -779,11 +790,13 @@ def test_where_no_colour_is_drawn_nothing_is_rounded_or_clipped():
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_pictures_without_red_green_and_blue_show_what_lies_about_the_mean(channels):
+def test_pictures_without_red_green_and_blue_show_what_is_dim_and_what_is_bright(channels):
     views = Views(crop=(32, 32), mean=(0.02,) * channels, std=(0.005,) * channels)
-    values = np.linspace(0.005, 0.035, 500, dtype=np.float32)  # of a range that is hardly used
+    off = np.concatenate([np.linspace(-4, 4, 400), np.linspace(4, 12, 100)])  # standard deviations from the mean
+    values = (0.02 + 0.005 * off).astype(np.float32)  # of a range that is hardly used
     image = np.repeat(values[:, None, None] * 255, channels, axis=2)
-    expected = np.clip((values.astype(np.float64) - 0.01) / 0.02, 0, 1)[:, None, None] * 255
+    squeezed = np.log(np.abs(off) + np.sqrt(off**2 + 1)) / np.log(10 + np.sqrt(101))
+    expected = np.clip(127.5 * (1 + np.sign(off) * squeezed), 0, 255)[:, None, None]
     shown = views.visible(image, rgb=False)
     assert shown.shape == (500, 1, 3)
     np.testing.assert_allclose(shown, np.broadcast_to(expected, shown.shape), atol=0.51)

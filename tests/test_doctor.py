@@ -956,6 +956,19 @@ def test_for_a_few_masks_in_colours_among_others_no_map_is_suggested(root):
     assert "save it with one channel" in only.text
 
 
+def test_values_spread_up_to_the_void_one_are_mapped_as_suggested(root):
+    rewritten(root, lambda values: np.where(values == 255, 0, values).astype(np.uint8))
+    right = shares_of(examine(config_of(root), HEALTHY))
+    rewritten(root, lambda values: np.array([0, 127, 255], np.uint8)[values])
+    (only,) = [finding for finding in serious(found(root)) if finding.code == "labels-outside"]
+    first, second, third = config_of(root).data.classes
+    assert only.suggestion == f'data.mask_map={{"0": "{first}", "127": "{second}", "255": "{third}"}}'
+    assert "data.ignore takes 255 for void" in only.text
+    after = examine(config_of(root, only.suggestion), HEALTHY)
+    assert serious(after.findings) == []
+    assert shares_of(after) == right
+
+
 def test_a_stray_value_can_be_ignored_as_suggested(root):
     seven(root)
     (only,) = serious(found(root))

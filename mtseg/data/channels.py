@@ -159,8 +159,9 @@ class Channels:
         """The files of the image `name` beside itself."""
         return [layer.name_of(name) for layer in self.layers[1:]]
 
-    def read(self, path: Path) -> Pixels:
+    def read(self, path: Path | str) -> Pixels:
         """The image of a file: uint8, or float32 where a layer has a range. Raises ValueError as its layers do."""
+        path = Path(path)
         if len(self.layers) == 1:
             return self.layers[0].read(path)
         paths = [path, *(Path(name) for name in self.names_of(str(path)))]

@@ -45,8 +45,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:  # (H, W, 3)
     if image.mode.startswith("I") or image.mode == "F":
         raise ValueError(
             f"{path}: a grey image of more than 8 bits ({image.mode}); which value should be white is not known, "
-            "so it is not guessed: say it in data.channels (docs/own-data.md), or save it with 8 bits, scaled by one "
-            "factor for all images"
+            "so it is not guessed: say it in data.channels, as configs/data/grey.yaml does, or save it with 8 bits, "
+            "scaled by one factor for all images"
         )
     if image.mode not in ("1", "L", "P", "RGB"):
         raise ValueError(f"{path}: its colours are {image.mode}; images are grey or RGB: convert it to RGB")

@@ -7,6 +7,7 @@ import numpy as np
 
 from mtseg.config import Config
 from mtseg.data.channels import COLOURS
+from mtseg.data.kinds import channels_of
 from mtseg.doctor.facts import Values
 from mtseg.doctor.finding import Finding, amount
 from mtseg.doctor.survey import Survey
@@ -14,6 +15,7 @@ from mtseg.views import Policy, StudentPolicy
 
 CONSTANT = 1e-4  # standard deviation below which a channel says nothing
 BEYOND = 1.0  # how far outside of [0, 1], in such ranges, values are beyond those that `range` names
+NARROW = 0.2  # of a range, below which brightness and gamma of it say little of the values
 OFF = 2.0  # factor between a standard deviation that is given and the true one
 
 
@@ -36,10 +38,26 @@ def of_channels(config: Config, survey: Survey) -> Iterator[Finding]:
                 "in data.channels; nothing is clipped but what is shown: are these the ends that are meant?"
             )
             yield Finding("warning", "channel-range", text)
+        elif values.high - values.low < NARROW and (ends := _ends(config, n, values)):
+            text = (
+                f"channel {n} fills {values.high - values.low:.1%} of its range in data.channels, between whose ends "
+                f"colours work: a range of [{ends[0]:.4g}, {ends[1]:.4g}] holds all that was read"
+            )
+            yield Finding("note", "channel-narrow", text)
     try:
         completed(config, survey, colours=True).views.check(splits.channels, rgb=splits.rgb)
     except ValueError as error:
         yield Finding("error", "views", str(error))
+
+
+def _ends(config: Config, number: int, values: Values) -> tuple[float, float] | None:
+    """The raw values that a channel's lowest and highest are; None for one of 8 bits, which has no range."""
+    layers = [layer for layer in channels_of(config.data).layers for _ in range(layer.used)]
+    ends = layers[number].range if number < len(layers) else None
+    if ends is None:
+        return None
+    low, high = (ends[0] + at * (ends[1] - ends[0]) for at in (values.low, values.high))
+    return low, high
 
 
 def measured(survey: Survey) -> list[Values]:

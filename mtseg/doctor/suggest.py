@@ -47,6 +47,11 @@ def _of_values(values: list[int], splits: Splits) -> Guess:
         return _word(_paired(values, classes)), ""
     if len(rest) == count:
         return _word(_paired(rest, classes)), order
+    if len(values) == count and len(rest) == count - 1 and IGNORE in values:
+        return _word(_paired(values, classes)), (
+            f"; data.ignore takes {IGNORE} for void: where it is a class, and their order is that of the classes, map "
+            "them as suggested"
+        )
     if rest == list(range(count + 1)):
         first = shlex.quote(_word({"0": "ignore"} | _paired(rest[1:], classes)))
         return "", (

@@ -69,8 +69,8 @@ def predict(trained: Trained, wanted: Sequence[Item], out: Path, wishes: Wishes,
         )
     if "image" in wishes.save and trained.channels != PLAIN:
         raise ValueError(
-            "--save: image is red, green and blue of 8 bits, and this run's images are what data.channels says; leave "
-            "it out, and name the images themselves beside the masks"
+            "--save: image is red, green and blue of 8 bits, and this run's images are what data.channels says; give "
+            "--save mask, and name the images themselves beside the masks, in data.labelled.pairs"
         )
     _claim(out, trained, wishes, weights)
     marks = "" if wishes.part == "1/1" else "-" + wishes.part.replace("/", "-of-")

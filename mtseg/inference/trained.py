@@ -94,5 +94,5 @@ def _refuse_unscaled(image: NDArray[np.float32]) -> None:
     if not math.isfinite(low + high) or 0 < largest <= 1:
         raise ValueError(
             f"an image of float32 values of {low:g} to {high:g}, where 0 to 255 is the range that data.channels says; "
-            "give the file, or what channels.read(FILE) gives"
+            "give the file, or what .channels.read(FILE) of this network gives: values times 255 / (high - low)"
         )
