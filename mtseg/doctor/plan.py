@@ -129,8 +129,8 @@ def _uneven(config: Config, survey: Survey) -> Iterator[Finding]:
         yield Finding("note", "classes-uneven", text, suggestion="balance=0.5")
     if not config.views.copy_paste and config.model.dense and len(survey.splits.labelled) > 1:
         text = (
-            f"{of_rare}: small things of one labelled image can be pasted onto another, and are then seen at more "
-            "places; compare with and without"
+            f"{of_rare}: the half of its classes that a labelled view shows least of can be pasted onto another one, "
+            "and is then seen at more places; compare with and without"
         )
         yield Finding("note", "rare-things", text, suggestion="views.copy_paste=0.5")
     shown = _shown(config, survey)
