@@ -161,7 +161,8 @@ def _not_bare(config: Config, padded: Padded) -> str:
 
 
 def _images(channels: Channels) -> str:
-    kind = "RGB images" if channels == PLAIN else f"images of {channels.count} channels, as {FILE} lays them,"
+    count = "1 channel" if channels.count == 1 else f"{channels.count} channels"
+    kind = "RGB images" if channels == PLAIN else f"images of {count}, as {FILE} lays them,"
     return f"{kind} (batch, {channels.count}, height, width)"
 
 
