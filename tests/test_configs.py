@@ -77,7 +77,7 @@ def test_a_network_can_be_laid_on_a_recipe_of_another(recipe, path):
     assert config.model.build(3, pretrained=False)(torch.zeros(2, 3, 32, 48)).shape == (2, 3, 32, 48)
 
 
-@pytest.mark.parametrize("name", ["own", "camvid", "grey"])
+@pytest.mark.parametrize("name", ["own", "grey"])
 def test_the_recipe_for_photographs_takes_two_steps_on_a_data_set(name, tmp_path):
     words = [str(PHOTOGRAPHS), str(ROOT / f"data/{name}.yaml")]
     of = load(words)

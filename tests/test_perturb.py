@@ -87,7 +87,7 @@ def perturbed(part: Perturbation, maps: Tensor, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(("share", "batch"), [(0.0, 4), (0.25, 4), (0.5, 4), (1.0, 4), (0.5, 3), (0.5, 1), (0.3, 1)])
 def test_a_share_of_the_images_is_disturbed_and_the_others_stay_whole(kind: Any, share: float, batch: int) -> None:
     """Exactly, where it is a number of images; else as often as makes it the share on average."""
-    runs = 600
+    runs = 250
     counts, which = [], torch.zeros(batch)
     for seed in range(runs):
         drawn = perturbed(kind(share=share), torch.ones(batch, 40, 1, 1), seed)[:, :, 0, 0]
