@@ -14,12 +14,15 @@ import pytest
 import torch
 from segmentation_models_pytorch.encoders import timm_universal
 
+from mtseg.run.machine import hold_memory
+
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # for the programs that tests start
 os.fsync = lambda handle: None
 torch.set_num_threads(1)
 torch.ones(1, requires_grad=True).backward()  # starts a thread for each device: among fake tensors a GPU would be one
 cv2.setNumThreads(0)
+hold_memory()  # as the commands do: a tenth of the time
 
 timm = timm_universal.timm
 create = timm.create_model
