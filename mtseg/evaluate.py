@@ -1,22 +1,23 @@
 """Evaluation at the labels' own resolution, or of images as wholes, as a predictor asks about them."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain, groupby
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from itertools import chain
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtseg.data.blocks import Alike, Blocks
 from mtseg.data.holdout import held_out
+from mtseg.data.loading import loader
 from mtseg.data.source import Source, Splits
 from mtseg.data.splits import Labels, number_of
 from mtseg.distributed import rank, together, world
 from mtseg.metrics import Boundary, Calibration, Confusion
 from mtseg.part import part
-from mtseg.predictors import Band, Predictor, Whole, asked, joined
+from mtseg.predictors import Answer, Band, Predictor, Whole, asked, joined
 from mtseg.tally import Also, Tally
 from mtseg.views import Views
 
@@ -79,7 +80,6 @@ def source_of(splits: Splits, split: str) -> Source:
     return source
 
 
-@torch.no_grad()
 def evaluate(
     network: nn.Module,
     source: Source,
@@ -91,35 +91,70 @@ def evaluate(
     predictor: Predictor = Whole(),  # noqa: B008  a frozen record
     also: Also = Also(),  # noqa: B008
 ) -> Tally:
-    """The counts of `network`, in eval mode, over all images of `source`; its mode is put back.
+    """The counts of one network: see `evaluate_all`."""
+    how: dict[str, Any] = {"classes": classes, "views": views, "batch": batch, "device": device}
+    return evaluate_all({"": network}, source, **how, predictor=predictor, also=also)[""]
 
+
+@torch.no_grad()
+def evaluate_all(
+    networks: Mapping[str, nn.Module],
+    source: Source,
+    *,
+    classes: int,
+    views: Views,
+    batch: int,
+    device: torch.device,
+    predictor: Predictor = Whole(),  # noqa: B008
+    also: Also = Also(),  # noqa: B008
+    workers: int = 0,
+    timeout: int = 300,
+) -> dict[str, Tally]:
+    """The counts of each of `networks`, in eval mode, over all images of `source`; their modes are put back.
+
+    Each image is read once, `workers` processes reading ahead (0: none), which may take `timeout` seconds for a batch.
     Of several processes each counts some of the images, and all have the counts of all.
-    Raises ValueError, naming the image, for a label that does not fit and for an answer that is not finite.
+    Raises ValueError, naming the image, for one that cannot be read, for a label that does not fit and for an answer
+    that is not finite.
     """
-    boundary = None if also.boundary is None else Boundary(classes, also.boundary)
-    tally = Tally(Confusion(classes), Calibration(classes=classes), boundary, {} if also.images else None)
-    answer = asked(network, views, device)
+    asking = {name: (asked(network, views, device), _empty(classes, also)) for name, network in networks.items()}
+    blocks = Blocks(source, batch)
+    here = range(rank(), len(blocks), world())
 
     def count() -> None:
-        """Add all images of this process to `tally`."""
-        for indices, images in _batches(source, batch):
-            size = (images.shape[1], images.shape[2])
-            with _naming(source, indices[0]):
-                bands = predictor(answer, images)
-                first = next(bands)
-                predictions, confidences = joined(chain([first], bands), size)
-            if first.ranked is not None:
-                _count_whole(tally, source, indices, first)
-                continue
-            for index, prediction, confidence in zip(indices, predictions, confidences, strict=True):
-                label = torch.tensor(source.label(index))
-                with _naming(source, index):
-                    _fits(label, prediction)
-                    tally.add(index, source.name(index), prediction, confidence, label)
+        """Add all images of this process to each tally."""
+        how: dict[str, Any] = {"workers": min(workers, len(here)), "pin": False, "timeout": timeout, "prefetch": 1}
+        with closing(loader(blocks, here, **how)) as read:
+            for alike in chain.from_iterable(read):
+                for answer, tally in asking.values():
+                    _count(tally, source, alike, predictor, answer)
 
-    with evaluating(network):
+    with ExitStack() as within:
+        for network in networks.values():
+            within.enter_context(evaluating(network))
         together(count)
-    return tally.totalled()
+    return {name: tally.totalled() for name, (_, tally) in asking.items()}
+
+
+def _empty(classes: int, also: Also) -> Tally:
+    boundary = None if also.boundary is None else Boundary(classes, also.boundary)
+    return Tally(Confusion(classes), Calibration(classes=classes), boundary, {} if also.images else None)
+
+
+def _count(tally: Tally, source: Source, alike: Alike, predictor: Predictor, answer: Answer) -> None:
+    """Add to `tally` what is answered about `alike`."""
+    with _naming(source, alike.indices[0]):
+        bands = predictor(answer, alike.images)
+        first = next(bands)
+        predictions, confidences = joined(chain([first], bands), (alike.images.shape[1], alike.images.shape[2]))
+    labels = [torch.tensor(label) for label in alike.labels]
+    if first.ranked is not None:
+        _count_whole(tally, source, alike.indices, labels, first)
+        return
+    for index, prediction, confidence, label in zip(alike.indices, predictions, confidences, labels, strict=True):
+        with _naming(source, index):
+            _fits(label, prediction)
+            tally.add(index, source.name(index), prediction, confidence, label)
 
 
 @contextmanager
@@ -134,11 +169,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _count_whole(tally: Tally, source: Source, indices: Sequence[int], answer: Band) -> None:
+def _count_whole(tally: Tally, source: Source, indices: Sequence[int], labels: list[Tensor], answer: Band) -> None:
     """Count the answers for whole images. Raises ValueError for labels that are maps, and for boundaries."""
     if tally.boundary is not None:
         raise ValueError("--boundary: answers for whole images have no boundaries; leave it out")
-    labels = [torch.tensor(source.label(index)) for index in indices]
     each = list(zip(indices, labels, answer.classes.cpu(), strict=True))
     for index, label, prediction in each:
         with _naming(source, index):
@@ -167,15 +201,3 @@ def _fits(label: Tensor, prediction: Tensor) -> None:
             f"the label is {tuple(label.shape)} and the image {tuple(prediction.shape)} (height, width); they must be "
             "equal: the label must be as large as its image, or one class, (), for an answer for the whole"
         )
-
-
-def _batches(source: Source, batch: int) -> Iterator[tuple[list[int], Tensor]]:
-    """Consecutive images of one size, those of one of the blocks of `batch` images that are this process's.
-
-    Which images share a forward does not depend on the number of processes, so that no answer does.
-    """
-    for first in range(rank() * batch, len(source), world() * batch):
-        block = [(index, source.image(index)) for index in range(first, min(first + batch, len(source)))]
-        for _, same in groupby(block, key=lambda pair: pair[1].shape):
-            indices, images = zip(*same, strict=True)
-            yield list(indices), torch.from_numpy(np.stack(images))

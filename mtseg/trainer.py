@@ -24,7 +24,7 @@ from mtseg.data.source import Splits
 from mtseg.device import pick_device
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, rank, together, world
-from mtseg.evaluate import evaluate, source_of
+from mtseg.evaluate import evaluate_all, source_of
 from mtseg.fits import refuse_uneven, refuse_useless
 from mtseg.idle import idle
 from mtseg.results import run_page
@@ -200,21 +200,22 @@ def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, as
     pools = {pool: source_of(splits, pool) for pool in how.pools}
     began = time.perf_counter()
     tally = partial(
-        evaluate,
+        evaluate_all,
+        networks,
         classes=len(classes),
         views=config.views,
         batch=how.batch,
         device=state.device,
         predictor=how.predictor,
+        workers=config.workers,
+        timeout=config.loader_timeout,
     )
     stop = partial(stop_if_asked, config, state, log, asked_by)
     with (
         memory_told(config, state.device, f"in the evaluation after step {state.step}"),
         ended_if_asked(list(networks.values()), asked_by, stop),
     ):
-        tallies = {
-            pool: {name: tally(network, source) for name, network in networks.items()} for pool, source in pools.items()
-        }
+        tallies = {pool: tally(source) for pool, source in pools.items()}
     found = {pool: {name: scores(of[name], classes) for name in networks} for pool, of in tallies.items()}
     for pool, of in found.items():
         log.evaluated(state.step, pool, of, asked=how.predictor.sentence())

@@ -1,6 +1,9 @@
 """Evaluation: single images in a loop with torchmetrics, mixed sizes, any batch; the network left as found."""
 
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +15,9 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE, Splits
-from mtseg.evaluate import Evaluation, evaluate, source_of
+from mtseg.evaluate import Evaluation, evaluate, evaluate_all, source_of
 from mtseg.metrics import Calibration, Confusion
-from mtseg.tally import Tally, scores
+from mtseg.tally import Also, Tally, scores
 from mtseg.views import Views
 
 CLASSES = 5
@@ -212,3 +215,90 @@ def test_the_mode_is_put_back_where_an_answer_is_not_finite():
     with pytest.raises(ValueError, match="not finite"):
         evaluated(model, source(MIXED))
     assert [module.training for module in model.modules()] == modes
+
+
+def counted(tally: Tally) -> list[Any]:
+    assert tally.boundary is not None
+    assert tally.images is not None
+    sure, edge = tally.calibration, tally.boundary
+    sums = [tally.confusion.counts, sure.counts, sure.hits, sure.confidence, edge.hits, edge.labelled, edge.predicted]
+    return [value.tolist() for value in [*sums, *tally.images.values()]] + [
+        list(tally.images),
+        tally.alone,
+        tally.sizes,
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 9])
+def test_several_networks_are_counted_as_each_by_itself_from_images_that_are_read_once(workers, monkeypatch):
+    images, one, other = source(MIXED), network(), network().eval()
+    with torch.no_grad():
+        other[0].weight.mul_(-1)
+    read = multiprocessing.get_context("fork").Array("i", len(images))
+    plain = Memory.image
+
+    def watched(self: Memory, index: int) -> NDArray[np.uint8]:
+        with read.get_lock():
+            read[index] += 1
+        return plain(self, index)
+
+    how: dict[str, Any] = {"classes": CLASSES, "views": VIEWS, "batch": 2, "device": torch.device("cpu")}
+    how["also"] = Also(boundary=0.1, images=True)
+    alone = [counted(evaluate(model, images, **how)) for model in (one, other)]
+    monkeypatch.setattr(Memory, "image", watched)
+    found = evaluate_all({"one": one, "other": other}, images, **how, workers=workers)
+    assert [counted(found[name]) for name in ("one", "other")] == alone
+    assert list(read) == [1] * len(images)
+    assert (one.training, other.training) == (True, False)
+    assert multiprocessing.active_children() == []
+
+
+def test_an_evaluation_draws_nothing_from_the_programs_generator():
+    model, before = network(), torch.get_rng_state()
+    evaluated(model, source(MIXED))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def dies(index: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raises(index: int) -> None:
+    raise OSError("the disk is gone")
+
+
+def hangs(index: int) -> None:
+    signal.pause()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"), [(dies, "SIGKILL"), (raises, "OSError: the disk is gone"), (hangs, "within 1 seconds")]
+)
+def test_what_befalls_an_image_that_is_read_ahead_names_it_and_leaves_no_process(harm, says, monkeypatch):
+    images, plain = source(MIXED), Memory.label
+
+    def harmed(self: Memory, index: int) -> NDArray[np.uint8]:
+        if index == 5:
+            harm(index)
+        return plain(self, index)
+
+    monkeypatch.setattr(Memory, "label", harmed)
+    how: dict[str, Any] = {"classes": CLASSES, "views": VIEWS, "batch": 2, "device": torch.device("cpu")}
+    with pytest.raises(ValueError, match=rf"image-5\.png.*{says}"):
+        evaluate_all({"": network()}, images, **how, workers=2, timeout=1)
+    for process in multiprocessing.active_children():
+        process.join(5)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_network_that_fails_leaves_no_process_that_reads():
+    class Failing(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert multiprocessing.active_children()
+            raise RuntimeError("of the network's own")
+
+    how: dict[str, Any] = {"classes": CLASSES, "views": VIEWS, "batch": 2, "device": torch.device("cpu")}
+    with pytest.raises(RuntimeError, match="own"):
+        evaluate_all({"": Failing()}, source(MIXED), **how, workers=2)
+    assert multiprocessing.active_children() == []

@@ -2,11 +2,15 @@
 
 import os
 import time
+from typing import TypeVar
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
-POOLS = ("labelled", "unlabelled")
+from mtseg.data.source import Source
+
+POOLS = ("labelled", "unlabelled", "evaluated")
+T = TypeVar("T")
 
 
 class InHand:
@@ -29,3 +33,13 @@ class InHand:
         rows = [row for row in self._rows.tolist() if row[0] and process in (None, int(row[0]))]
         found = min(rows, key=lambda row: row[3], default=None)
         return None if found is None else (POOLS[int(found[1])], int(found[2]))
+
+
+class Reading(Dataset[T]):
+    """What reads images of pools in loading processes, and says which one each has in hand."""
+
+    in_hand: InHand
+
+    def pool(self, name: str) -> Source:
+        """The images of that pool, one of POOLS."""
+        raise NotImplementedError

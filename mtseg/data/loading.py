@@ -9,19 +9,18 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from mtseg.data.batch import Batch
-from mtseg.data.in_hand import InHand
+from mtseg.data.in_hand import InHand, Reading
 from mtseg.data.resident import Resident
-from mtseg.data.stream import Stream
 from mtseg.signals import leave_to_parent
 
+T = TypeVar("T")
 SIGCHLD: Any = getattr(signal, "SIGCHLD", None)  # Windows has none
 HINTS = {
     "SIGKILL": "the system kills so when memory runs out: give fewer workers, or a smaller batch",
@@ -38,13 +37,13 @@ class Failure:
     trace: str
 
 
-class _Answers(Dataset[Batch | Failure]):
+class _Answers(Dataset[T | Failure], Generic[T]):
     """A stream whose errors are values, so that a worker's reaches the reader in one line, its cause in it."""
 
-    def __init__(self, stream: Dataset[Batch]) -> None:
+    def __init__(self, stream: Dataset[T]) -> None:
         self.stream = stream
 
-    def __getitem__(self, step: int) -> Batch | Failure:
+    def __getitem__(self, step: int) -> T | Failure:
         try:
             return self.stream[step]
         except ValueError as error:
@@ -54,14 +53,14 @@ class _Answers(Dataset[Batch | Failure]):
 
 
 def loader(
-    stream: Dataset[Batch] | Resident,
+    stream: Dataset[T] | Resident,
     steps: range,
     *,
     workers: int,
     pin: bool,
     timeout: int = 300,
     prefetch: int = 4,
-) -> Generator[Batch, None, None]:
+) -> Generator[T, None, None]:
     """The batches of `steps` in order, made by `workers` processes (0: in this one), each at most `prefetch` ahead.
 
     One iterator makes them all, so the workers live from the first batch to the last.
@@ -70,9 +69,9 @@ def loader(
     and for one that took `timeout` seconds. No worker is left behind.
     """
     if isinstance(stream, Resident):  # no worker could hold what lies on the device
-        yield from (stream[step] for step in steps)
+        yield from (cast(T, stream[step]) for step in steps)
         return
-    if isinstance(stream, Stream):
+    if isinstance(stream, Reading):
         stream.in_hand = InHand(workers)
     others = set(multiprocessing.active_children())
     with _own_deaths():
@@ -86,6 +85,7 @@ def loader(
                 worker_init_fn=as_worker,
                 prefetch_factor=prefetch if workers else None,
                 timeout=timeout if workers else 0,
+                generator=torch.Generator(),  # or it would draw a number of the program's
             )
         )
     processes = [process for process in multiprocessing.active_children() if process not in others]
@@ -112,7 +112,7 @@ def _abandon(answers: Any) -> None:
         queue.close()
 
 
-def _taken(answers: Iterator[Any], processes: list[BaseProcess], stream: Dataset[Batch], timeout: int) -> Batch:
+def _taken(answers: Iterator[Any], processes: list[BaseProcess], stream: Dataset[T], timeout: int) -> T:
     """The next batch."""
     try:
         with _deaths_told(processes):
@@ -123,7 +123,7 @@ def _taken(answers: Iterator[Any], processes: list[BaseProcess], stream: Dataset
         failed = ValueError(answer.text)
         failed.add_note(answer.trace)
         raise failed
-    return cast(Batch, answer)
+    return cast(T, answer)
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def _can_listen() -> bool:
     return SIGCHLD is not None and threading.current_thread() is threading.main_thread()
 
 
-def _why(stream: Dataset[Batch], processes: list[BaseProcess], error: Exception, timeout: int) -> str:
+def _why(stream: Dataset[T], processes: list[BaseProcess], error: Exception, timeout: int) -> str:
     """What happened to the loading processes, in one line."""
     for process in processes:
         if process.exitcode:
@@ -174,12 +174,12 @@ def _why(stream: Dataset[Batch], processes: list[BaseProcess], error: Exception,
     return f"loading failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _at(stream: Dataset[Batch], process: int | None) -> str:
+def _at(stream: Dataset[T], process: int | None) -> str:
     """The image that a process has in hand (None: the one in any hand for longest), as the beginning of a sentence."""
-    if not isinstance(stream, Stream):
+    if not isinstance(stream, Reading):
         return ""
     found = stream.in_hand.of(process)
-    return f"at {getattr(stream.splits, found[0]).name(found[1])} ({found[0]}): " if found else ""
+    return f"at {stream.pool(found[0]).name(found[1])} ({found[0]}): " if found else ""
 
 
 def as_worker(worker: int) -> None:

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mtseg.colour import Painter
 from mtseg.data.batch import Batch, BatchSizes, Crops, nothing_like
 from mtseg.data.copy_paste import paste
 from mtseg.data.files import Files
-from mtseg.data.in_hand import InHand
+from mtseg.data.in_hand import InHand, Reading
 from mtseg.data.oversample import Pixel, pixel_of_a_class
 from mtseg.data.source import IGNORE, UNKNOWN, Label, Pixels, Source, Splits, shared
 from mtseg.geometry import Matrix
@@ -26,7 +25,7 @@ from mtseg.warping import draw_image, draw_label
 Shot = tuple[int, int, Pixels]  # a slot of the whole batch, the image's index in its pool, (H, W, C)
 
 
-class Stream(Dataset[Batch]):
+class Stream(Reading[Batch]):
     """Batch number `step`, for each step of a run.
 
     `students` is how many student views an unlabelled image gets beside the teacher's; None: no unlabelled images.
@@ -65,6 +64,10 @@ class Stream(Dataset[Batch]):
             teacher = replace(teacher, label=self._labels(self.splits.unlabelled, shots, warps))
         students = tuple(self._student(n, shots, teacher, step) for n in range(self.students))
         return Batch(self._labelled(step), teacher, students)
+
+    def pool(self, name: str) -> Source:
+        source: Source = getattr(self.splits, name)
+        return source
 
     def _of_all(self, step: int, shots: list[Shot]) -> Batch:
         """A batch whose consistency is asked of all images, the labelled ones of which are numbered after the pool."""

@@ -34,7 +34,7 @@ class Plan:
     labelled_passes: float
     unlabelled_passes: float
     batch: int  # uint8 views of a step, as they leave a worker
-    waiting: int  # the batches that the workers hold ready, in shared memory
+    waiting: int  # what the workers of training and of an evaluation hold ready, in shared memory
     step: str
     parameters: int
     checkpoints: int
@@ -74,7 +74,7 @@ def plan(config: Config, survey: Survey) -> Plan:
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
         unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
         batch=batch,
-        waiting=batch * config.prefetch * config.workers,
+        waiting=batch * config.prefetch * config.workers + _ahead(config, survey),
         step=step.sentence(),
         parameters=parameters,
         # One more while it is written.
@@ -151,6 +151,14 @@ def _shown(config: Config, survey: Survey) -> float:
         return math.sqrt(math.prod(geometry.area))
     sides = np.array(config.views.crop) / math.sqrt(math.prod(geometry.scale))
     return float(np.minimum(1, sides / np.maximum(1, np.median(images, axis=0))).prod())
+
+
+def _ahead(config: Config, survey: Survey) -> int:
+    """Bytes of the images that an evaluation's workers hold ready, if all are as large as the largest."""
+    pools = [[math.prod(entry.image.size) for entry in survey.of(pool)] for pool in config.eval.pools]
+    area, count = max((max(areas, default=0), len(areas)) for areas in pools)
+    blocks = min(config.workers, -(-count // config.eval.batch))
+    return area * survey.splits.channels * _bytes(survey) * min(count, config.eval.batch * blocks)
 
 
 def _bytes(survey: Survey) -> int:

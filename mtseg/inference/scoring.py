@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mtseg.config import of_run
+from mtseg.config import Config, of_run
 from mtseg.data.provenance import files_of, names_of, recorded
 from mtseg.device import pick_device
-from mtseg.evaluate import evaluate, source_of
+from mtseg.evaluate import evaluate_all, source_of
 from mtseg.inference import exported, hub
 from mtseg.inference.restored import Restored, restored_at
 from mtseg.inference.scored import kept
@@ -88,19 +88,21 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
         "protocol": predictor.sentence(),
         "classes": list(splits.classes),
     }
-    for name in (name for name in wanted.networks if name in networks):
-        device = pick_device(config.device)
-        with evaluation_told(config.eval.batch, device):
-            tally = evaluate(
-                networks[name],
-                source,
-                classes=len(splits.classes),
-                views=config.views,
-                batch=config.eval.batch,
-                device=device,
-                predictor=predictor,
-                also=wanted.also,
-            )
+    device = pick_device(config.device)
+    ahead = {"workers": config.workers, "timeout": config.loader_timeout} if isinstance(config, Config) else {}
+    with evaluation_told(config.eval.batch, device):
+        tallies = evaluate_all(
+            {name: networks[name] for name in wanted.networks if name in networks},
+            source,
+            classes=len(splits.classes),
+            views=config.views,
+            batch=config.eval.batch,
+            device=device,
+            predictor=predictor,
+            also=wanted.also,
+            **ahead,
+        )
+    for name, tally in tallies.items():
         found["resolution"] = _resolution(tally.sizes)
         found[name] = scores(tally, splits.classes) | _besides(tally, splits.classes, wanted.seed)
     return found
