@@ -54,7 +54,8 @@ def pixels_of(source: Source, classes: int, images: Sequence[int]) -> Tensor:
 def class_weights(pixels: Tensor, balance: float) -> Tensor:
     """Weights (K,) float32 for classes of so many `pixels` (K,): w_c ~ share_c^-balance.
 
-    Their mean over the labelled pixels is 1, so that a loss keeps its size and its learning rate. A `balance` of 0
+    Their mean over the labelled pixels is 1, so that a loss keeps about its size and its learning rate; over those that
+    crops show, and with small things pasted, it may be a tenth to a third more. A `balance` of 0
     weighs all alike, 1 gives every class the same part of the loss (Eigen & Fergus 2015 up to a factor, their median
     frequencies), 0.5 lies between. A class of a share under `FEWEST` is weighed as one of that share.
     """

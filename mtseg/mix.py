@@ -1,7 +1,8 @@
 """Mixing images of a batch with each other: input, target and weight alike. No unlabelled image is mixed with itself.
 
-A labelled partner may be the same photograph where all images are unlabelled ones too (`data.unlabelled=all`). The
-batch is the whole one, over all processes: what is drawn and who is mixed with whom do not depend on their number.
+Where all images are unlabelled ones too (`data.unlabelled=all`), a labelled image that is mixed (`partner: labelled`,
+or `batch.consistency: all` with labelled images of its own) may meet the same photograph. The batch is the whole one,
+over all processes: what is drawn and who is mixed with whom do not depend on their number.
 
 A mix is called with a task, its partners and a generator, and gives a task. It has a `partner`; one that needs none
 stands in `ALONE`. It draws for all `rows` of the whole batch, and takes those here.
