@@ -38,3 +38,8 @@ def pick_device(name: str) -> torch.device:
 def out_of_memory(error: BaseException) -> bool:
     """Whether that is what an error says: CUDA has a type for it, the allocator of the CPU a sentence."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def of_compiling(error: BaseException) -> bool:
+    """Whether PyTorch's compiler raised it, whose own types are in a module that takes a second to import."""
+    return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from mtseg.device import of_compiling
 from mtseg.distributed import world
 
 
@@ -41,6 +42,21 @@ def running(student: nn.Module, images: Tensor, *, compiled: bool, recompute: bo
     words: dict[str, Any] = {"init_sync": False} if "init_sync" in known else {}  # since 2.7; all are alike
     words["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False  # since 2.13
     return DistributedDataParallel(asked, find_unused_parameters=_leaves_weights_out(student, images), **words)
+
+
+@contextmanager
+def compiling_told() -> Iterator[None]:
+    """Within, what a compilation raises is raised as a ValueError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not of_compiling(error):
+            raise
+        raise ValueError(
+            f"compile: true, and PyTorch does not compile this network ({' '.join(str(error).split())[:200]}); give "
+            "compile=false. Where it names a file that is too short, an earlier compilation was cut off: delete the "
+            "folder torchinductor_USER that the file is in"
+        ) from error
 
 
 def summing(asked: nn.Module, now: bool) -> AbstractContextManager[None]:

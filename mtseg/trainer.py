@@ -37,6 +37,7 @@ from mtseg.run.log import Log, summary
 from mtseg.run.mute import Mute
 from mtseg.run.resume import continued
 from mtseg.run.stopping import ended_if_asked, stop_if_asked
+from mtseg.running import compiling_told
 from mtseg.saved import restore, save
 from mtseg.signals import listening
 from mtseg.state import State, batches_of, build
@@ -147,7 +148,7 @@ def _run(
     keeping.choose(config, state, log, found, again=True)
     alarms = Alarms(splits.classes, config.method.teacher, balance=config.balance)
     for batch in log.awaited(together(lambda: next(batches)) for _ in range(state.step, config.steps)):
-        with memory_told(config, state.device, f"in step {state.step + 1}", Broken):
+        with memory_told(config, state.device, f"in step {state.step + 1}", Broken), compiling_told():
             batch = batch.to(state.device)
             terms = train_step(config, state, batch, watch=_due(config.log_every, state.step + 1, config))
         capture.refuse_skipping(config, splits, state, batch, log.warn)

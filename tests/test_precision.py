@@ -393,6 +393,25 @@ def test_a_network_without_stages_cannot_be_recomputed():
         running(nn.Conv2d(3, 2, 1), torch.zeros(2, 3, 8, 8), compiled=False, recompute=True)
 
 
+def test_what_cannot_be_compiled_is_told_in_words_and_other_errors_stay(tmp_path, monkeypatch):
+    from torch._inductor.exc import InductorError
+
+    def cut_off(*_: object) -> None:
+        raise InductorError(ImportError("/tmp/torchinductor_me/4k/x.main.so: file too short"), None)
+
+    def wrong(*_: object) -> None:
+        raise RuntimeError("of the network's own")
+
+    says = {
+        cut_off: r"^compile: .*x\.main\.so: file too short.*compile=false.*delete",
+        wrong: "^model: .*of the network's own",
+    }
+    for forward, words in says.items():
+        monkeypatch.setattr(torch, "compile", lambda _, forward=forward: forward)
+        with pytest.raises(ValueError, match=words):
+            fit(tiny(tmp_path / forward.__name__, "compile=true"), quiet=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean teacher", "unimatch"])
 def test_a_compiled_student_gives_the_same_losses(name, tmp_path):

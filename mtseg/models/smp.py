@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from mtseg.device import out_of_memory
+from mtseg.device import of_compiling, out_of_memory
 from mtseg.models import dpt
 from mtseg.models.weights import downloaded, load_encoder, of_channels, of_timm, read_weights
 from mtseg.models.whole import whole_of
@@ -169,7 +169,9 @@ class Padded(nn.Module):
         try:
             logits: Tensor = self.network(images)
         except (RuntimeError, ValueError) as error:
-            if out_of_memory(error) or isinstance(error, dist.DistError) or any(of in str(error) for of in OF_A_DEVICE):
+            if out_of_memory(error) or of_compiling(error) or isinstance(error, dist.DistError):
+                raise
+            if any(of in str(error) for of in OF_A_DEVICE):
                 raise
             raise ValueError(
                 f"model: the network cannot take images of {tuple(images.shape)} (batch, channels, height, width): "
