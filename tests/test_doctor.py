@@ -1383,3 +1383,39 @@ def test_images_with_a_class_each_are_drawn_with_its_name(tmp_path, monkeypatch)
     rows = next(sheet for sheet in drawn if sheet.key == "views-labelled").rows
     assert [row.panels[1][0] for row in rows] == [f"its class: {classes[row.name]}" for row in rows]
     assert list((tmp_path / "page").rglob("views-labelled*"))
+
+
+def test_the_labelled_views_have_a_legend_of_the_classes_in_them(root, tmp_path):
+    from PIL import Image
+
+    config = config_of(root)
+    report = examine(config, HEALTHY)
+    sheet = next(sheet for sheet in of_views(config, report.read) if sheet.key == "views-labelled")
+    splits = report.read.splits
+    shown = {tuple(ink) for row in sheet.rows for title, panel in row.panels if "label" in title for ink in panel[0]}
+    there = {tuple(ink) for row in sheet.rows for ink in dict(row.panels)["its label"].reshape(-1, 3).tolist()}
+    wanted = [(name, tuple(ink)) for name, ink in zip(splits.classes, splits.palette.tolist(), strict=True)]
+    assert list(sheet.legend) == [(name, ink) for name, ink in wanted if ink in there]
+    assert shown
+    many = dataclasses.replace(sheet, legend=tuple((f"class number {i}", (i, 200, 7)) for i in range(40)))
+    for one, path in ((sheet, tmp_path / "one.png"), (many, tmp_path / "many.png")):
+        draw(one, path)
+    few, more = (np.array(Image.open(tmp_path / name)) for name in ("one.png", "many.png"))
+    assert more.shape[1] == few.shape[1]
+    assert all((more == (i, 200, 7)).all(-1).sum() >= 64 for i in range(40))  # each is drawn, and none over another
+
+
+def test_masks_in_which_0_may_be_void_and_every_class_one_too_low_are_asked_about(root):
+    def absent() -> str:
+        (finding,) = [one for one in found(root) if one.code == "class-absent-labelled"]
+        return finding.text
+
+    def lower(values):
+        return np.where(values == 255, 255, np.minimum(values, 1)).astype(np.uint8)
+
+    every_mask(root, "labelled", lower)
+    assert "too low" not in absent()  # something is void
+    every_mask(root, "labelled", lambda values: np.where(values == 255, 0, values).astype(np.uint8))
+    asked = absent()
+    assert "one too low" in asked
+    assert '"0": "ignore", "1": "' in asked

@@ -196,14 +196,14 @@ def written(folder: Path) -> str:
 @pytest.mark.parametrize("how", [[], ["eval.predictor={kind: slide, window: [32, 48]}"], ["eval.split=test"]])
 def test_eval_of_the_folder_counts_what_eval_of_the_run_counts(how, run, tmp_path, monkeypatch, capsys):
     counts: list[list[list[int]]] = []
-    whole = scoring.evaluate
+    whole = scoring.evaluate_all
 
     def watched(*args: object, **options: object) -> object:
-        tally = whole(*args, **options)
-        counts.append(tally.confusion.counts.tolist())
-        return tally
+        tallies = whole(*args, **options)
+        counts.append(tallies["teacher"].confusion.counts.tolist())
+        return tallies
 
-    monkeypatch.setattr(scoring, "evaluate", watched)
+    monkeypatch.setattr(scoring, "evaluate_all", watched)
     folder = Path(shutil.copytree(run / "export/hf", tmp_path / "hf"))
     data = data_of(run, tmp_path / "data.yaml", images=99)
     assert cli.main(["eval", str(folder), data, "data.images=6", *how, "--images", "--boundary"]) == 0

@@ -17,7 +17,7 @@ from mtseg import cli
 from mtseg.data.apart import refuse_learnt_and_scored
 from mtseg.data.folder import Folder
 from mtseg.data.kinds import data_of
-from mtseg.data.match import Masked
+from mtseg.data.match import Labelled
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.settings.checked import validate
 from mtseg.settings.words import gather
@@ -358,7 +358,7 @@ def test_pairs_in_the_place_of_the_folders_of_a_file_are_told_how(tmp_path):
     ) as told:
         data_of(gather(words)["data"])
     more = str(told.value).rpartition("as in ")[2].split()
-    assert data_of(gather(words + more)["data"]).labelled == Masked(pairs="x.txt")
+    assert data_of(gather(words + more)["data"]).labelled == Labelled(pairs="x.txt")
 
 
 @pytest.mark.parametrize(
@@ -624,3 +624,43 @@ def test_an_id_that_two_images_have_is_refused_and_their_paths_are_not(tmp_path)
 def test_a_palette_of_ones_own_is_used(tmp_path):
     splits = a_folder(trees.own(tmp_path), palette=["#000000", "804080", "#00008e"]).build()
     assert splits.palette.tolist() == [[0, 0, 0], [128, 64, 128], [0, 0, 142]]
+
+
+@pytest.mark.parametrize(
+    ("mask_map", "palette"),
+    [
+        ({"#804080": "car", "#00008e": 0, "1, 2, 3": "road", "#ffffff": "ignore"}, [0x00008E, 0x010203, 0x804080]),
+        ({"#804080": "car", "#00008e": "ground", "#00008f": "ground", "1, 2, 3": "road"}, None),
+        ({"#804080": "car", "#00008e": "ground"}, None),
+        ({"7": "car", "8": "ground", "9": "road"}, None),
+    ],
+    ids=["one each", "two of a class", "none of a class", "values"],
+)
+def test_the_colours_of_masks_are_those_of_pictures_where_each_class_has_one(mask_map, palette, tmp_path):
+    from mtseg.data.palette import distinct
+
+    folder = a_folder(trees.own(tmp_path), mask_map={**mask_map, "0": "ignore", "1": "ignore", "2": "ignore"})
+    wanted = distinct(3).tolist() if palette is None else [list(code.to_bytes(3, "big")) for code in palette]
+    assert folder.build().palette.tolist() == wanted
+    own = a_folder(tmp_path, mask_map=mask_map, palette=["#000001", "#000002", "#000003"])
+    assert own.build().palette.tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 3]]
+
+
+def test_images_of_val_and_test_that_lie_among_the_labelled_ones_are_left_out(tmp_path):
+    root = trees.own(tmp_path)
+    for name, numbers in (("val", (1, 5)), ("test", (2,))):
+        lines = [f"labelled/images/photo_{i}.jpg labelled/masks/photo_{i}.png\n" for i in numbers]
+        (root / f"{name}.txt").write_text("".join(lines))
+    keys = {"val": {"pairs": "val.txt"}, "test": {"pairs": "test.txt"}}
+    with pytest.raises(ValueError, match=r"data\.val: 2 of 2 .*data\.labelled\.without=\[val\]"):
+        refuse_learnt_and_scored(a_folder(root, **keys).build())
+    splits = a_folder(root, **keys, labelled={**LABELLED, "without": ["val", "test"]}).build()
+    assert names(splits.labelled) == photos(0, 3, 4, 6, 7)
+    assert (names(splits.val), names(splits.test)) == (photos(1, 5), photos(2))
+    alone = a_folder(root).build().labelled
+    by_name = {alone.name(i): alone.label(i) for i in range(len(alone))}
+    same = [i for i in range(5) if splits.labelled.name(i) in by_name]
+    assert same
+    assert all((splits.labelled.label(i) == by_name[splits.labelled.name(i)]).all() for i in same)
+    with pytest.raises(ValueError, match=r"without: it leaves none of 2"):
+        a_folder(root, **keys, labelled={"pairs": "val.txt", "without": ["val"]}).build()

@@ -22,7 +22,7 @@ from mtseg.config import splits_of
 from mtseg.data.folder import Folder
 from mtseg.data.held import held_by
 from mtseg.data.holdout import held_out
-from mtseg.data.match import Images, Masked
+from mtseg.data.match import Images, Labelled
 from mtseg.data.provenance import digest
 from mtseg.data.source import Nothing, Source, Splits, Subset
 from mtseg.inference.restored import load
@@ -121,7 +121,7 @@ def test_a_choice_that_cannot_be_or_would_do_nothing_is_refused(words, says, tmp
 def test_a_bad_file_is_never_replaced_by_an_image_held_out(tmp_path):
     """`on_bad_image: skip` reads on to the next image: of those that are trained on."""
     trees.own(tmp_path)
-    both = Masked(images="labelled/images", masks="labelled/masks")
+    both = Labelled(images="labelled/images", masks="labelled/masks")
     data = Folder(
         root=tmp_path,
         classes=("a", "b", "c"),
@@ -229,7 +229,7 @@ def test_images_that_choose_a_checkpoint_are_none_that_it_is_scored_on(tmp_path)
 
 def test_a_bad_file_among_the_images_held_out_is_an_error_though_others_are_passed_over(tmp_path):
     trees.own(tmp_path)
-    both = Masked(images="labelled/images", masks="labelled/masks")
+    both = Labelled(images="labelled/images", masks="labelled/masks")
     data = Folder(root=tmp_path, classes=("a", "b", "c"), labelled=both, val=0.25, on_bad_image="skip")
     apart = held_out(data.build(), "1/2", 0).holdout
     (tmp_path / apart.name(1)).write_bytes(b"")

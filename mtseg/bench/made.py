@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtseg.data.folder import Folder
-from mtseg.data.match import Images, Masked
+from mtseg.data.match import Images, Labelled
 from mtseg.data.scenes import SCENE_CLASSES, draw_scene
 from mtseg.data.source import Splits
 from mtseg.randomness import generator
@@ -61,7 +61,7 @@ def in_files(root: Path, count: int, size: tuple[int, int]) -> Splits:
 
 def read(root: Path, cache: Path | None = None) -> Splits:
     """The files of `in_files`; what is decoded is kept in `cache`."""
-    both, alone = Masked(images="labelled/images", masks="labelled/masks"), Images(images="unlabelled")
+    both, alone = Labelled(images="labelled/images", masks="labelled/masks"), Images(images="unlabelled")
     return Folder(root=root, classes=CLASSES, labelled=both, val=0.25, unlabelled=alone, cache=cache).build()
 
 

@@ -18,7 +18,7 @@ from mtseg.data.cache import Cache
 from mtseg.data.files import Files, Pool, files
 from mtseg.data.folder import Folder
 from mtseg.data.masks import in_order
-from mtseg.data.match import Images, Masked
+from mtseg.data.match import Images, Labelled
 from mtseg.warping import draw_image
 
 Facts = dict[str, Any]
@@ -118,7 +118,7 @@ def _opened(root: Path) -> Files:
     data = Folder(
         root=root,
         classes=("one", "other"),
-        labelled=Masked(images="labelled/images", masks="labelled/masks"),
+        labelled=Labelled(images="labelled/images", masks="labelled/masks"),
         unlabelled=Images(images="unlabelled.txt"),
         val=0.25,
     )

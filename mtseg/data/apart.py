@@ -27,7 +27,8 @@ def refuse_learnt_and_scored(splits: Splits) -> None:
         both = [name for name in pool if name in known]
         if both and not (why == CHOSEN and known == set(pool)):
             count = f"{len(both)} of {len(pool)} images"
-            raise ValueError(f"data.{key}: {count} are {what} too: {first(both)}; {why}")
+            word = f" (data.labelled.without=[{key}], of a folder)" if what == "labelled" else ""
+            raise ValueError(f"data.{key}: {count} are {what} too: {first(both)}; {why}{word}")
 
 
 def seen_and_scored(splits: Splits, split: str) -> list[str]:

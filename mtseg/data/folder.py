@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from mtseg.data.assemble import Which, assemble
@@ -14,7 +16,7 @@ from mtseg.data.channels import PLAIN, Channels
 from mtseg.data.files import OnBadImage, Pool
 from mtseg.data.layout import Layout
 from mtseg.data.masks import NO_CLASS, LabelMap, by_words
-from mtseg.data.match import Images, Masked, masked, unmasked
+from mtseg.data.match import Images, Labelled, Masked, masked, unmasked
 from mtseg.data.palette import check_named, distinct, inks
 from mtseg.data.provenance import Expect, Expected
 from mtseg.data.source import IGNORE, Splits
@@ -37,13 +39,14 @@ class Folder:
     class: raw values or colours (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to
     `ignore`. What else stands in a mask is an error, or ignored with `other: ignore`. `channels` says what an image
     consists of where it is not one file of red, green and blue. `palette` has a colour for each class, for
-    pictures; without it they are well-spaced ones, class 0 black.
+    pictures; without it they are those of `mask_map`, where it has one for each class, or well-spaced ones, class 0
+    black.
     """
 
     kind: Literal["folder"] = "folder"
     root: Path
     classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=IGNORE)]
-    labelled: Masked
+    labelled: Labelled
     unlabelled: Images | None = None
     val: Masked | Share
     test: Masked | None = None
@@ -72,14 +75,16 @@ class Folder:
     def build(self) -> Splits:
         """List the folders. Raises ValueError for images without masks, masks without images, and empty folders."""
         tree = Tree(self.root, outside=self.allow_outside_root)
-        whole = masked(tree, self.labelled, "labelled")
-        train, val = (whole, masked(tree, self.val, "val")) if isinstance(self.val, Masked) else self._parted(whole)
         test = masked(tree, self.test, "test") if self.test else Pool([], [])
+        named = {"test": test} | ({"val": masked(tree, self.val, "val")} if isinstance(self.val, Masked) else {})
+        apart = {name for pool in self.labelled.without if pool in named for name in named[pool].images}
+        whole = _left(masked(tree, self.labelled, "labelled"), apart)
+        train, val = (whole, named["val"]) if "val" in named else self._parted(whole)
         others = self._others(tree, {*whole.masks, *val.masks, *test.masks})
         layout = Layout(
             name=self.root.name or "folder",
             classes=self.classes,
-            palette=inks(" ".join(self.palette)) if self.palette else distinct(len(self.classes)),
+            palette=inks(" ".join(self.palette)) if self.palette else self._colours(),
             values=self.values(),
             train=lambda: train,
             val=lambda: val,
@@ -99,6 +104,14 @@ class Folder:
         return by_words(
             self.classes, self.mask_map, void=self.ignore, other=IGNORE if self.other == "ignore" else NO_CLASS
         )
+
+    def _colours(self) -> NDArray[np.uint8]:
+        """Those of the masks, where `mask_map` has one for each class; else ones that are well told apart."""
+        values, count = self.values(), len(self.classes)
+        own = {int(kind): code for kind, code in zip(values.inks, values.colours.tolist(), strict=True) if kind < count}
+        if sorted(kind for kind in values.inks.tolist() if kind < count) != list(range(count)):
+            return distinct(count)
+        return inks(" ".join(f"{own[kind]:06x}" for kind in range(count)))
 
     def _others(self, tree: Tree, masks: Set[str]) -> list[str]:
         """The images of `unlabelled`, none of which is a mask."""
@@ -126,6 +139,16 @@ class Folder:
 
     def _drawn(self, name: str) -> float:
         return generator(self.split_seed, "validation images", zlib.crc32(os.fsencode(name))).random()
+
+
+def _left(pool: Pool, apart: Set[str]) -> Pool:
+    """The images of `pool` that are not `apart`, and their masks. Raises ValueError where none is."""
+    kept = [(name, mask) for name, mask in zip(pool.images, pool.masks, strict=True) if name not in apart]
+    if pool.images and not kept:
+        raise ValueError(
+            f"data.labelled.without: it leaves none of {len(pool.images)} labelled images; name fewer pools"
+        )
+    return Pool([name for name, _ in kept], [mask for _, mask in kept])
 
 
 @dataclass(frozen=True)

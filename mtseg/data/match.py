@@ -50,6 +50,15 @@ class Masked:
             raise ValueError(rule if self.pairs is None else rule + away)
 
 
+@part
+class Labelled(Masked):
+    """Those that are learnt from. Images of the pools `without` are left out, with their masks: where those of val or
+    test lie among the others.
+    """
+
+    without: tuple[Literal["val", "test"], ...] = ()
+
+
 def images(tree: Tree, wanted: str | tuple[str, ...], key: str, *, without: Collection[str] = frozenset()) -> list[str]:
     """The images that folders and globs, `without` some files, and lists name, each once.
 

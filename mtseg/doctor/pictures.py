@@ -1,5 +1,6 @@
 """The doctor's pictures: what is wrong, marked, and what training will see: views, warped views, what is valid."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +27,9 @@ from mtseg.results.gallery import coloured
 from mtseg.views import Views
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
+Ink = tuple[int, ...]  # red, green, blue
 WORST, SAMPLES, FURTHER, SIDE, NARROW, GAP, LINE = 3, 3, 3, 200, 160, 6, 16  # the last four in pixels
-SQUARE = 32  # pixels
+SQUARE, PATCH = 32, 10  # pixels
 MARK = (255, 0, 255)  # of pixels that offend
 NOTHING = np.full((120, 160, 3), 128, np.uint8)  # in place of what cannot be read
 
@@ -42,12 +44,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture of several rows: its file's name, its title, what is to be seen in it."""
+    """A picture of several rows: its file's name, its title, what is to be seen in it; classes and their colours."""
 
     key: str
     title: str
     words: str
     rows: tuple[Row, ...]
+    legend: tuple[tuple[str, Ink], ...] = ()
 
 
 def of_findings(findings: Sequence[Finding], survey: Survey, views: Views) -> list[Sheet]:
@@ -137,10 +140,18 @@ def of_views(config: Config, survey: Survey) -> list[Sheet]:
             for i, view, shown, label in zip(batch.index, views, pictures, labels, strict=True)
         )
         words = "What the supervised loss sees; white is ignored."
-        sheets.append(Sheet("views-labelled", "Labelled views", words, rows))
+        sheets.append(Sheet("views-labelled", "Labelled views", words, rows, _legend(batch.label.numpy(), splits)))
     if config.method.branches and len(splits.unlabelled) and len(splits.labelled):
         sheets += [_pairs(config, splits, shared=shared) for shared in (True, False)]
     return sheets
+
+
+def _legend(labels: NDArray[Any], splits: Splits) -> tuple[tuple[str, Ink], ...]:
+    """The classes of maps, by their number, each with its colour."""
+    if labels.ndim == 1:  # of wholes, whose class stands above each
+        return ()
+    there = [value for value in np.unique(labels).tolist() if value < len(splits.classes)]
+    return tuple((splits.classes[value], tuple(splits.palette[value].tolist())) for value in there)
 
 
 def _pairs(config: Config, splits: Splits, *, shared: bool) -> Sheet:
@@ -208,12 +219,15 @@ def _view(crops: Crops, views: Views) -> View:
 
 
 def draw(sheet: Sheet, path: Path) -> None:
-    """Write a sheet as PNG: titles above the panels of a row, its name above them."""
+    """Write a sheet as PNG: titles above the panels of a row, its name above them; the legend below all."""
     rows = [[(title, _shrunk(panel)) for title, panel in row.panels] for row in sheet.rows]
     width = max(sum(max(panel.shape[1], NARROW) + GAP for _, panel in row) for row in rows) + GAP
     heights = [2 * LINE + max(panel.shape[0] for _, panel in row) + GAP for row in rows]
-    canvas = Pil.new("RGB", (width, sum(heights) + GAP), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+    font = ImageFont.load_default()
+    entries = _placed([(_plain(name), ink) for name, ink in sheet.legend], width, font)
+    lines = 1 + max((line for line, *_ in entries), default=-1)
+    canvas = Pil.new("RGB", (width, sum(heights) + GAP + lines * LINE), "white")
+    pen = ImageDraw.Draw(canvas)
     top = GAP
     for row, drawn, height in zip(sheet.rows, rows, heights, strict=True):
         pen.text((GAP, top), _plain(row.name), fill="black", font=font)
@@ -225,7 +239,23 @@ def draw(sheet: Sheet, path: Path) -> None:
             pen.rectangle(frame, outline="#999999")
             left += max(panel.shape[1], NARROW) + GAP
         top += height
+    for line, left, name, ink in entries:
+        high = top + line * LINE
+        pen.rectangle((left, high + 2, left + PATCH, high + 2 + PATCH), fill=ink, outline="#999999")
+        pen.text((left + PATCH + GAP, high), name, fill="black", font=font)
     canvas.save(path, optimize=True)
+
+
+def _placed(legend: Sequence[tuple[str, Ink]], width: int, font: Any) -> list[tuple[int, int, str, Ink]]:
+    """Line and left end of each entry, as many a line as fit."""
+    placed, line, left = [], 0, GAP
+    for name, ink in legend:
+        wide = PATCH + 3 * GAP + math.ceil(font.getlength(name))
+        if left > GAP and left + wide > width:
+            line, left = line + 1, GAP
+        placed.append((line, left, name, ink))
+        left += wide
+    return placed
 
 
 def _shrunk(panel: Pixels) -> Pixels:

@@ -2,13 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from mtseg.data.files import Files
 from mtseg.data.source import IGNORE
 from mtseg.doctor.facts import Entry
 from mtseg.doctor.finding import Finding, Severity, amount
+from mtseg.doctor.suggest import void_first
 from mtseg.doctor.survey import POOLS, Survey
 
 FEW = 3  # images of a class below which chance decides what is learnt of it, or its score
@@ -185,6 +187,7 @@ def _classes(survey: Survey, scored: str) -> Iterator[Finding]:
             alone = pool == "labelled" and len(absent) == len(names) - 1  # which training refuses
             why = "nothing tells classes apart" if alone else why
             text = f"{', '.join(absent)}: in no mask of {pool}; {why}: choose other images, or mend the classes"
+            text += _shifted(survey, pool, absent)
             code = f"class-absent-{'labelled' if pool == 'labelled' else 'scored'}"
             yield Finding("error" if alone else "warning", code, text)
     for pool, code in (("labelled", "class-rare"), (scored, "class-rare-scored")):
@@ -200,3 +203,13 @@ def _classes(survey: Survey, scored: str) -> Iterator[Finding]:
     if 0 < (images := len(survey.of(scored))) < FEW_SCORED:
         text = f"{scored} has {amount(images, 'image')}: a score of so few is mostly chance; have more images scored"
         yield Finding("note", "few-scored", text)
+
+
+def _shifted(survey: Survey, pool: str, absent: Sequence[str]) -> str:
+    """What to look at where the last class alone is absent and nothing is void: is 0 void, each class one too low?"""
+    source, names = getattr(survey.splits, pool), survey.splits.classes
+    values = source.classes.table[: len(names)].tolist() if isinstance(source, Files) else []
+    plain = len(names) > 2 and values == list(range(len(names)))
+    if not plain or list(absent) != [names[-1]] or shares(survey, pool)[-1].images:
+        return ""
+    return f". Nothing is void: if 0 is, and classes begin at 1, all are one too low; then say {void_first(names)}"

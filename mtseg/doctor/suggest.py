@@ -53,10 +53,9 @@ def _of_values(values: list[int], splits: Splits) -> Guess:
             "them as suggested"
         )
     if rest == list(range(count + 1)):
-        first = shlex.quote(_word({"0": "ignore"} | _paired(rest[1:], classes)))
         return "", (
             f"; there is one value more than classes, and which is void is not guessed: data.ignore={count} where it "
-            f"is the last, {first} where it is 0; or name one more class"
+            f"is the last, {void_first(classes)} where it is 0; or name one more class"
         )
     if count < len(rest) == rest[-1] + 1:
         named = [*classes, *(f"class {value}" for value in rest[count:])]
@@ -68,6 +67,11 @@ def _of_values(values: list[int], splits: Splits) -> Guess:
             f"that it is the class that {IGNORE} is, or save all masks alike"
         )
     return "data.other=ignore", "; if these values mean nothing, ignore them as suggested; else map them in mask_map"
+
+
+def void_first(classes: tuple[str, ...]) -> str:
+    """The word by which 0 is void and classes begin at 1, as a shell takes it."""
+    return shlex.quote(_word({"0": "ignore"} | _paired(list(range(1, len(classes) + 1)), classes)))
 
 
 def _paired(values: list[int], classes: tuple[str, ...]) -> dict[str, str]:

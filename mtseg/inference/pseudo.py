@@ -8,7 +8,7 @@ from rich.progress import track
 
 from mtseg.atomic import write_whole
 from mtseg.data.folder import Folder
-from mtseg.data.match import Images, Masked
+from mtseg.data.match import Images, Labelled, Masked
 from mtseg.data.source import IGNORE, Source, Splits
 from mtseg.inference import pictures
 from mtseg.inference.inputs import distinct, identities, place
@@ -79,7 +79,7 @@ def write(trained: Trained, out: Path, splits: Splits | None = None) -> str:
         root=out.resolve(),
         classes=trained.classes,
         palette=tuple(f"#{bytes(colour.tolist()).hex()}" for colour in trained.palette),
-        labelled=Masked(pairs="labelled.txt"),
+        labelled=Labelled(pairs="labelled.txt"),
         unlabelled=Images(images="unlabelled.txt"),
         val=Masked(pairs="val.txt") if scored.get("val") else 0.1,
         test=Masked(pairs="test.txt") if scored.get("test") else None,
