@@ -72,7 +72,8 @@ class Config:
     true, where the unlabelled images have masks; nothing is trained on them.
 
     `workers` loading processes (0: none) each hold up to `prefetch` batches ready; `loader_timeout` is how many seconds
-    a batch may take; a process waits a minute longer for another one. As many read the images of each evaluation ahead.
+    a batch may take; a process waits a minute longer for another one. On a GPU as many read
+    the images of each evaluation ahead.
     """
 
     data: Data

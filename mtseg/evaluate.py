@@ -136,6 +136,11 @@ def evaluate_all(
     return {name: tally.totalled() for name, (_, tally) in asking.items()}
 
 
+def ahead(workers: int, device: torch.device) -> int:
+    """How many of `workers` read ahead: on a CPU none, where they would take the network's cores, and its time."""
+    return 0 if device.type == "cpu" else workers
+
+
 def _empty(classes: int, also: Also) -> Tally:
     boundary = None if also.boundary is None else Boundary(classes, also.boundary)
     return Tally(Confusion(classes), Calibration(classes=classes), boundary, {} if also.images else None)

@@ -24,7 +24,7 @@ from mtseg.data.source import Splits
 from mtseg.device import pick_device
 from mtseg.diagnostics import Alarms
 from mtseg.distributed import from_first, rank, together, world
-from mtseg.evaluate import evaluate_all, source_of
+from mtseg.evaluate import ahead, evaluate_all, source_of
 from mtseg.fits import refuse_uneven, refuse_useless
 from mtseg.idle import idle
 from mtseg.results import run_page
@@ -208,7 +208,7 @@ def _evaluated(config: Config, splits: Splits, state: State, log: Log | Mute, as
         batch=how.batch,
         device=state.device,
         predictor=how.predictor,
-        workers=config.workers,
+        workers=ahead(config.workers, state.device),
         timeout=config.loader_timeout,
     )
     stop = partial(stop_if_asked, config, state, log, asked_by)

@@ -1076,19 +1076,22 @@ def test_a_reading_process_that_dies_is_told_in_words(root):
         survey(splits, workers=1)
 
 
-def test_the_needs_of_a_run_are_those_of_its_batches_and_networks(root, tmp_path):
+def test_the_needs_of_a_run_are_those_of_its_batches_and_networks(root, tmp_path, monkeypatch):
     from mtseg.data.blocks import Blocks
     from mtseg.data.stream import Stream
 
     config = config_of(root, "workers=2", "prefetch=3", "eval.batch=1")
     splits = config.data.build()
     needs = plan_module.plan(config, survey(splits, workers=0))
+    monkeypatch.setattr(plan_module, "on_cpu", lambda *_, **__: None)
+    on_a_gpu = plan_module.plan(config, survey(splits, workers=0))
     batch = Stream(splits, views=config.views, sizes=config.batch, students=1, seed=0)[0]
     blocks = Blocks(splits.val, 1)
     ahead = [alike.images.nbytes for number in range(len(blocks)) for alike in blocks[number]]
     tensors = [batch.labelled.image, batch.labelled.label, batch.teacher.image, batch.students[0].image]
     assert needs.batch == sum(tensor.nbytes for tensor in tensors)
-    assert needs.waiting == needs.batch * 3 * 2 + sum(sorted(ahead)[-2:])
+    assert needs.waiting == needs.batch * 3 * 2
+    assert on_a_gpu.waiting == needs.waiting + sum(sorted(ahead)[-2:])
     network = config.model.build(3, pretrained=False)
     assert needs.parameters == sum(p.numel() for p in network.parameters())
     assert (needs.labelled_passes, needs.unlabelled_passes) == (1.0, 1.6)

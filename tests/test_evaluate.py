@@ -15,7 +15,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from mtseg.data.source import IGNORE, Splits
-from mtseg.evaluate import Evaluation, evaluate, evaluate_all, source_of
+from mtseg.evaluate import Evaluation, ahead, evaluate, evaluate_all, source_of
 from mtseg.metrics import Calibration, Confusion
 from mtseg.tally import Also, Tally, scores
 from mtseg.views import Views
@@ -252,6 +252,10 @@ def test_several_networks_are_counted_as_each_by_itself_from_images_that_are_rea
     assert list(read) == [1] * len(images)
     assert (one.training, other.training) == (True, False)
     assert multiprocessing.active_children() == []
+
+
+def test_images_are_read_ahead_of_a_gpu_and_not_beside_a_cpu():
+    assert [ahead(3, torch.device(name)) for name in ("cpu", "cuda", "meta")] == [0, 3, 3]
 
 
 def test_an_evaluation_draws_nothing_from_the_programs_generator():

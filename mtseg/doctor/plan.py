@@ -74,7 +74,7 @@ def plan(config: Config, survey: Survey) -> Plan:
         labelled_passes=config.steps * sizes.labelled / max(1, len(survey.splits.labelled)),
         unlabelled_passes=config.steps * sizes.unlabelled / max(1, len(survey.splits.unlabelled)) if branches else 0.0,
         batch=batch,
-        waiting=batch * config.prefetch * config.workers + _ahead(config, survey),
+        waiting=batch * config.prefetch * config.workers + (_ahead(config, survey) if duration is None else 0),
         step=step.sentence(),
         parameters=parameters,
         # One more while it is written.
@@ -154,7 +154,7 @@ def _shown(config: Config, survey: Survey) -> float:
 
 
 def _ahead(config: Config, survey: Survey) -> int:
-    """Bytes of the images that an evaluation's workers hold ready, if all are as large as the largest."""
+    """Bytes of the images that an evaluation's workers hold ready on a GPU, if all are as large as the largest."""
     pools = [[math.prod(entry.image.size) for entry in survey.of(pool)] for pool in config.eval.pools]
     area, count = max((max(areas, default=0), len(areas)) for areas in pools)
     blocks = min(config.workers, -(-count // config.eval.batch))

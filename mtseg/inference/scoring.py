@@ -12,7 +12,7 @@ import numpy as np
 from mtseg.config import Config, of_run
 from mtseg.data.provenance import files_of, names_of, recorded
 from mtseg.device import pick_device
-from mtseg.evaluate import evaluate_all, source_of
+from mtseg.evaluate import ahead, evaluate_all, source_of
 from mtseg.inference import exported, hub
 from mtseg.inference.restored import Restored, restored_at
 from mtseg.inference.scored import kept
@@ -89,7 +89,9 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
         "classes": list(splits.classes),
     }
     device = pick_device(config.device)
-    ahead = {"workers": config.workers, "timeout": config.loader_timeout} if isinstance(config, Config) else {}
+    reading = {}  # an exported folder says nothing of it
+    if isinstance(config, Config):
+        reading = {"workers": ahead(config.workers, device), "timeout": config.loader_timeout}
     with evaluation_told(config.eval.batch, device):
         tallies = evaluate_all(
             {name: networks[name] for name in wanted.networks if name in networks},
@@ -100,7 +102,7 @@ def _scored(run: Path, there: Restored | exported.Opened, wanted: Wanted) -> dic
             device=device,
             predictor=predictor,
             also=wanted.also,
-            **ahead,
+            **reading,
         )
     for name, tally in tallies.items():
         found["resolution"] = _resolution(tally.sizes)
