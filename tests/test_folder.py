@@ -633,8 +633,9 @@ def test_a_palette_of_ones_own_is_used(tmp_path):
         ({"#804080": "car", "#00008e": "ground", "#00008f": "ground", "1, 2, 3": "road"}, None),
         ({"#804080": "car", "#00008e": "ground"}, None),
         ({"7": "car", "8": "ground", "9": "road"}, None),
+        ({"#804080": "car", "#000000": "ground", "#ffffff": "road"}, None),
     ],
-    ids=["one each", "two of a class", "none of a class", "values"],
+    ids=["one each", "two of a class", "none of a class", "values", "white"],
 )
 def test_the_colours_of_masks_are_those_of_pictures_where_each_class_has_one(mask_map, palette, tmp_path):
     from mtseg.data.palette import distinct

@@ -26,6 +26,7 @@ from mtseg.part import part
 from mtseg.randomness import generator
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+WHITE = 0xFFFFFF
 Raw = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -39,8 +40,8 @@ class Folder:
     class: raw values or colours (`"#804080"`, `"128, 64, 128"`), to the index or the name of a class, or to
     `ignore`. What else stands in a mask is an error, or ignored with `other: ignore`. `channels` says what an image
     consists of where it is not one file of red, green and blue. `palette` has a colour for each class, for
-    pictures; without it they are those of `mask_map`, where it has one for each class, or well-spaced ones, class 0
-    black.
+    pictures; without it they are those of `mask_map`, where it has one for each class, none white, or well-spaced
+    ones, class 0 black.
     """
 
     kind: Literal["folder"] = "folder"
@@ -106,10 +107,12 @@ class Folder:
         )
 
     def _colours(self) -> NDArray[np.uint8]:
-        """Those of the masks, where `mask_map` has one for each class; else ones that are well told apart."""
+        """Those of the masks, where `mask_map` has one for each class, and white, which means void in pictures, for
+        none; else ones that are well told apart."""
         values, count = self.values(), len(self.classes)
         own = {int(kind): code for kind, code in zip(values.inks, values.colours.tolist(), strict=True) if kind < count}
-        if sorted(kind for kind in values.inks.tolist() if kind < count) != list(range(count)):
+        each = sorted(kind for kind in values.inks.tolist() if kind < count) == list(range(count))
+        if not each or WHITE in own.values():
             return distinct(count)
         return inks(" ".join(f"{own[kind]:06x}" for kind in range(count)))
 
